@@ -1,0 +1,29 @@
+#include "base/hash.h"
+
+#include <cstring>
+
+#include "base/hash_impl.h"
+
+namespace farpool {
+
+PageHash HashPageAvx2(const void* page, uint64_t seed);
+
+namespace {
+const bool kHasAvx2 = __builtin_cpu_supports("avx2");
+}
+
+PageHash HashPage(const void* page, uint64_t seed) {
+  return kHasAvx2 ? HashPageAvx2(page, seed) : HashPageImpl(page, seed);
+}
+
+bool IsZeroPage(const void* page) {
+  const auto* words = static_cast<const uint64_t*>(page);
+  for (size_t i = 0; i < kPageBytes / sizeof(uint64_t); i += 8) {
+    uint64_t any = 0;
+    for (size_t k = 0; k < 8; ++k) any |= words[i + k];
+    if (any != 0) return false;
+  }
+  return true;
+}
+
+}  // namespace farpool

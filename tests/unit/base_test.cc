@@ -1,0 +1,69 @@
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "base/hash.h"
+#include "base/histogram.h"
+#include "base/mutex.h"
+#include "base/text.h"
+#include "farpool/status.h"
+
+namespace farpool {
+namespace {
+
+TEST(MutexTest, KeepsAPlainCounterExact) {
+  Mutex mutex;
+  uint64_t counter = 0;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&] {
+      for (int i = 0; i < 20000; ++i) {
+        MutexLock lock(&mutex);
+        ++counter;
+      }
+    });
+  for (auto& t : threads) t.join();
+  EXPECT_EQ(counter, 80000u);
+}
+
+TEST(HashTest, DependsOnEveryByteAndOnTheSeed) {
+  alignas(64) unsigned char page[kPageBytes] = {};
+  const PageHash zero = HashPage(page, 1);
+  EXPECT_FALSE(zero == HashPage(page, 2));
+  for (size_t i = 0; i < kPageBytes; ++i) {
+    page[i] = 1;
+    EXPECT_FALSE(zero == HashPage(page, 1)) << i;
+    EXPECT_FALSE(IsZeroPage(page)) << i;
+    page[i] = 0;
+  }
+  EXPECT_TRUE(IsZeroPage(page));
+}
+
+TEST(HistogramTest, PercentilesAreWithinAStepOfTheTruth) {
+  Histogram h;
+  for (uint64_t ns = 1; ns <= 100000; ++ns) h.Add(ns);
+  EXPECT_EQ(h.count(), 100000u);
+  EXPECT_EQ(h.max_ns(), 100000u);
+  for (double f : {0.01, 0.5, 0.9, 0.99}) {
+    const double truth = f * 100000;
+    EXPECT_GE(static_cast<double>(h.PercentileNs(f)), truth * 0.99) << f;
+    EXPECT_LE(static_cast<double>(h.PercentileNs(f)), truth * 1.07) << f;
+  }
+}
+
+TEST(StatusTest, NamesTheCallAndTheReason) {
+  const Status s = Status::FromErrno("connect tcp://127.0.0.1:1", 111);
+  EXPECT_EQ(s.code(), Status::Code::kUnavailable);
+  EXPECT_STREQ(s.text(), "connect tcp://127.0.0.1:1: connection refused");
+}
+
+TEST(TextBufferTest, CutsWhatDoesNotFit) {
+  TextBuffer<8> t;
+  t.Add("abc").Add(uint64_t{1234567});
+  EXPECT_STREQ(t.c_str(), "abc1234");
+}
+
+}  // namespace
+}  // namespace farpool
