@@ -11,15 +11,15 @@
 namespace farpool {
 
 struct DonorOptions {
-  std::string tcp_host;              // Empty: no TCP.
-  uint16_t tcp_port = 0;             // 0: any free port.
-  std::string unix_path;             // Empty: no unix socket.
-  uint64_t memory_bytes = 0;         // Lent at most.
-  uint64_t slab_bytes = 64u << 20;   // Unit of lease; a power of two, 1 MiB..1 GiB.
-  uint64_t quota_bytes = 0;          // Most that one session may hold; 0: all.
-  std::string rack;                  // Label told to clients.
-  bool allow_anyone = false;         // Without it (and no key), TCP only on loopback addresses.
-  uint64_t grace_ms_max = 300'000;   // Longest grace a session may ask for.
+  std::string tcp_host;             // Empty: no TCP.
+  uint16_t tcp_port = 0;            // 0: any free port.
+  std::string unix_path;            // Empty: no unix socket.
+  uint64_t memory_bytes = 0;        // Lent at most.
+  uint64_t slab_bytes = 64u << 20;  // Unit of lease; a power of two, 1 MiB..1 GiB.
+  uint64_t quota_bytes = 0;         // Most that one session may hold; 0: all.
+  std::string rack;                 // Label told to clients.
+  bool allow_anyone = false;        // Without it (and no key), TCP only on loopback addresses.
+  uint64_t grace_ms_max = 300'000;  // Longest grace a session may ask for.
 };
 
 class DonorServer {

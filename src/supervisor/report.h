@@ -13,27 +13,27 @@ struct LatencyReport {
 };
 
 struct RunReport {
-  std::string command;         // As given, shell-quoted.
+  std::string command;  // As given, shell-quoted.
   int exit_status = 0;
   double wall_s = 0;
-  std::string handoff;         // "direct"
-  std::string fill;            // "move" or "copy": how pages are put in place on this kernel.
-  std::string pool;            // Donors, comma separated.
+  std::string handoff;  // "direct"
+  std::string fill;     // "move" or "copy": how pages are put in place on this kernel.
+  std::string pool;     // Donors, comma separated.
   uint64_t local_limit_bytes = 0;
-  uint64_t peak_resident_bytes = 0;    // Arena and staging, all processes.
-  uint64_t peak_far_bytes = 0;         // Far memory ever in use at once (resident or not).
-  uint64_t stored_bytes = 0;           // Held by donors at the end or at the last process's exit.
-  uint64_t metadata_bytes = 0;         // Page table and slot counts.
+  uint64_t peak_resident_bytes = 0;  // Arena and staging, all processes.
+  uint64_t peak_far_bytes = 0;       // Far memory ever in use at once (resident or not).
+  uint64_t stored_bytes = 0;         // Held by donors at the end or at the last process's exit.
+  uint64_t metadata_bytes = 0;       // Page table and slot counts.
   uint64_t processes = 0;
-  LatencyReport fetch;         // Faults that brought a page from a donor.
-  LatencyReport second_chance; // Faults answered from staging.
-  LatencyReport first_touch;   // Faults on pages never stored.
-  uint64_t pages_in = 0, pages_out = 0;          // Pages fetched / written.
-  uint64_t pages_clean = 0, pages_zero = 0;      // Evictions that needed no write.
+  LatencyReport fetch;                       // Faults that brought a page from a donor.
+  LatencyReport second_chance;               // Faults answered from staging.
+  LatencyReport first_touch;                 // Faults on pages never stored.
+  uint64_t pages_in = 0, pages_out = 0;      // Pages fetched / written.
+  uint64_t pages_clean = 0, pages_zero = 0;  // Evictions that needed no write.
   uint64_t pages_prefetched = 0, prefetch_hits = 0;
   uint64_t bytes_in = 0, bytes_out = 0;
   uint64_t syscalls_prepared = 0, syscalls_trapped = 0, efault_uncured = 0;
-  double stall_s = 0;          // Sum over threads of time in faults.
+  double stall_s = 0;  // Sum over threads of time in faults.
 };
 
 // Text for people (several lines, sizes with units); JSON with the field names above, one object.

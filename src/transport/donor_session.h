@@ -1,6 +1,6 @@
 #pragma once
-// A client's session with one donor: the right to lease slabs there. Used by the supervisor and by tools, not by
-// the preloaded runtime (this allocates). Threads: one at a time per session.
+// A client's session with one donor: the right to lease slabs there. Used by the supervisor and by tools, not
+// by the preloaded runtime (this allocates). Threads: one at a time per session.
 
 #include <memory>
 
@@ -12,8 +12,8 @@
 namespace farpool {
 
 struct DonorInfo {
-  uint64_t memory_bytes = 0;   // Lent at most.
-  uint64_t free_bytes = 0;     // Not leased now.
+  uint64_t memory_bytes = 0;  // Lent at most.
+  uint64_t free_bytes = 0;    // Not leased now.
   uint64_t slab_bytes = 0;
   std::string rack;
 };
@@ -43,7 +43,7 @@ class DonorSession {
   // Frees everything at once. Also done by the donor when the grace is over.
   virtual Status Close() = 0;
 
-  virtual int control_fd() const = 0;  // Readable or HUP: the donor went away (it never speaks unasked).
+  virtual int control_fd() const = 0;      // Readable or HUP: the donor went away (it never speaks unasked).
   virtual bool shared_memory() const = 0;  // Leases carry a memfd.
   virtual const PoolEntry& entry() const = 0;
 };

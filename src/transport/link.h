@@ -19,17 +19,17 @@ namespace farpool {
 struct LinkOp {
   enum class Kind : uint8_t { kRead, kWrite, kCompareAndSwap, kFetchAdd };
   Kind kind = Kind::kRead;
-  bool done = false;                         // Set by the link, last.
-  Status::Code code = Status::Code::kOk;     // Valid once done. kCorrupt: the peer broke the protocol.
+  bool done = false;                      // Set by the link, last.
+  Status::Code code = Status::Code::kOk;  // Valid once done. kCorrupt: the peer broke the protocol.
   SlabId slab{};
-  uint64_t offset = 0;    // Bytes into the slab; atomics need 8-byte alignment.
-  uint32_t bytes = 0;     // 1..kMaxLinkBytes for read and write; 8 for atomics.
-  void* local = nullptr;  // Read: filled. Write: source, not changed.
-  uint64_t compare = 0;   // CAS: expected value.
-  uint64_t operand = 0;   // CAS: new value. Fetch-add: addend.
-  uint64_t result = 0;    // Atomics: value before the operation.
-  uint64_t id = 0;        // The link's own, while posted.
-  LinkOp* next = nullptr; // The link's own, while posted.
+  uint64_t offset = 0;     // Bytes into the slab; atomics need 8-byte alignment.
+  uint32_t bytes = 0;      // 1..kMaxLinkBytes for read and write; 8 for atomics.
+  void* local = nullptr;   // Read: filled. Write: source, not changed.
+  uint64_t compare = 0;    // CAS: expected value.
+  uint64_t operand = 0;    // CAS: new value. Fetch-add: addend.
+  uint64_t result = 0;     // Atomics: value before the operation.
+  uint64_t id = 0;         // The link's own, while posted.
+  LinkOp* next = nullptr;  // The link's own, while posted.
 };
 
 // The most bytes one operation may carry (one wire frame, one bound for every buffer).
@@ -37,8 +37,8 @@ inline constexpr uint32_t kMaxLinkBytes = 256 * 1024;
 
 class Link {
  public:
-  // Starts `count` operations in order of `ops`. An operation that is invalid (range, alignment, size) or that
-  // meets a broken link is done at once with its code; the others go on.
+  // Starts `count` operations in order of `ops`. An operation that is invalid (range, alignment, size) or
+  // that meets a broken link is done at once with its code; the others go on.
   virtual void Post(LinkOp* const* ops, unsigned count) = 0;
   // Makes progress without waiting.
   virtual void Poll() = 0;

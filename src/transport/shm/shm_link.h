@@ -1,6 +1,6 @@
 #pragma once
-// Link over the donor's memory mapped here: operations are loads, stores and CPU atomics, done when Post returns.
-// After the donor's death the mapping stays readable and writable.
+// Link over the donor's memory mapped here: operations are loads, stores and CPU atomics, done when Post
+// returns. After the donor's death the mapping stays readable and writable.
 
 #include "transport/link.h"
 

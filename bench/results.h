@@ -1,0 +1,48 @@
+#pragma once
+// What a bench measured, and its three forms: JSON, a table for a terminal, a page for a browser. No I/O.
+
+#include <string>
+#include <vector>
+
+namespace bench {
+
+struct Series {
+  std::string config;  // floor, raw-tcp, farpool-shm, ...
+  std::string what;    // The case: random-read, update, ...
+  std::string metric;  // p50, rate, throughput, ...
+  std::string unit;
+  std::vector<double> values;  // One per run.
+
+  double Median() const;
+  double Min() const;
+  double Max() const;
+};
+
+class Results {
+ public:
+  explicit Results(std::string name) : name_(std::move(name)) {}
+  void Add(const std::string& config, const std::string& what, const std::string& metric,
+           const std::string& unit, double value);
+  // A config that could not be measured here, and why.
+  void Skip(const std::string& config, const std::string& reason);
+  // nullptr if there is none.
+  const Series* Find(const std::string& config, const std::string& what, const std::string& metric) const;
+
+  const std::string& name() const { return name_; }
+  const std::vector<Series>& series() const { return series_; }
+
+  std::string Json() const;  // One object, the shape that docs/operations.md states.
+  std::string Table() const;
+  // The ratios that matter, one a line.
+  std::vector<std::string> Ratios() const;
+  std::string HtmlSection() const;
+
+ private:
+  std::string name_;
+  std::vector<Series> series_;
+  std::vector<std::string> skipped_;
+};
+
+std::string HtmlPage(const std::vector<Results>& all);
+
+}  // namespace bench

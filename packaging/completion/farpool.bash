@@ -1,0 +1,55 @@
+# bash completion for farpool(1). A test compares the flags here with what each command's --help lists.
+
+_farpool() {
+  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]} flags word
+  COMPREPLY=()
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    mapfile -t COMPREPLY < <(compgen -W "run donor status doctor bench version --help" -- "$cur")
+    return
+  fi
+  if [ "$command" = run ]; then
+    # Past -- it is the program's business.
+    for word in "${COMP_WORDS[@]:2:COMP_CWORD-2}"; do
+      if [ "$word" = -- ]; then
+        mapfile -t COMPREPLY < <(compgen -c -f -- "$cur")
+        return
+      fi
+    done
+  fi
+  case $prev in
+    --config | --unix | --report | --report-json | --html)
+      mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+      return
+      ;;
+    --json)
+      if [ "$command" = bench ]; then
+        mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+        return
+      fi
+      ;;
+    --handoff)
+      mapfile -t COMPREPLY < <(compgen -W "auto direct" -- "$cur")
+      return
+      ;;
+    --via)
+      mapfile -t COMPREPLY < <(compgen -W "preload" -- "$cur")
+      return
+      ;;
+    --local | --pool | --threshold | --listen | --memory | --rack | --slab | --quota)
+      return
+      ;;
+  esac
+  case $command in
+    run) flags="--local --pool --handoff --via --threshold --report --report-json --config --help" ;;
+    donor) flags="--listen --unix --memory --rack --slab --quota --allow-anyone --config --help" ;;
+    status) flags="--pool --json --config --help" ;;
+    doctor) flags="--pool --json --config --help" ;;
+    bench) flags="--json --html --quick --pool --config --help" ;;
+    version) flags="--json --config --help" ;;
+    *) flags="" ;;
+  esac
+  [ "$command" = bench ] && [[ $cur != -* ]] && flags="faults scan"
+  mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")
+}
+
+complete -F _farpool farpool

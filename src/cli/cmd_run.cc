@@ -1,0 +1,105 @@
+// farpool run: flags to RunOptions; the work is supervisor/run.h.
+
+#include <charconv>
+#include <memory>
+
+#include "base/size_text.h"
+#include "cli/commands.h"
+#include "supervisor/run.h"
+
+namespace farpool {
+
+namespace {
+
+// "25%" or SIZE.
+void SetLocal(const std::string& text, RunOptions* options) {
+  if (!text.ends_with('%')) {
+    const Result<uint64_t> size = ParseSize(text);
+    if (!size.ok()) throw CLI::ValidationError("--local", size.status().text());
+    if (size.value() == 0) throw CLI::ValidationError("--local", "must be more than 0, such as 512M or 25%");
+    options->local_bytes = size.value();
+    return;
+  }
+  unsigned percent = 0;
+  const char* const end = text.data() + text.size() - 1;
+  const auto [at, error] = std::from_chars(text.data(), end, percent);
+  if (error != std::errc() || at != end || percent < 1 || percent > 100)
+    throw CLI::ValidationError("--local", "'" + text.substr(0, 40) + "' is not a share; write 1% to 100%");
+  options->local_bytes = 0;
+  options->local_percent = percent;
+}
+
+void SetHandoff(const std::string& text, RunOptions* options) {
+  if (text == "monitor")
+    throw CLI::ValidationError("--handoff", "'monitor' is not built yet; use auto or direct");
+  if (text != "auto" && text != "direct")
+    throw CLI::ValidationError("--handoff", "'" + text.substr(0, 40) + "' is unknown; use auto or direct");
+  options->handoff = text;
+}
+
+void SetVia(const std::string& text) {
+  if (text == "swap") throw CLI::ValidationError("--via", "'swap' is not built yet; use preload");
+  if (text != "preload")
+    throw CLI::ValidationError("--via", "'" + text.substr(0, 40) + "' is unknown; use preload");
+}
+
+}  // namespace
+
+Command AddRun(CLI::App& root, const std::vector<std::string>* program) {
+  auto options = std::make_shared<RunOptions>();
+  CLI::App* app = root.add_subcommand("run", "Run a program with memory lent by donors");
+  RunOptions* const o = options.get();
+  app->add_option_function<std::string>(
+         "--local", [o](const std::string& text) { SetLocal(text, o); },
+         "Far memory that may be resident at once, over all processes of the run: a size, or a share of the "
+         "peak footprint so far, at least 16M (default: 50%)")
+      ->type_name("SIZE|N%");
+  AddPool(app, &o->pool,
+          "Donors: comma list of tcp://HOST:PORT and unix://PATH, or file:PATH with one a line "
+          "(default: a private donor on this host, for this run)");
+  app->add_option_function<std::string>(
+         "--handoff", [o](const std::string& text) { SetHandoff(text, o); },
+         "How a touch of an absent page reaches farpool: auto picks what works here (default), direct lets "
+         "the "
+         "touching thread fetch it")
+      ->type_name("auto|direct");
+  app->add_option_function<std::string>(
+         "--via", [](const std::string& text) { SetVia(text); },
+         "How farpool gets into the program (default and only way: preload)")
+      ->type_name("preload");
+  app->add_option_function<std::string>(
+         "--threshold",
+         [o](const std::string& text) {
+           const Result<uint64_t> size = ParseSize(text);
+           if (!size.ok()) throw CLI::ValidationError("--threshold", size.status().text());
+           // RunOptions takes 0 for "the default"; a threshold of one byte keeps nothing near either.
+           o->threshold_bytes = size.value() == 0 ? 1 : size.value();
+         },
+         "Mappings smaller than this stay near (default: 64K)")
+      ->type_name("SIZE");
+  app->add_option("--report", o->report_path, "Write a text report at the end; - is stderr")
+      ->type_name("FILE|-");
+  app->add_option("--report-json", o->report_json_path, "Write a JSON report at the end; - is stdout")
+      ->type_name("FILE|-");
+  app->footer(
+      "SIZE is bytes, or a number with K, M, G or T (powers of 1024).\n"
+      "\n"
+      "Examples:\n"
+      "  farpool run --local 25% --report - -- sort -k2 big.txt\n"
+      "  farpool run --local 2G --pool tcp://10.0.0.2,tcp://10.0.0.3 -- redis-server\n"
+      "\n"
+      "Exit status: the program's own, 128+n if signal n ended it, 74 if data was lost with its donor, 125 "
+      "if\n"
+      "farpool failed before the program started, 126 or 127 if the program cannot be executed or found.");
+  return {app,
+          [options, program] {
+            if (program->empty())
+              return Refuse("no program to run; put it after --, as in: farpool run --local 25% -- sort FILE",
+                            kExitFarpoolFailed);
+            options->command = *program;
+            return RunProgram(*options);
+          },
+          kExitFarpoolFailed};
+}
+
+}  // namespace farpool

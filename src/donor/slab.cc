@@ -1,0 +1,56 @@
+#include "donor/slab.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include <cerrno>
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U  // Linux 6.3; newer than the headers of Debian 12.
+#endif
+
+namespace farpool {
+
+namespace {
+int NewMemfd() {
+  const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  const int fd = memfd_create("farpool-slab", flags | MFD_NOEXEC_SEAL);
+  return fd >= 0 || errno != EINVAL ? fd : memfd_create("farpool-slab", flags);
+}
+}  // namespace
+
+Result<std::shared_ptr<Slab>> Slab::Create(SlabId id, uint64_t bytes, std::atomic<uint64_t>* used_bytes,
+                                           uint64_t limit_bytes) {
+  uint64_t used = used_bytes->load(std::memory_order_relaxed);
+  do {
+    if (bytes > limit_bytes || used > limit_bytes - bytes)
+      return Status::Exhausted("all of the donor's memory is lent");
+  } while (!used_bytes->compare_exchange_weak(used, used + bytes, std::memory_order_relaxed));
+  std::shared_ptr<Slab> slab(new Slab(id, bytes, used_bytes));
+  slab->memfd_ = Fd(NewMemfd());
+  if (!slab->memfd_.valid()) return Status::FromErrno("memfd_create", errno);
+  if (ftruncate(slab->memfd_.get(), static_cast<off_t>(bytes)) != 0)
+    return Status::FromErrno("ftruncate", errno);
+  if (fcntl(slab->memfd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+    return Status::FromErrno("F_ADD_SEALS", errno);
+  return slab;
+}
+
+Slab::~Slab() {
+  if (base_ != nullptr) munmap(base_, bytes_);
+  used_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);
+}
+
+std::byte* Slab::base() {
+  std::call_once(mapped_, [this] {
+    void* at = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, memfd_.get(), 0);
+    if (at != MAP_FAILED) base_ = static_cast<std::byte*>(at);
+  });
+  return base_;
+}
+
+void Slab::Discard() {
+  fallocate(memfd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes_));
+}
+
+}  // namespace farpool

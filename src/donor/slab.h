@@ -1,0 +1,48 @@
+#pragma once
+// One slab: a memfd of its own, sealed so that neither side can change its size under the other. A slab
+// serves one lease and is never handed out again, so a new lease always starts with zeros and nobody can read
+// what another client left.
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "base/fd.h"
+#include "farpool/status.h"
+#include "farpool/types.h"
+
+namespace farpool {
+
+class Slab {
+ public:
+  // Takes `bytes` out of `*used_bytes`, which must not exceed `limit_bytes` (kExhausted) and must outlive the
+  // slab; given back when the slab dies.
+  static Result<std::shared_ptr<Slab>> Create(SlabId id, uint64_t bytes, std::atomic<uint64_t>* used_bytes,
+                                              uint64_t limit_bytes);
+  ~Slab();
+  Slab(const Slab&) = delete;
+
+  SlabId id() const { return id_; }
+  uint64_t bytes() const { return bytes_; }
+  int memfd() const { return memfd_.get(); }
+  // Mapped at first use: over a unix socket the client maps it and we need not. nullptr if that fails.
+  std::byte* base();
+  // Gives the memory back to the host now, whoever still maps it: a client that keeps its descriptor would
+  // otherwise keep memory that we lend to the next one. Mappings read zeros from then on.
+  void Discard();
+
+ private:
+  Slab(SlabId id, uint64_t bytes, std::atomic<uint64_t>* used_bytes)
+      : id_(id), bytes_(bytes), used_bytes_(used_bytes) {}
+
+  const SlabId id_;
+  const uint64_t bytes_;
+  std::atomic<uint64_t>* const used_bytes_;
+  Fd memfd_;
+  std::once_flag mapped_;
+  std::byte* base_ = nullptr;
+};
+
+}  // namespace farpool

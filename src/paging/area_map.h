@@ -1,0 +1,49 @@
+#pragma once
+// Which parts of the far arena are mapped, and with what protection. Pages are counted from the arena's start.
+// The kernel keeps the same facts in its VMAs, but cannot be asked cheaply; every change of a mapping in the arena
+// goes through here. Caller serialises.
+
+#include <sys/mman.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace farpool {
+
+inline constexpr size_t kAreasMax = 60000;  // vm.max_map_count is 65530 by default.
+
+struct Area {
+  uint64_t first;  // Page.
+  uint64_t last;   // One past the end.
+  int protection;  // PROT_*.
+  bool foreign;    // Mapped by the program itself (a file over far memory): never managed.
+};
+
+class AreaMap {
+ public:
+  void Init(uint64_t pages) { pages_ = pages; }
+  // The area that contains `page`, or nullptr.
+  const Area* Find(uint64_t page) const;
+  // Replaces whatever is in [first, last). False if the map is full (nothing changed).
+  bool Set(uint64_t first, uint64_t last, int protection, bool foreign = false);
+  // Takes [first, last) out. False if the map is full (nothing changed).
+  bool Clear(uint64_t first, uint64_t last);
+  // Lowest free run of `count` pages at or after `from`; UINT64_MAX if there is none.
+  uint64_t FindGap(uint64_t count, uint64_t from) const;
+  // True if [first, last) is mapped without holes.
+  bool Covered(uint64_t first, uint64_t last) const;
+  bool Free(uint64_t first, uint64_t last) const;
+  size_t size() const { return size_; }
+  const Area& at(size_t i) const { return areas_[i]; }
+  // First area that ends after `page`.
+  size_t LowerBound(uint64_t page) const;
+
+ private:
+  bool Replace(uint64_t first, uint64_t last, const Area* with);
+
+  Area areas_[kAreasMax];  // Sorted, disjoint; neighbours that are alike are one.
+  size_t size_ = 0;
+  uint64_t pages_ = 0;
+};
+
+}  // namespace farpool

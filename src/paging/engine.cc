@@ -1,0 +1,409 @@
+// See engine.h for the state machine. This file: faults, prefetch, mapping changes, fork. evict.cc: the way out.
+
+#include "paging/engine.h"
+
+#include <sys/syscall.h>
+
+#include <cstring>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/sys.h"
+#include "base/text.h"
+#include "base/uffd_abi.h"
+
+namespace farpool {
+
+namespace {
+// First touch of an isolated page fills this many neighbours; a sequential one doubles up to a group.
+constexpr unsigned kFirstTouchPages = 4;
+// While less than half the limit is in use memory is not scarce: fill more at once.
+constexpr unsigned kFirstTouchPagesPlenty = 16;
+// A fault this many pages after where a stream was expected still belongs to it.
+constexpr uint64_t kStreamSlack = 8;
+constexpr unsigned kStreamWindowMin = 4;
+
+}  // namespace
+
+Status Engine::Init(const EngineConfig& config) {
+  config_ = config;
+  areas_.Init(config.arena_pages);
+  const uint64_t groups = config.arena_pages / kGroupPages;
+  const long map = sys::Call(SYS_mmap, nullptr, groups * sizeof(Group), PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (sys::Failed(map)) return Status::FromErrno("mmap of the group table", static_cast<int>(-map));
+  groups_ = reinterpret_cast<Group*>(map);
+  const long staging =
+      sys::Call(SYS_mmap, config.staging, kStagingBytes, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+  if (sys::Failed(staging)) return Status::FromErrno("mmap of the staging area", static_cast<int>(-staging));
+  // Frames are single pages; a huge page there would be counted wrongly and split again by the first MOVE.
+  sys::Call(SYS_madvise, config.staging, kStagingBytes, MADV_NOHUGEPAGE);
+  // A child starts with an empty staging area of its own (AfterForkInChild).
+  sys::Call(SYS_madvise, config.staging, kStagingBytes, MADV_DONTFORK);
+  return Status::Ok();
+}
+
+Status Engine::Fault(uintptr_t address) {
+  const uint64_t page = (address - reinterpret_cast<uintptr_t>(config_.arena)) / kPageBytes;
+  MutexLock hold(&lock_);
+  return FaultLocked(page);
+}
+
+Status Engine::FaultLocked(uint64_t page) {
+  const Area* area = areas_.Find(page);
+  // Not mapped (any more): the kernel answers the next touch with SIGSEGV, as it would without us.
+  if (area == nullptr || area->foreign || area->protection == PROT_NONE) return Status::Ok();
+  const uint64_t start = NowNs();
+  switch (config_.table[page].state) {
+    case PageEntry::State::kResident: {
+      // Usually another thread was faster. If the same page faults again and again its memory was taken away
+      // behind our back (a raw madvise): what the kernel promises then is zeros.
+      if (last_resident_fault_ != page) resident_fault_repeats_ = 0;
+      last_resident_fault_ = page;
+      if (++resident_fault_repeats_ < 64) return Status::Ok();
+      DiscardLocked(page, page + 1);
+      return FirstTouch(page, *area);
+    }
+    case PageEntry::State::kNone: {
+      const Status s = FirstTouch(page, *area);
+      config_.stats->first_touch.Add(NowNs() - start);
+      return s;
+    }
+    case PageEntry::State::kStaged: {
+      const Status s = SecondChance(page, *area);
+      config_.stats->second_chance.Add(NowNs() - start);
+      return s;
+    }
+    case PageEntry::State::kStored: {
+      const Status s = Fetch(page, *area);
+      config_.stats->fetch.Add(NowNs() - start);
+      return s;
+    }
+  }
+  return Status::Ok();
+}
+
+// How many pages to bring for a fault on `page`: 1 unless it continues one of the last kStreams streams. Several
+// interleaved scans, also of several threads, each keep their own stream.
+unsigned Engine::WindowFor(uint64_t page, Stream** stream) {
+  Stream* oldest = &streams_[0];
+  ++stream_clock_;
+  for (Stream& s : streams_) {
+    if (s.next != 0 && page >= s.next && page - s.next <= kStreamSlack) {
+      // The stream went on behind what was brought ahead: that was used.
+      if (s.ahead > 0) Count(config_.stats->prefetch_hits, s.ahead);
+      s.ahead = 0;
+      s.window = s.window * 2 < kStreamWindowMin ? kStreamWindowMin : s.window * 2;
+      if (s.window > kGroupPages) s.window = kGroupPages;
+      s.stamp = stream_clock_;
+      *stream = &s;
+      return s.window;
+    }
+    if (s.stamp < oldest->stamp) oldest = &s;
+  }
+  *oldest = Stream{page + 1, 1, stream_clock_, 0};
+  *stream = oldest;
+  return 1;
+}
+
+void Engine::BecameResident(uint64_t page, unsigned count) {
+  for (unsigned i = 0; i < count; ++i) {
+    config_.table[page + i].state = PageEntry::State::kResident;
+    Group& group = GroupOf(page + i);
+    ++group.resident;
+    group.used = true;
+    if (!group.queued) QueueGroup((page + i) / kGroupPages);
+  }
+  resident_ += count;
+}
+
+// Puts `count` neighbouring frames in place at `page`. The frames are gone afterwards (MOVE) or still free (COPY,
+// for mappings that MOVE refuses: it wants both sides writable with equal protection).
+Status Engine::Install(uint64_t page, uint32_t frame, unsigned count, const Area& area) {
+  if (area.protection == (PROT_READ | PROT_WRITE)) {
+    uint64_t done = 0;
+    const uint64_t bytes = count * kPageBytes;
+    while (done < bytes) {
+      uffdio_move move = {.dst = reinterpret_cast<uint64_t>(PageAt(page)) + done,
+                          .src = reinterpret_cast<uint64_t>(FrameAt(frame)) + done,
+                          .len = bytes - done,
+                          .mode = 0,
+                          .move = 0};
+      const long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_MOVE, &move);
+      if (move.move > 0) done += static_cast<uint64_t>(move.move);
+      if (r == 0 || r == -EAGAIN) continue;
+      return Status::FromErrno("UFFDIO_MOVE into place", static_cast<int>(-r));
+    }
+    FrameGone(frame, count);
+  } else {
+    uint64_t done = 0;
+    const uint64_t bytes = count * kPageBytes;
+    while (done < bytes) {
+      uffdio_copy copy = {.dst = reinterpret_cast<uint64_t>(PageAt(page)) + done,
+                          .src = reinterpret_cast<uint64_t>(FrameAt(frame)) + done,
+                          .len = bytes - done,
+                          .mode = 0,
+                          .copy = 0};
+      const long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_COPY, &copy);
+      if (copy.copy > 0) done += static_cast<uint64_t>(copy.copy);
+      if (r == 0 || r == -EAGAIN) continue;
+      return Status::FromErrno("UFFDIO_COPY into place", static_cast<int>(-r));
+    }
+    config_.budget.Take(count);  // The frames stay, the pages are new.
+    for (unsigned i = 0; i < count; ++i) FrameFreed(frame + i);
+  }
+  BecameResident(page, count);
+  return Status::Ok();
+}
+
+Status Engine::FirstTouch(uint64_t page, const Area& area) {
+  Stream* stream;
+  unsigned wanted = WindowFor(page, &stream);
+  const bool plenty = config_.budget.used() * 2 < config_.budget.limit();
+  const unsigned least = plenty ? kFirstTouchPagesPlenty : kFirstTouchPages;
+  if (wanted < least && (wanted > 1 || plenty)) wanted = least;
+  const uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
+  const uint64_t end = group_end < area.last ? group_end : area.last;
+  unsigned count = 1;
+  while (count < wanted && page + count < end && config_.table[page + count].state == PageEntry::State::kNone) ++count;
+  uint32_t frame;
+  if (Status s = TakeFrames(count, &frame, &count); !s.ok()) return s;
+  for (unsigned i = 0; i < count; ++i) {
+    const uint32_t f = frame + i;
+    if ((zero_[f / kGroupPages] >> (f % kGroupPages) & 1) == 0) std::memset(FrameAt(f), 0, kPageBytes);
+  }
+  if (Status s = Install(page, frame, count, area); !s.ok()) return s;
+  config_.budget.AddFar(count);
+  stream->next = page + count;
+  return Status::Ok();
+}
+
+Status Engine::SecondChance(uint64_t page, const Area& area) {
+  const uint32_t frame = config_.table[page].frame;
+  GroupOf(page).hot = true;
+  Stream* stream;
+  const unsigned wanted = WindowFor(page, &stream);
+  unsigned count = 1;
+  while (count < wanted && page + count < area.last && (frame + count) % kGroupPages != 0) {
+    const PageEntry& next = config_.table[page + count];
+    if (next.state != PageEntry::State::kStaged || next.frame != frame + count) break;
+    ++count;
+  }
+  for (unsigned i = 0; i < count; ++i) {
+    staged_mask_[frame / kGroupPages] &= ~(uint64_t{1} << ((frame + i) % kGroupPages));
+    --staged_;
+  }
+  if (Status s = Install(page, frame, count, area); !s.ok()) return s;
+  stream->next = page + count;
+  return Status::Ok();
+}
+
+Status Engine::Fetch(uint64_t page, const Area& area) {
+  Stream* stream;
+  const unsigned wanted = WindowFor(page, &stream);
+  const uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
+  const uint64_t end = group_end < area.last ? group_end : area.last;
+  unsigned count = 1;
+  while (count < wanted && page + count < end && config_.table[page + count].state == PageEntry::State::kStored)
+    ++count;
+  uint32_t frame;
+  if (Status s = TakeFrames(count, &frame, &count); !s.ok()) return s;
+  PageIo io[kGroupPages];
+  for (unsigned i = 0; i < count; ++i) {
+    io[i] = {config_.table[page + i].slot, FrameAt(frame + i)};
+    zero_[(frame + i) / kGroupPages] &= ~(uint64_t{1} << ((frame + i) % kGroupPages));
+  }
+  if (Status s = config_.store->Load(io, count); !s.ok()) return s;
+  for (unsigned i = 0; i < count; ++i) {
+    if (HashPage(FrameAt(frame + i), config_.hash_seed) == config_.table[page + i].hash) continue;
+    TextBuffer<128> text;
+    text.Add("a page came back changed from its donor (address ");
+    text.AddHex(reinterpret_cast<uint64_t>(PageAt(page + i))).Add(")");
+    return Status::Corrupt(text.c_str());
+  }
+  if (Status s = Install(page, frame, count, area); !s.ok()) return s;
+  stream->next = page + count;
+  Count(config_.stats->pages_in, count);
+  stream->ahead = count - 1;
+  if (count > 1) Count(config_.stats->pages_prefetched, count - 1);
+  return Status::Ok();
+}
+
+void Engine::Discard(uint64_t first, uint64_t last) {
+  MutexLock hold(&lock_);
+  DiscardLocked(first, last);
+}
+
+void Engine::DiscardLocked(uint64_t first, uint64_t last) {
+  uint64_t far_pages = 0;
+  uint64_t run_first = 0, run_last = 0;  // Resident pages whose memory goes back in one call.
+  auto drop_run = [&] {
+    if (run_first < run_last)
+      sys::Call(SYS_madvise, PageAt(run_first), (run_last - run_first) * kPageBytes, MADV_DONTNEED);
+    run_first = run_last = 0;
+  };
+  for (uint64_t page = first; page < last;) {
+    if (!GroupOf(page).used) {
+      page = (page / kGroupPages + 1) * kGroupPages;
+      continue;
+    }
+    PageEntry& entry = config_.table[page];
+    if (entry.state != PageEntry::State::kNone) {
+      ++far_pages;
+      if (entry.slot != SlotId::kNone) config_.store->Release(entry.slot);
+      if (entry.state == PageEntry::State::kResident) {
+        // One call may span absent pages in between; they lose nothing.
+        if (run_first == run_last) run_first = page;
+        run_last = page + 1;
+        --GroupOf(page).resident;
+        --resident_;
+        config_.budget.Give(1);
+      } else if (entry.state == PageEntry::State::kStaged) {
+        const uint32_t frame = entry.frame;
+        staged_mask_[frame / kGroupPages] &= ~(uint64_t{1} << (frame % kGroupPages));
+        --staged_;
+        FrameFreed(frame);
+      }
+      entry = PageEntry{};
+    }
+    if (++page % kGroupPages == 0 && first <= page - kGroupPages) GroupOf(page - 1).used = false;
+  }
+  drop_run();
+  if (far_pages > 0) config_.budget.SubFar(far_pages);
+}
+
+Status Engine::Remap(uint64_t from, uint64_t to, uint64_t count) {
+  MutexLock hold(&lock_);
+  return RemapLocked(from, to, count);
+}
+
+Status Engine::RemapLocked(uint64_t from, uint64_t to, uint64_t count) {
+  for (uint64_t i = 0; i < count;) {
+    if (!GroupOf(from + i).used) {
+      i += kGroupPages - (from + i) % kGroupPages;
+      continue;
+    }
+    PageEntry& entry = config_.table[from + i];
+    if (entry.state != PageEntry::State::kResident) {
+      if (entry.state == PageEntry::State::kStaged) owner_[entry.frame] = static_cast<uint32_t>(to + i);
+      if (entry.state != PageEntry::State::kNone) {
+        GroupOf(to + i).used = true;
+        config_.table[to + i] = entry;
+        entry = PageEntry{};
+      }
+      ++i;
+      continue;
+    }
+    uint64_t run = 1;
+    while (i + run < count && run < 512 && config_.table[from + i + run].state == PageEntry::State::kResident) ++run;
+    uint64_t done = 0;
+    while (done < run) {
+      uffdio_move move = {.dst = reinterpret_cast<uint64_t>(PageAt(to + i + done)),
+                          .src = reinterpret_cast<uint64_t>(PageAt(from + i + done)),
+                          .len = (run - done) * kPageBytes,
+                          .mode = 0,
+                          .move = 0};
+      const long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_MOVE, &move);
+      const uint64_t moved = move.move > 0 ? static_cast<uint64_t>(move.move) / kPageBytes : 0;
+      for (uint64_t k = 0; k < moved; ++k) {
+        PageEntry& old = config_.table[from + i + done + k];
+        const PageEntry kept = old;
+        old = PageEntry{};
+        --GroupOf(from + i + done + k).resident;
+        --resident_;
+        config_.table[to + i + done + k] = kept;
+        BecameResident(to + i + done + k, 1);
+      }
+      done += moved;
+      if (r == 0 || r == -EAGAIN) continue;
+      // Shared after fork, pinned or not writable: copy, then drop the old one.
+      uffdio_copy copy = {.dst = reinterpret_cast<uint64_t>(PageAt(to + i + done)),
+                          .src = reinterpret_cast<uint64_t>(PageAt(from + i + done)),
+                          .len = kPageBytes,
+                          .mode = 0,
+                          .copy = 0};
+      long c;
+      do c = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_COPY, &copy);
+      while (c == -EAGAIN);
+      if (c != 0) return Status::FromErrno("mremap of far memory", static_cast<int>(-c));
+      PageEntry& old = config_.table[from + i + done];
+      const PageEntry kept = old;
+      old = PageEntry{};
+      --GroupOf(from + i + done).resident;
+      --resident_;
+      config_.table[to + i + done] = kept;
+      BecameResident(to + i + done, 1);
+      sys::Call(SYS_madvise, PageAt(from + i + done), kPageBytes, MADV_DONTNEED);
+      ++done;
+    }
+    i += run;
+  }
+  return Status::Ok();
+}
+
+Status Engine::BeforeFork(PageEntry* child_table) {
+  lock_.Lock();
+  // The child's copy of the resident set counts too. Both halves must fit beside what others hold.
+  const uint64_t others = config_.budget.used() - config_.budget.mine();
+  const uint64_t limit = config_.budget.limit();
+  const uint64_t room = limit > others ? (limit - others) / 2 : 0;
+  Status s;
+  while (s.ok() && (staged_ > 0 || resident_ > room)) {
+    if (resident_ > room && staged_ + kGroupPages < kFramesMax / 2) {
+      bool progress = false;
+      s = EvictGroup(&progress);
+      if (!progress) break;
+      // Frames pile up free while evicting; let them go so that staging stays small.
+      if (s.ok()) s = Drain(kGroupPages);
+      DropFreeFrames();
+    } else {
+      s = Drain(kGroupPages);
+    }
+  }
+  while (s.ok() && staged_ > 0) s = Drain(kGroupPages);
+  DropFreeFrames();
+  if (!s.ok()) {
+    lock_.Unlock();
+    return s;
+  }
+  uint64_t far_pages = 0;
+  for (size_t a = 0; a < areas_.size(); ++a) {
+    for (uint64_t page = areas_.at(a).first; page < areas_.at(a).last;) {
+      if (!GroupOf(page).used) {
+        page = (page / kGroupPages + 1) * kGroupPages;
+        continue;
+      }
+      const PageEntry& entry = config_.table[page];
+      if (entry.state != PageEntry::State::kNone) {
+        child_table[page] = entry;
+        if (entry.slot != SlotId::kNone) config_.store->Retain(entry.slot);
+        ++far_pages;
+      }
+      ++page;
+    }
+  }
+  config_.budget.AddFar(far_pages);
+  return Status::Ok();
+}
+
+void Engine::AfterForkInParent() { lock_.Unlock(); }
+
+Status Engine::AfterForkInChild(int uffd, Budget budget) {
+  config_.uffd = uffd;
+  config_.budget = budget;
+  config_.budget.Take(resident_);
+  lock_.Reset();
+  pins_.Reset();
+  // Staging was not inherited; all its frames are gone.
+  FARPOOL_ASSERT(populated_ == 0);
+  const long staging =
+      sys::Call(SYS_mmap, config_.staging, kStagingBytes, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+  if (sys::Failed(staging)) return Status::FromErrno("mmap of the staging area", static_cast<int>(-staging));
+  sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_NOHUGEPAGE);
+  sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_DONTFORK);
+  return Status::Ok();
+}
+
+}  // namespace farpool

@@ -1,0 +1,168 @@
+#pragma once
+// The fault engine: which page of the far arena is where, bringing it in, putting it out.
+//
+// A page is in one of four states (PageEntry::State). It moves
+//   none -> resident            first touch: filled with zeros
+//   resident -> staged          eviction: MOVEd, with its whole group, into the staging area
+//   staged -> resident          second chance: touched while still there
+//   staged -> stored or none    hashed there; written to its slot only if the hash says it changed; all-zero
+//                               pages are never stored. The frame becomes a receive buffer.
+//   stored -> resident          fetched into a free staging frame, checked against its hash, MOVEd into place
+// so frames are exchanged between arena and staging and nothing is allocated, zeroed or freed in the steady state.
+// After the MOVE out nobody can write a page any more: comparing hashes is race-free.
+//
+// Eviction goes by group (64 neighbouring pages, one UFFDIO_MOVE with holes), first in first out, with one more
+// round for groups that were touched while staged.
+//
+// Threads: every public function takes the engine's lock unless it says otherwise; callers have all signals
+// blocked, since the fault handler takes the same lock. No function allocates. A failed Status is final: the page
+// cannot be made right and the program must be stopped.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/hash.h"
+#include "base/mutex.h"
+#include "farpool/status.h"
+#include "paging/area_map.h"
+#include "paging/budget.h"
+#include "paging/pins.h"
+#include "paging/stats.h"
+#include "store/page_store.h"
+
+namespace farpool {
+
+struct PageEntry {
+  enum class State : uint32_t { kNone = 0, kResident = 1, kStaged = 2, kStored = 3 };
+  PageHash hash;                 // Of the slot's contents; meaningful while slot is not kNone.
+  SlotId slot = SlotId::kNone;   // Kept while resident, so that a clean page goes out without a write.
+  State state : 4 = State::kNone;
+  uint32_t frame : 28 = 0;       // Staging frame while staged.
+};
+static_assert(sizeof(PageEntry) == 24);
+
+inline constexpr unsigned kGroupPages = 64;
+
+struct EngineConfig {
+  std::byte* arena = nullptr;
+  uint64_t arena_pages = 0;
+  PageEntry* table = nullptr;    // arena_pages entries, all zero, demand-allocated.
+  std::byte* staging = nullptr;  // kStagingBytes of address space, nothing there yet.
+  int uffd = -1;                 // The arena is registered with it (missing pages).
+  uint64_t hash_seed = 0;
+  PageStore* store = nullptr;
+  Budget budget;
+  PagingStats* stats = nullptr;
+};
+
+class Engine {
+ public:
+  static constexpr unsigned kBlocksMax = 1024;
+  static constexpr unsigned kFramesMax = kBlocksMax * kGroupPages;
+  static constexpr size_t kStagingBytes = static_cast<size_t>(kFramesMax) * kPageBytes;
+
+  // Once, before anything else. Maps the staging area and the group table.
+  Status Init(const EngineConfig& config);
+
+  // Makes the page at `address` (inside a mapped area of the arena) present. Ok: touch it again.
+  Status Fault(uintptr_t address);
+
+  // The pages of [first, last) become zero, their slots free. `protection` changes, mremap: see below.
+  void Discard(uint64_t first, uint64_t last);
+  // Moves contents of `count` pages from `from` to `to`; both ranges are mapped, the target holds nothing.
+  Status Remap(uint64_t from, uint64_t to, uint64_t count);
+
+  // Evicts until at most `pages` are held (resident and staging), writes and empties all of staging.
+  Status Shrink(uint64_t pages);
+
+  // fork. BeforeFork: staging is emptied, the resident set shrinks so that parent and child fit under the limit,
+  // and the table is copied to `child_table` with one more holder per slot. Leaves the lock held; AfterFork*
+  // releases it. The child gets a userfaultfd of its own with the arena registered.
+  Status BeforeFork(PageEntry* child_table) ACQUIRES(lock_);
+  void AfterForkInParent() RELEASE();
+  Status AfterForkInChild(int uffd, Budget budget) RELEASE();
+
+  AreaMap& areas() { return areas_; }  // Guarded by lock().
+  Mutex* lock() { return &lock_; }
+  Pins& pins() { return pins_; }
+  // Locked variants for callers that change mappings and contents in one step.
+  void DiscardLocked(uint64_t first, uint64_t last);
+  Status RemapLocked(uint64_t from, uint64_t to, uint64_t count);
+  uint64_t resident_pages() const { return resident_; }
+  uint64_t staging_pages() const { return populated_; }
+
+ private:
+  struct Group {
+    uint32_t next;       // In the eviction queue.
+    uint16_t resident;   // Pages resident.
+    bool queued : 1;
+    bool hot : 1;        // Touched while staged: one more round.
+    bool used : 1;       // Some page was ever not none; lets Discard skip.
+  };
+  static_assert(sizeof(Group) == 8);
+  struct Stream {
+    uint64_t next;
+    uint32_t window;
+    uint32_t stamp;
+    uint32_t ahead;  // Pages the last fetch brought beyond the one asked for.
+  };
+
+  std::byte* PageAt(uint64_t page) const { return config_.arena + page * kPageBytes; }
+  std::byte* FrameAt(uint32_t frame) const { return config_.staging + static_cast<size_t>(frame) * kPageBytes; }
+  Group& GroupOf(uint64_t page) { return groups_[page / kGroupPages]; }
+
+  Status FaultLocked(uint64_t page);
+  Status FirstTouch(uint64_t page, const Area& area);
+  Status SecondChance(uint64_t page, const Area& area);
+  Status Fetch(uint64_t page, const Area& area);
+  unsigned WindowFor(uint64_t page, Stream** stream);
+  void BecameResident(uint64_t page, unsigned count);
+
+  // Frames: `count` neighbouring free ones; fewer (at least one) if there is no such run.
+  Status TakeFrames(unsigned count, uint32_t* first, unsigned* got);
+  bool FindRun(unsigned count, uint32_t* first);
+  bool Populate(bool even_over_limit);
+  bool Compact();
+  void FrameFreed(uint32_t frame);
+  void FrameGone(uint32_t first, unsigned count);
+  void DropFreeFrames();
+  uint64_t StagingTarget() const;
+
+  Status Drain(unsigned most);
+  Status DropResidentSlots(unsigned wanted, unsigned* dropped);
+  Status EvictGroup(bool* progress);
+  unsigned MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area);
+  Status Install(uint64_t page, uint32_t frame, unsigned count, const Area& area);
+  void QueueGroup(uint64_t group);
+
+  EngineConfig config_;
+  Mutex lock_;
+  Pins pins_;
+  AreaMap areas_;
+  Group* groups_ = nullptr;
+  uint32_t queue_head_ = 0;  // Groups + 1; 0: none.
+  uint32_t queue_tail_ = 0;
+  uint64_t queue_size_ = 0;
+  uint64_t resident_ = 0;
+  uint64_t populated_ = 0;   // Frames with memory: free or staged.
+  uint64_t staged_ = 0;
+
+  uint64_t free_[kBlocksMax] = {};        // Bit per frame: has memory, contents unwanted.
+  uint64_t zero_[kBlocksMax] = {};        // Subset of free_: contents are known to be zero.
+  uint64_t staged_mask_[kBlocksMax] = {};
+  uint64_t any_free_[kBlocksMax / 64] = {};   // Blocks with a free frame.
+  uint64_t not_empty_[kBlocksMax / 64] = {};  // Blocks with any memory, or in the staged queue.
+  uint64_t in_queue_[kBlocksMax / 64] = {};   // Blocks in the staged queue.
+  uint32_t owner_[kFramesMax] = {};       // Page of a staged frame.
+  uint32_t staged_queue_[kBlocksMax] = {};    // Ring of blocks, oldest first.
+  uint32_t staged_head_ = 0;
+  uint32_t staged_count_ = 0;
+
+  static constexpr unsigned kStreams = 16;
+  Stream streams_[kStreams] = {};
+  uint32_t stream_clock_ = 0;
+  uint64_t last_resident_fault_ = UINT64_MAX;
+  unsigned resident_fault_repeats_ = 0;
+};
+
+}  // namespace farpool

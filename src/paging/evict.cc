@@ -1,0 +1,410 @@
+// The way out: groups leave the arena by MOVE into empty staging blocks; staged pages are hashed, written if they
+// changed, and their frames become free. Only this file moves a page resident -> staged -> stored.
+
+#include <sys/syscall.h>
+
+#include <bit>
+#include <cstring>
+
+#include "base/assert.h"
+#include "base/sys.h"
+#include "base/uffd_abi.h"
+#include "paging/engine.h"
+
+namespace farpool {
+
+namespace {
+// Staging is the second chance: this share of the limit, within bounds.
+constexpr uint64_t kStagingShare = 16;
+constexpr uint64_t kStagingPagesMin = 2 * kGroupPages;
+constexpr uint64_t kStagingPagesMax = 4096;
+// Pages hashed and written per drain when one frame is needed: small, so that no single fault pays for many.
+constexpr unsigned kDrainPages = 8;
+// Groups looked at before giving up: hot ones get another round, pinned ones stay.
+constexpr unsigned kEvictTriesMax = 256;
+// Shares of a page copied on write by an atomic OR before a MOVE is tried again.
+constexpr int kUnshareTriesMax = 3;
+
+bool Bit(const uint64_t* words, unsigned i) { return (words[i / 64] >> (i % 64) & 1) != 0; }
+void SetBit(uint64_t* words, unsigned i) { words[i / 64] |= uint64_t{1} << (i % 64); }
+void ClearBit(uint64_t* words, unsigned i) { words[i / 64] &= ~(uint64_t{1} << (i % 64)); }
+
+// Lowest start of `count` set bits in a row, or 64.
+unsigned RunIn(uint64_t bits, unsigned count) {
+  for (unsigned have = 1; have < count && bits != 0;) {
+    const unsigned step = have < count - have ? have : count - have;
+    bits &= bits >> step;
+    have += step;
+  }
+  return bits == 0 ? 64 : static_cast<unsigned>(std::countr_zero(bits));
+}
+}  // namespace
+
+uint64_t Engine::StagingTarget() const {
+  const uint64_t share = config_.budget.limit() / kStagingShare;
+  return share < kStagingPagesMin ? kStagingPagesMin : share > kStagingPagesMax ? kStagingPagesMax : share;
+}
+
+void Engine::QueueGroup(uint64_t group) {
+  Group& entry = groups_[group];
+  entry.queued = true;
+  entry.next = 0;
+  if (queue_tail_ != 0) {
+    groups_[queue_tail_ - 1].next = static_cast<uint32_t>(group) + 1;
+  } else {
+    queue_head_ = static_cast<uint32_t>(group) + 1;
+  }
+  queue_tail_ = static_cast<uint32_t>(group) + 1;
+  ++queue_size_;
+}
+
+void Engine::FrameFreed(uint32_t frame) {
+  const unsigned block = frame / kGroupPages;
+  const uint64_t bit = uint64_t{1} << (frame % kGroupPages);
+  free_[block] |= bit;
+  zero_[block] &= ~bit;
+  SetBit(any_free_, block);
+}
+
+void Engine::FrameGone(uint32_t first, unsigned count) {
+  for (unsigned i = 0; i < count; ++i) {
+    const unsigned block = (first + i) / kGroupPages;
+    const uint64_t bit = uint64_t{1} << ((first + i) % kGroupPages);
+    free_[block] &= ~bit;
+    zero_[block] &= ~bit;
+    if (free_[block] == 0) {
+      ClearBit(any_free_, block);
+      if (!Bit(in_queue_, block)) ClearBit(not_empty_, block);
+    }
+  }
+  populated_ -= count;
+}
+
+// Gives a whole empty block memory: 64 zero pages in one call, cheaper than 64 faults.
+bool Engine::Populate(bool even_over_limit) {
+  unsigned block = 0;
+  while (block < kBlocksMax && Bit(not_empty_, block)) ++block;
+  if (block == kBlocksMax) return false;
+  unsigned pages = kGroupPages;
+  while (!config_.budget.TryTake(pages)) {
+    pages /= 2;
+    if (pages == 0) {
+      if (!even_over_limit) return false;
+      pages = 1;
+      config_.budget.Take(1);
+      break;
+    }
+  }
+  const long r = sys::Call(SYS_madvise, FrameAt(block * kGroupPages), pages * kPageBytes, MADV_POPULATE_WRITE);
+  if (r != 0) {
+    config_.budget.Give(pages);
+    return false;
+  }
+  const uint64_t bits = pages == 64 ? ~uint64_t{0} : (uint64_t{1} << pages) - 1;
+  free_[block] = bits;
+  zero_[block] = bits;
+  populated_ += pages;
+  SetBit(any_free_, block);
+  SetBit(not_empty_, block);
+  return true;
+}
+
+bool Engine::FindRun(unsigned count, uint32_t* first) {
+  for (unsigned word = 0; word < kBlocksMax / 64; ++word) {
+    for (uint64_t blocks = any_free_[word]; blocks != 0; blocks &= blocks - 1) {
+      const unsigned block = word * 64 + static_cast<unsigned>(std::countr_zero(blocks));
+      const unsigned at = RunIn(free_[block], count);
+      if (at == 64) continue;
+      *first = block * kGroupPages + at;
+      return true;
+    }
+  }
+  return false;
+}
+
+// Free frames lie scattered where single faults left them. Gives their memory back, so that whole blocks can be
+// had again. True if any went.
+bool Engine::Compact() {
+  bool any = false;
+  for (unsigned block = 0; block < kBlocksMax; ++block) {
+    if (!Bit(any_free_, block) || Bit(in_queue_, block) || free_[block] == ~uint64_t{0}) continue;
+    const auto pages = static_cast<unsigned>(std::popcount(free_[block]));
+    sys::Call(SYS_madvise, FrameAt(block * kGroupPages), kGroupPages * kPageBytes, MADV_DONTNEED);
+    free_[block] = zero_[block] = 0;
+    ClearBit(any_free_, block);
+    ClearBit(not_empty_, block);
+    populated_ -= pages;
+    config_.budget.Give(pages);
+    any = true;
+  }
+  return any;
+}
+
+void Engine::DropFreeFrames() {
+  for (unsigned block = 0; block < kBlocksMax; ++block) {
+    while (free_[block] != 0) {
+      const auto at = static_cast<unsigned>(std::countr_zero(free_[block]));
+      const auto run = static_cast<unsigned>(std::countr_one(free_[block] >> at));
+      const uint32_t frame = block * kGroupPages + at;
+      sys::Call(SYS_madvise, FrameAt(frame), run * kPageBytes, MADV_DONTNEED);
+      FrameGone(frame, run);
+      config_.budget.Give(run);
+    }
+  }
+}
+
+Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
+  for (int round = 0;; ++round) {
+    if (FindRun(count, first)) {
+      *got = count;
+      return Status::Ok();
+    }
+    if (populated_ < StagingTarget() && Populate(false)) continue;
+    // At the limit: the oldest staged pages give their frames; before that, staging is filled up from the arena,
+    // so that pages spend some time there.
+    unsigned evictions = 0;
+    bool progress = true;
+    while (progress && populated_ < StagingTarget() + count && evictions < 4) {
+      if (Status s = EvictGroup(&progress); !s.ok()) return s;
+      ++evictions;
+    }
+    if (staged_ > 0) {
+      if (Status s = Drain(count > kDrainPages ? kGroupPages : kDrainPages); !s.ok()) return s;
+      if (round < 4) continue;
+    }
+    if (count > 1 && round < 6 && Compact()) continue;
+    if (count > 1) {  // No run of that length; a shorter one will do.
+      count /= 2;
+      continue;
+    }
+    if (staged_ > 0) continue;
+    if (Populate(true)) continue;
+    return Status::Exhausted("no memory for a page: everything resident is pinned, or the host is out of memory");
+  }
+}
+
+// Hashes the oldest staged pages, at most `most`, writes those that changed, frees their frames. On an error they
+// stay staged.
+Status Engine::Drain(unsigned most) {
+  while (staged_count_ > 0 && staged_mask_[staged_queue_[staged_head_]] == 0) {
+    const unsigned block = staged_queue_[staged_head_];
+    ClearBit(in_queue_, block);
+    if (free_[block] == 0) ClearBit(not_empty_, block);
+    staged_head_ = (staged_head_ + 1) % kBlocksMax;
+    --staged_count_;
+  }
+  if (staged_count_ == 0) return Status::Ok();
+  const unsigned block = staged_queue_[staged_head_];
+  PageIo io[kGroupPages];
+  PageHash hashes[kGroupPages];
+  uint32_t frames[kGroupPages];
+  unsigned dirty = 0;
+  unsigned without_slot = 0;
+  unsigned looked = 0;
+  auto freed = [&](uint32_t frame) {
+    staged_mask_[block] &= ~(uint64_t{1} << (frame % kGroupPages));
+    --staged_;
+    FrameFreed(frame);
+  };
+  for (uint64_t bits = staged_mask_[block]; bits != 0 && looked < most; bits &= bits - 1, ++looked) {
+    const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
+    PageEntry& entry = config_.table[owner_[frame]];
+    const std::byte* bytes = FrameAt(frame);
+    if (IsZeroPage(bytes)) {
+      if (entry.slot != SlotId::kNone) config_.store->Release(entry.slot);
+      entry = PageEntry{};
+      config_.budget.SubFar(1);
+      freed(frame);
+      zero_[block] |= uint64_t{1} << (frame % kGroupPages);
+      Count(config_.stats->pages_zero);
+      continue;
+    }
+    const PageHash hash = HashPage(bytes, config_.hash_seed);
+    if (entry.slot != SlotId::kNone && entry.hash == hash) {
+      entry.state = PageEntry::State::kStored;
+      freed(frame);
+      Count(config_.stats->pages_clean);
+      continue;
+    }
+    if (entry.slot != SlotId::kNone && !config_.store->Exclusive(entry.slot)) {
+      config_.store->Release(entry.slot);
+      entry.slot = SlotId::kNone;
+    }
+    if (entry.slot == SlotId::kNone) ++without_slot;
+    hashes[dirty] = hash;
+    frames[dirty] = frame;
+    io[dirty++] = {entry.slot, FrameAt(frame)};
+  }
+  if (dirty == 0) return Status::Ok();
+  for (unsigned i = 0; i < dirty && without_slot > 0;) {
+    SlotId slots[kGroupPages];
+    unsigned reserved = 0;
+    Status s = config_.store->Reserve(without_slot, slots, &reserved);
+    if (s.code() == Status::Code::kExhausted) {
+      // Resident pages hold slots only to save a write later; this page has nowhere else to go.
+      unsigned dropped = 0;
+      if (Status d = DropResidentSlots(kGroupPages, &dropped); !d.ok()) return d;
+      if (dropped > 0) continue;
+    }
+    if (!s.ok()) return s;
+    without_slot -= reserved;
+    for (unsigned k = 0; k < reserved; ++i) {
+      if (io[i].slot != SlotId::kNone) continue;
+      io[i].slot = slots[k++];
+    }
+  }
+  // From here on the slots belong to the pages, written or not.
+  for (unsigned i = 0; i < dirty; ++i) config_.table[owner_[frames[i]]].slot = io[i].slot;
+  if (Status s = config_.store->Store(io, dirty); !s.ok()) return s;
+  for (unsigned i = 0; i < dirty; ++i) {
+    PageEntry& entry = config_.table[owner_[frames[i]]];
+    entry.hash = hashes[i];
+    entry.state = PageEntry::State::kStored;
+    freed(frames[i]);
+  }
+  Count(config_.stats->pages_out, dirty);
+  return Status::Ok();
+}
+
+// The pool is full: resident pages give up the slots they keep, at least `wanted` if there are so many.
+Status Engine::DropResidentSlots(unsigned wanted, unsigned* dropped) {
+  *dropped = 0;
+  for (uint32_t at = queue_head_; at != 0 && *dropped < wanted; at = groups_[at - 1].next) {
+    const uint64_t first = static_cast<uint64_t>(at - 1) * kGroupPages;
+    for (uint64_t page = first; page < first + kGroupPages; ++page) {
+      PageEntry& entry = config_.table[page];
+      if (entry.state != PageEntry::State::kResident || entry.slot == SlotId::kNone) continue;
+      config_.store->Release(entry.slot);
+      entry.slot = SlotId::kNone;
+      ++*dropped;
+    }
+  }
+  return Status::Ok();
+}
+
+// MOVEs the resident pages of [first, last), one group, out to frames of the same order. Holes are fine. Returns
+// how many went; they are staged then.
+unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area) {
+  unsigned went = 0;
+  auto staged = [&](uint64_t page) {
+    PageEntry& entry = config_.table[page];
+    if (entry.state != PageEntry::State::kResident) return;
+    const uint32_t to = frame + static_cast<uint32_t>(page - first);
+    entry.state = PageEntry::State::kStaged;
+    entry.frame = to & 0xfffffff;
+    owner_[to] = static_cast<uint32_t>(page);
+    staged_mask_[to / kGroupPages] |= uint64_t{1} << (to % kGroupPages);
+    --GroupOf(page).resident;
+    ++went;
+  };
+  if (area.protection == PROT_READ || area.protection == (PROT_READ | PROT_EXEC)) {
+    // Nobody can write these: a copy is as good as a MOVE, which wants writable pages.
+    for (uint64_t page = first; page < last; ++page) {
+      if (config_.table[page].state != PageEntry::State::kResident) continue;
+      std::memcpy(FrameAt(frame + static_cast<uint32_t>(page - first)), PageAt(page), kPageBytes);
+      sys::Call(SYS_madvise, PageAt(page), kPageBytes, MADV_DONTNEED);
+      staged(page);
+    }
+  } else if (area.protection == (PROT_READ | PROT_WRITE)) {
+    int unshare_tries = 0;
+    for (uint64_t page = first; page < last;) {
+      uffdio_move move = {.dst = reinterpret_cast<uint64_t>(FrameAt(frame + static_cast<uint32_t>(page - first))),
+                          .src = reinterpret_cast<uint64_t>(PageAt(page)),
+                          .len = (last - page) * kPageBytes,
+                          .mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
+                          .move = 0};
+      const long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_MOVE, &move);
+      if (move.move > 0) {
+        const uint64_t end = page + static_cast<uint64_t>(move.move) / kPageBytes;
+        for (; page < end; ++page) staged(page);
+        unshare_tries = 0;
+      }
+      if (r == 0 || r == -EAGAIN) continue;
+      if (r == -EBUSY && unshare_tries++ < kUnshareTriesMax) {
+        // Shared with a forked process, or was until its last write: an atomic OR of 0 makes it ours alone
+        // without racing with the program's own writes.
+        for (uint64_t p = page; p < last; ++p)
+          if (config_.table[p].state == PageEntry::State::kResident)
+            __atomic_fetch_or(reinterpret_cast<unsigned char*>(PageAt(p)), 0, __ATOMIC_RELAXED);
+        continue;
+      }
+      ++page;  // Pinned by a device, or not movable: stays resident.
+      unshare_tries = 0;
+    }
+  }
+  return went;
+}
+
+// Takes the next group off the queue and moves its resident pages into an empty staging block. `progress` says
+// whether any page went.
+Status Engine::EvictGroup(bool* progress) {
+  *progress = false;
+  unsigned block = 0;
+  while (block < kBlocksMax && Bit(not_empty_, block)) ++block;
+  if (block == kBlocksMax) return Status::Ok();
+  for (unsigned tries = 0; tries < kEvictTriesMax && queue_head_ != 0; ++tries) {
+    const uint64_t index = queue_head_ - 1;
+    Group& group = groups_[index];
+    queue_head_ = group.next;
+    if (queue_head_ == 0) queue_tail_ = 0;
+    --queue_size_;
+    group.queued = false;
+    if (group.resident == 0) continue;
+    if (group.hot && tries < queue_size_) {
+      group.hot = false;
+      QueueGroup(index);
+      continue;
+    }
+    const uint64_t first = index * kGroupPages;
+    const auto begin = reinterpret_cast<uintptr_t>(PageAt(first));
+    if (!pins_.BeginEvict(begin, begin + kGroupPages * kPageBytes)) {
+      QueueGroup(index);
+      continue;
+    }
+    unsigned went = 0;
+    for (uint64_t page = first; page < first + kGroupPages;) {
+      const Area* area = areas_.Find(page);
+      if (area == nullptr) {
+        ++page;
+        continue;
+      }
+      const uint64_t end = area->last < first + kGroupPages ? area->last : first + kGroupPages;
+      // Trim to what is resident, so that the kernel walks no more than it must.
+      uint64_t from = page, to = end;
+      while (from < to && config_.table[from].state != PageEntry::State::kResident) ++from;
+      while (to > from && config_.table[to - 1].state != PageEntry::State::kResident) --to;
+      if (from < to && !area->foreign)
+        went += MoveOut(from, to, block * kGroupPages + static_cast<uint32_t>(from - first), *area);
+      page = end;
+    }
+    pins_.EndEvict();
+    if (group.resident > 0) QueueGroup(index);
+    if (went == 0) continue;
+    resident_ -= went;
+    staged_ += went;
+    populated_ += went;
+    SetBit(not_empty_, block);
+    SetBit(in_queue_, block);
+    FARPOOL_ASSERT(staged_count_ < kBlocksMax);
+    staged_queue_[(staged_head_ + staged_count_++) % kBlocksMax] = block;
+    *progress = true;
+    return Status::Ok();
+  }
+  return Status::Ok();
+}
+
+Status Engine::Shrink(uint64_t pages) {
+  MutexLock hold(&lock_);
+  while (resident_ + populated_ > pages || staged_ > 0) {
+    bool progress = false;
+    if (resident_ > 0 && resident_ + populated_ > pages)
+      if (Status s = EvictGroup(&progress); !s.ok()) return s;
+    while (staged_ > 0)
+      if (Status s = Drain(kGroupPages); !s.ok()) return s;
+    DropFreeFrames();
+    if (!progress) break;
+  }
+  return Status::Ok();
+}
+
+}  // namespace farpool

@@ -1,0 +1,22 @@
+#pragma once
+// Counters of the fault engine. They lie in memory shared by all processes of a run; relaxed atomics.
+
+#include <atomic>
+#include <cstdint>
+
+#include "base/histogram.h"
+
+namespace farpool {
+
+struct PagingStats {
+  Histogram fetch;          // Faults answered by a donor, whole handler, ns.
+  Histogram second_chance;  // Faults answered from staging.
+  Histogram first_touch;    // Faults on pages never stored.
+  std::atomic<uint64_t> pages_in, pages_out, pages_clean, pages_zero;
+  std::atomic<uint64_t> pages_prefetched, prefetch_hits;
+  std::atomic<uint64_t> syscalls_prepared, syscalls_trapped, efault_uncured;
+};
+
+inline void Count(std::atomic<uint64_t>& counter, uint64_t n = 1) { counter.fetch_add(n, std::memory_order_relaxed); }
+
+}  // namespace farpool

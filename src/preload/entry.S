@@ -1,0 +1,109 @@
+// Where patched system call sites of libc and trapped system calls arrive. Registers are as for `syscall`, plus
+// rcx = where to go on; like `syscall`, only rax, rcx and r11 are changed. Runs on the program's stack, below its
+// red zone, with the program's signal mask: a blocking call is interrupted as ever.
+
+        .text
+
+        // A patched site. Calls without far pointers go straight to the kernel.
+        .globl farpool_site_entry
+        .hidden farpool_site_entry
+        .type farpool_site_entry, @function
+farpool_site_entry:
+        .cfi_startproc simple
+        lea -128(%rsp), %rsp
+        push %rcx
+        lea farpool_syscall_always(%rip), %r11
+        cmpb $0, (%r11,%rax)
+        jne guarded
+        // Far pointers are exactly those with bits 44.. == 2.
+        .irp reg, rdi, rsi, rdx, r10, r8, r9
+        mov %\reg, %r11
+        shr $44, %r11
+        cmp $2, %r11
+        je guarded
+        .endr
+        syscall
+        pop %rcx
+        lea 128(%rsp), %rsp
+        jmp *%rcx
+
+        // A trapped call: the SIGSYS handler has set the interrupted context to go on here.
+        .globl farpool_trap_entry
+        .hidden farpool_trap_entry
+farpool_trap_entry:
+        lea -128(%rsp), %rsp
+        push %rcx
+guarded:
+        // struct GuardFrame (guard.h), last member first.
+        push %r9
+        push %r8
+        push %r10
+        push %rdx
+        push %rsi
+        push %rdi
+        push %rax
+        mov %rsp, %rdi
+        push %rbp
+        mov %rsp, %rbp
+        // `syscall` keeps vector registers; C++ does not.
+        sub $256, %rsp
+        and $-64, %rsp
+        movaps %xmm0, (%rsp)
+        movaps %xmm1, 16(%rsp)
+        movaps %xmm2, 32(%rsp)
+        movaps %xmm3, 48(%rsp)
+        movaps %xmm4, 64(%rsp)
+        movaps %xmm5, 80(%rsp)
+        movaps %xmm6, 96(%rsp)
+        movaps %xmm7, 112(%rsp)
+        movaps %xmm8, 128(%rsp)
+        movaps %xmm9, 144(%rsp)
+        movaps %xmm10, 160(%rsp)
+        movaps %xmm11, 176(%rsp)
+        movaps %xmm12, 192(%rsp)
+        movaps %xmm13, 208(%rsp)
+        movaps %xmm14, 224(%rsp)
+        movaps %xmm15, 240(%rsp)
+        cld
+        call farpool_guard
+        movaps (%rsp), %xmm0
+        movaps 16(%rsp), %xmm1
+        movaps 32(%rsp), %xmm2
+        movaps 48(%rsp), %xmm3
+        movaps 64(%rsp), %xmm4
+        movaps 80(%rsp), %xmm5
+        movaps 96(%rsp), %xmm6
+        movaps 112(%rsp), %xmm7
+        movaps 128(%rsp), %xmm8
+        movaps 144(%rsp), %xmm9
+        movaps 160(%rsp), %xmm10
+        movaps 176(%rsp), %xmm11
+        movaps 192(%rsp), %xmm12
+        movaps 208(%rsp), %xmm13
+        movaps 224(%rsp), %xmm14
+        movaps 240(%rsp), %xmm15
+        mov %rbp, %rsp
+        pop %rbp
+        lea 8(%rsp), %rsp
+        pop %rdi
+        pop %rsi
+        pop %rdx
+        pop %r10
+        pop %r8
+        pop %r9
+        pop %rcx
+        lea 128(%rsp), %rsp
+        jmp *%rcx
+        .cfi_endproc
+        .size farpool_site_entry, .-farpool_site_entry
+
+        // What a signal handler returns to.
+        .globl farpool_sigreturn
+        .hidden farpool_sigreturn
+        .type farpool_sigreturn, @function
+farpool_sigreturn:
+        mov $15, %eax
+        syscall
+        .size farpool_sigreturn, .-farpool_sigreturn
+
+        .section .note.GNU-stack,"",@progbits

@@ -1,0 +1,42 @@
+#pragma once
+// The system call guard: makes the memory behind a call's far pointers present and keeps it so while the kernel
+// works on it; carries out the calls that concern mappings, signals, fork and exec.
+
+#include <cstdint>
+
+namespace farpool {
+
+// Laid out by entry.S.
+struct GuardFrame {
+  int64_t number;
+  uint64_t args[5 + 1];  // rdi, rsi, rdx, r10, r8, r9.
+  uint64_t resume;
+};
+
+// mappings.cc. Each returns what the kernel would.
+long GuardMmap(GuardFrame* frame);
+long GuardMunmap(uint64_t address, uint64_t bytes);
+long GuardMprotect(uint64_t address, uint64_t bytes, int protection);
+long GuardMremap(GuardFrame* frame);
+long GuardMadvise(uint64_t address, uint64_t bytes, int advice);
+long GuardBrk(uint64_t address);
+// Once, after PatchLibc(): libc's heap will grow in the arena.
+void TakeOverBreak();
+// signals.cc.
+long GuardSigaction(GuardFrame* frame);
+long GuardSigprocmask(GuardFrame* frame);
+long GuardSigaltstack(GuardFrame* frame);
+void InstallHandlers();
+// fork.cc.
+long GuardFork(GuardFrame* frame);
+// sites.cc: sends libc's own system calls to the guard. Returns how many sites were patched.
+unsigned PatchLibc();
+
+// guard.cc. True if all of [begin, begin + bytes) may be touched: present if far, not ours otherwise. With a false
+// the kernel is left to answer EFAULT.
+bool MakePresent(uintptr_t begin, uint64_t bytes);
+
+// Passes a call on as it is.
+long Forward(const GuardFrame* frame);
+
+}  // namespace farpool

@@ -1,0 +1,320 @@
+// The program's mappings in the far arena. Each call does what the kernel's own would, on the program's address
+// space (mprotect of a part of the reservation), on the area map and on the page contents, under the engine's lock.
+
+#include <dlfcn.h>
+#include <linux/mman.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include <cerrno>
+
+#include "base/sys.h"
+#include "base/uffd_abi.h"
+#include "preload/guard.h"
+#include "preload/runtime.h"
+#include "run/layout.h"
+
+namespace farpool {
+
+namespace {
+
+constexpr uint64_t kBrkPages = (uint64_t{1} << 40) / kPageBytes;  // The far heap's share of the arena: 1 TiB.
+uint64_t g_brk_pages = 0;  // Of the far heap, mapped now. Guarded by the engine's lock.
+uint64_t g_search_from = kBrkPages;
+bool g_brk_refused = false;
+bool g_taking_over = false;  // TakeOverBreak(): what libc maps now stays near.
+
+uint64_t PagesOf(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes; }
+uint64_t PageOf(uint64_t address) { return (address - kArenaBase) / kPageBytes; }
+uint64_t AddressOf(uint64_t page) { return kArenaBase + page * kPageBytes; }
+
+// [address, address + bytes) as pages; false if it is not wholly inside the arena.
+bool ArenaRange(uint64_t address, uint64_t bytes, uint64_t* first, uint64_t* last) {
+  uint64_t end;
+  if (address % kPageBytes != 0 || bytes == 0 || __builtin_add_overflow(address, bytes, &end)) return false;
+  if (!InArena(address) || end > kArenaBase + kArenaBytes) return false;
+  *first = PageOf(address);
+  *last = *first + PagesOf(bytes);
+  return *last <= kArenaPages;
+}
+
+long Protect(uint64_t first, uint64_t last, int protection) {
+  return sys::Call(SYS_mprotect, AddressOf(first), (last - first) * kPageBytes, protection);
+}
+
+// Back to reserved, registered, empty address space where a file had been mapped.
+void Reclaim(uint64_t first, uint64_t last) {
+  const uint64_t bytes = (last - first) * kPageBytes;
+  sys::Call(SYS_mmap, AddressOf(first), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+            0);
+  uffdio_register reg = {.range = {AddressOf(first), bytes}, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
+  if (long r = sys::Call(SYS_ioctl, g_runtime.segment->fd_base + kFdUserfault, UFFDIO_REGISTER, &reg); r != 0)
+    Fatal(Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-r)));
+  sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_DONTFORK);
+}
+
+void ReclaimForeign(uint64_t first, uint64_t last) {
+  const AreaMap& areas = g_runtime.engine.areas();
+  for (size_t i = areas.LowerBound(first); i < areas.size() && areas.at(i).first < last; ++i) {
+    const Area& area = areas.at(i);
+    if (!area.foreign) continue;
+    Reclaim(area.first > first ? area.first : first, area.last < last ? area.last : last);
+  }
+}
+
+// Contents and mapping of [first, last) go; the range is reserved address space again.
+long UnmapLocked(uint64_t first, uint64_t last) {
+  Engine& engine = g_runtime.engine;
+  if (engine.areas().Free(first, last)) return 0;
+  engine.DiscardLocked(first, last);
+  ReclaimForeign(first, last);
+  if (!engine.areas().Clear(first, last)) return -ENOMEM;
+  return Protect(first, last, PROT_NONE);
+}
+
+// Maps [first, last), which holds nothing.
+long MapLocked(uint64_t first, uint64_t last, int protection) {
+  Engine& engine = g_runtime.engine;
+  if (!engine.areas().Set(first, last, protection)) return -ENOMEM;
+  if (protection == PROT_NONE) return 0;
+  const long r = Protect(first, last, protection);
+  if (r != 0) engine.areas().Clear(first, last);
+  return r;
+}
+
+uint64_t FindPlace(uint64_t pages) {
+  const AreaMap& areas = g_runtime.engine.areas();
+  uint64_t at = areas.FindGap(pages, g_search_from);
+  if (at == UINT64_MAX) at = areas.FindGap(pages, kBrkPages);
+  return at;
+}
+
+}  // namespace
+
+long GuardMmap(GuardFrame* frame) {
+  const uint64_t address = frame->args[0];
+  const uint64_t bytes = frame->args[1];
+  const int protection = static_cast<int>(frame->args[2]) & (PROT_READ | PROT_WRITE | PROT_EXEC);
+  const int flags = static_cast<int>(frame->args[3]);
+  const bool fixed = (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) != 0;
+  const bool far_place = InArena(address);
+  constexpr int kNearFlags = MAP_STACK | MAP_GROWSDOWN | MAP_HUGETLB | MAP_32BIT | MAP_LOCKED;
+  const bool private_anonymous = (flags & MAP_ANONYMOUS) != 0 && (flags & MAP_TYPE) == MAP_PRIVATE;
+  if (fixed && !far_place) return Forward(frame);
+  if (!fixed && (!private_anonymous || (flags & kNearFlags) != 0 || bytes < g_runtime.segment->threshold_bytes ||
+                 (protection & PROT_EXEC) != 0 || g_taking_over)) {
+    // Near, wherever the program would like it: no file is put into the arena by itself.
+    if (far_place) frame->args[0] = 0;
+    return Forward(frame);
+  }
+  if (bytes == 0) return -EINVAL;
+  if (bytes > kArenaBytes / 2) return Forward(frame);
+  SignalsBlocked blocked;
+  EnsureStarted();
+  Engine& engine = g_runtime.engine;
+  MutexLock hold(engine.lock());
+  uint64_t first, last;
+  if (fixed) {
+    if (!ArenaRange(address, bytes, &first, &last)) return -EINVAL;
+    if ((flags & MAP_FIXED_NOREPLACE) != 0 && !engine.areas().Free(first, last)) return -EEXIST;
+    if (long r = UnmapLocked(first, last); r != 0) return r;
+    if (private_anonymous) {
+      const long r = MapLocked(first, last, protection);
+      return r != 0 ? r : static_cast<long>(address);
+    }
+    // A file or shared memory over a part of far memory: the kernel's, and near.
+    const long r = Forward(frame);
+    if (sys::Failed(r)) return r;
+    if (!engine.areas().Set(first, last, protection, true)) Fatal(Status::Exhausted("too many mappings"));
+    return r;
+  }
+  const uint64_t pages = PagesOf(bytes);
+  first = FindPlace(pages);
+  if (far_place && ArenaRange(address & ~(kPageBytes - 1), bytes, &first, &last) && first >= kBrkPages &&
+      engine.areas().Free(first, last)) {
+    // The hint is free.
+  } else {
+    first = FindPlace(pages);
+  }
+  if (first == UINT64_MAX) return -ENOMEM;
+  const long r = MapLocked(first, first + pages, protection);
+  if (r != 0) return r;
+  return static_cast<long>(AddressOf(first));
+}
+
+long GuardMunmap(uint64_t address, uint64_t bytes) {
+  uint64_t first, last;
+  if (!InArena(address)) return sys::Call(SYS_munmap, address, bytes);
+  if (!ArenaRange(address, bytes, &first, &last)) return -EINVAL;
+  SignalsBlocked blocked;
+  EnsureStarted();
+  MutexLock hold(g_runtime.engine.lock());
+  const long r = UnmapLocked(first, last);
+  if (first >= kBrkPages && first < g_search_from) g_search_from = first;
+  return r;
+}
+
+long GuardMprotect(uint64_t address, uint64_t bytes, int protection) {
+  uint64_t first, last;
+  if (!InArena(address)) return sys::Call(SYS_mprotect, address, bytes, protection);
+  if (bytes == 0) return address % kPageBytes == 0 ? 0 : -EINVAL;
+  if (!ArenaRange(address, bytes, &first, &last)) return address % kPageBytes != 0 ? -EINVAL : -ENOMEM;
+  SignalsBlocked blocked;
+  EnsureStarted();
+  Engine& engine = g_runtime.engine;
+  MutexLock hold(engine.lock());
+  if (!engine.areas().Covered(first, last)) return -ENOMEM;
+  const long r = Protect(first, last, protection);
+  if (r != 0) return r;
+  // A foreign part keeps its mark: set what is ours piece by piece.
+  for (uint64_t page = first; page < last;) {
+    const Area area = *engine.areas().Find(page);
+    const uint64_t end = area.last < last ? area.last : last;
+    if (!engine.areas().Set(page, end, protection & 7, area.foreign)) Fatal(Status::Exhausted("too many mappings"));
+    page = end;
+  }
+  return 0;
+}
+
+long GuardMadvise(uint64_t address, uint64_t bytes, int advice) {
+  uint64_t first, last;
+  if (!InArena(address)) return sys::Call(SYS_madvise, address, bytes, advice);
+  if (bytes == 0) return address % kPageBytes == 0 ? 0 : -EINVAL;
+  if (!ArenaRange(address, bytes, &first, &last)) return address % kPageBytes != 0 ? -EINVAL : -ENOMEM;
+  SignalsBlocked blocked;
+  EnsureStarted();
+  Engine& engine = g_runtime.engine;
+  switch (advice) {
+    case MADV_DONTNEED:
+    case 24 /*MADV_DONTNEED_LOCKED*/:
+    case MADV_FREE: {
+      MutexLock hold(engine.lock());
+      if (!engine.areas().Covered(first, last)) return -ENOMEM;
+      for (uint64_t page = first; page < last;) {
+        const Area area = *engine.areas().Find(page);
+        const uint64_t end = area.last < last ? area.last : last;
+        if (area.foreign) {
+          sys::Call(SYS_madvise, AddressOf(page), (end - page) * kPageBytes, advice);
+        } else {
+          engine.DiscardLocked(page, end);
+        }
+        page = end;
+      }
+      return 0;
+    }
+    case MADV_NORMAL:
+    case MADV_RANDOM:
+    case MADV_SEQUENTIAL:
+    case MADV_WILLNEED:
+    case MADV_HUGEPAGE:
+    case MADV_NOHUGEPAGE:
+    case MADV_COLD:
+    case MADV_PAGEOUT:
+    case MADV_DONTDUMP:
+    case MADV_DODUMP:
+    case MADV_DOFORK:
+    case MADV_MERGEABLE:
+    case MADV_UNMERGEABLE:
+    case MADV_COLLAPSE: return 0;  // Advice; contents do not change.
+    case MADV_POPULATE_READ:
+    case MADV_POPULATE_WRITE: return MakePresent(address, bytes) ? 0 : -ENOMEM;
+    default: return -EINVAL;
+  }
+}
+
+long GuardMremap(GuardFrame* frame) {
+  const uint64_t old_address = frame->args[0];
+  const uint64_t old_bytes = frame->args[1];
+  const uint64_t new_bytes = frame->args[2];
+  const int flags = static_cast<int>(frame->args[3]);
+  if (!InArena(old_address)) {
+    // Near memory into the arena: the program cannot have meant that place.
+    if ((flags & MREMAP_FIXED) != 0 && InArena(frame->args[4])) return -ENOMEM;
+    return Forward(frame);
+  }
+  uint64_t first, last;
+  if (new_bytes == 0 || old_bytes == 0 || !ArenaRange(old_address, old_bytes, &first, &last)) return -EINVAL;
+  const uint64_t old_pages = last - first;
+  const uint64_t new_pages = PagesOf(new_bytes);
+  SignalsBlocked blocked;
+  EnsureStarted();
+  Engine& engine = g_runtime.engine;
+  MutexLock hold(engine.lock());
+  const Area* found = engine.areas().Find(first);
+  if (found == nullptr || found->last < last) return -EFAULT;
+  const Area area = *found;
+  if (area.foreign) return -ENOMEM;  // The kernel could move it out of the arena's accounting: refused.
+  const bool keep_old = (flags & MREMAP_DONTUNMAP) != 0;
+  if ((flags & MREMAP_FIXED) == 0 && !keep_old) {
+    if (new_pages <= old_pages) {
+      if (new_pages < old_pages)
+        if (long r = UnmapLocked(first + new_pages, last); r != 0) return r;
+      return static_cast<long>(old_address);
+    }
+    if (last + (new_pages - old_pages) <= kArenaPages && engine.areas().Free(last, first + new_pages) &&
+        (first < kBrkPages) == (first + new_pages <= kBrkPages)) {
+      const long r = MapLocked(last, first + new_pages, area.protection);
+      return r != 0 ? r : static_cast<long>(old_address);
+    }
+  }
+  if ((flags & MREMAP_MAYMOVE) == 0) return (flags & MREMAP_FIXED) != 0 || keep_old ? -EINVAL : -ENOMEM;
+  uint64_t to;
+  if ((flags & MREMAP_FIXED) != 0) {
+    uint64_t to_last;
+    if (!ArenaRange(frame->args[4], new_bytes, &to, &to_last)) return -EINVAL;
+    if (to < last && to_last > first) return -EINVAL;
+    if (long r = UnmapLocked(to, to_last); r != 0) return r;
+  } else {
+    to = FindPlace(new_pages);
+    if (to == UINT64_MAX) return -ENOMEM;
+  }
+  if (long r = MapLocked(to, to + new_pages, area.protection); r != 0) return r;
+  const uint64_t moved = old_pages < new_pages ? old_pages : new_pages;
+  if (Status s = engine.RemapLocked(first, to, moved); !s.ok()) Fatal(s);
+  if (!keep_old)
+    if (long r = UnmapLocked(first, last); r != 0) return r;
+  return static_cast<long>(AddressOf(to));
+}
+
+// libc remembers the break it was told last and asks for growth from there. Its malloc takes a heap that goes on
+// somewhere else only after one growth was refused (it then stops to rely on one contiguous heap and helps itself
+// with a 1 MiB mapping, which stays near: small programs never need more). So: provoke one growth, refuse it, and
+// tell libc that the break is at the start of the arena.
+void TakeOverBreak() {
+  using Malloc = void* (*)(size_t);
+  using Free = void (*)(void*);
+  const auto libc_malloc = reinterpret_cast<Malloc>(dlsym(RTLD_DEFAULT, "__libc_malloc"));
+  const auto libc_free = reinterpret_cast<Free>(dlsym(RTLD_DEFAULT, "__libc_free"));
+  auto* libc_break = static_cast<uint64_t*>(dlsym(RTLD_DEFAULT, "__curbrk"));
+  if (libc_malloc == nullptr || libc_free == nullptr || libc_break == nullptr) return;
+  constexpr size_t kProbeBytes = 120 * 1024;  // Below malloc's threshold for a mapping of its own.
+  void* probes[4];
+  unsigned count = 0;
+  g_taking_over = true;
+  while (!g_brk_refused && count < 4) probes[count++] = libc_malloc(kProbeBytes);
+  while (count > 0) libc_free(probes[--count]);
+  g_taking_over = false;
+  if (g_brk_refused) *libc_break = kArenaBase;
+}
+
+long GuardBrk(uint64_t address) {
+  if (!InArena(address)) {
+    const long now = sys::Call(SYS_brk, 0);
+    if (address != 0) g_brk_refused = true;
+    return now;
+  }
+  SignalsBlocked blocked;
+  EnsureStarted();
+  MutexLock hold(g_runtime.engine.lock());
+  const uint64_t pages = PagesOf(address - kArenaBase);
+  if (pages > kBrkPages) return static_cast<long>(AddressOf(g_brk_pages));
+  if (pages > g_brk_pages) {
+    if (MapLocked(g_brk_pages, pages, PROT_READ | PROT_WRITE) != 0) return static_cast<long>(AddressOf(g_brk_pages));
+  } else if (pages < g_brk_pages) {
+    if (UnmapLocked(pages, g_brk_pages) != 0) return static_cast<long>(AddressOf(g_brk_pages));
+  }
+  g_brk_pages = pages;
+  return static_cast<long>(address);
+}
+
+}  // namespace farpool

@@ -1,0 +1,172 @@
+#include "preload/runtime.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/sys.h"
+#include "base/uffd_abi.h"
+#include "preload/guard.h"
+#include "run/layout.h"
+#include "run/syscalls.h"
+
+// Read by entry.S: nonzero for calls the guard looks at whatever their arguments.
+extern "C" {
+__attribute__((visibility("hidden"))) unsigned char farpool_syscall_always[farpool::kSyscallsMax];
+}
+
+namespace farpool {
+
+// Before Load() below, which has the next priority.
+__attribute__((init_priority(101))) Runtime g_runtime;
+
+namespace {
+
+constexpr int kExitDataLost = 74;
+
+RunSegment* MapSegment(int fd) {
+  const long map = sys::Call(SYS_mmap, kSegmentBase, sizeof(RunSegment), PROT_READ | PROT_WRITE,
+                             MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, 0);
+  if (sys::Failed(map)) return nullptr;
+  auto* segment = reinterpret_cast<RunSegment*>(map);
+  return segment->magic == kSegmentMagic && segment->fd_base == fd ? segment : nullptr;
+}
+
+bool MapTrampoline() {
+  const long map = sys::Call(SYS_mmap, kTrampoline, kPageBytes, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  if (sys::Failed(map)) return false;
+  static const unsigned char kCode[] = {0x0f, 0x05, 0xc3};  // syscall; ret
+  std::memcpy(reinterpret_cast<void*>(kTrampoline), kCode, sizeof(kCode));
+  if (sys::Call(SYS_mprotect, kTrampoline, kPageBytes, PROT_READ | PROT_EXEC) != 0) return false;
+  farpool_syscall_entry = reinterpret_cast<void (*)()>(kTrampoline);
+  return true;
+}
+
+Status MapTable(int fd) {
+  const long map = sys::Call(SYS_mmap, kTableBase, kArenaPages * sizeof(PageEntry), PROT_READ | PROT_WRITE,
+                             MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, 0);
+  sys::Call(SYS_close, fd);
+  if (sys::Failed(map)) return Status::FromErrno("mmap of the page table", static_cast<int>(-map));
+  return Status::Ok();
+}
+
+Status Start() {
+  int table_fd = -1;
+  g_runtime.supervisor.Init(g_runtime.segment);
+  Result<uint32_t> process = g_runtime.supervisor.Register(&table_fd);
+  if (!process.ok()) return process.status();
+  if (Status s = MapTable(table_fd); !s.ok()) return s;
+  const long arena = sys::Call(SYS_mmap, kArenaBase, kArenaBytes, PROT_NONE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+  if (arena == -ENOMEM)
+    return Status::Unsupported("no 16 TiB of address space for far memory: lift `ulimit -v` (see farpool doctor)");
+  if (sys::Failed(arena)) return Status::FromErrno("reserving the far arena", static_cast<int>(-arena));
+  int uffd = -1;
+  if (Status s = OpenUserfault(&uffd); !s.ok()) return s;
+  // A fork that goes unnoticed would give the child zeros for absent pages; like this it gets none at all.
+  // GuardFork lifts it for the forks it serves.
+  sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);
+  g_runtime.store.Init(&g_runtime.segment->slabs, &g_runtime.supervisor);
+  EngineConfig config;
+  config.arena = reinterpret_cast<std::byte*>(kArenaBase);
+  config.arena_pages = kArenaPages;
+  config.table = reinterpret_cast<PageEntry*>(kTableBase);
+  config.staging = reinterpret_cast<std::byte*>(kStagingBase);
+  config.uffd = uffd;
+  config.hash_seed = g_runtime.segment->hash_seed;
+  config.store = &g_runtime.store;
+  config.budget = Budget(&g_runtime.segment->budget, &g_runtime.segment->processes[process.value()].resident);
+  config.stats = &g_runtime.segment->stats;
+  return g_runtime.engine.Init(config);
+}
+
+}  // namespace
+
+SignalsBlocked::SignalsBlocked() {
+  const uint64_t all = ~uint64_t{0};
+  sys::Call(SYS_rt_sigprocmask, 2 /*SIG_SETMASK*/, &all, &old_, sizeof(all));
+}
+
+SignalsBlocked::~SignalsBlocked() { sys::Call(SYS_rt_sigprocmask, 2, &old_, nullptr, sizeof(old_)); }
+
+int PlaceFd(int fd, int which) {
+  const int target = g_runtime.segment->fd_base + which;
+  // The place lies above what `ulimit -n` allows for new descriptors; existing ones are not affected by it.
+  rlimit old;
+  sys::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, nullptr, &old);
+  const rlimit raised = {old.rlim_max, old.rlim_max};
+  sys::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, &raised, nullptr);
+  const long r = sys::Call(SYS_dup3, fd, target, O_CLOEXEC);
+  sys::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, &old, nullptr);
+  sys::Call(SYS_close, fd);
+  return static_cast<int>(r);
+}
+
+Status OpenUserfault(int* uffd) {
+  long fd = sys::Call(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+  if (fd == -EPERM || fd == -ENOSYS)
+    return Status::Unsupported("userfaultfd is not allowed here (a container's seccomp profile?); see farpool doctor");
+  if (fd < 0) return Status::FromErrno("userfaultfd", static_cast<int>(-fd));
+  uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MOVE, .ioctls = 0};
+  if (sys::Call(SYS_ioctl, fd, UFFDIO_API, &api) != 0) {
+    sys::Call(SYS_close, fd);
+    return Status::Unsupported("this kernel has no UFFDIO_MOVE; Linux 6.8 or newer is needed (see farpool doctor)");
+  }
+  *uffd = PlaceFd(static_cast<int>(fd), kFdUserfault);
+  // Files that the program mapped over far memory cannot be registered and need not be: go around them.
+  const AreaMap& areas = g_runtime.engine.areas();
+  uint64_t from = 0;
+  for (size_t i = 0; i <= areas.size(); ++i) {
+    const bool end = i == areas.size();
+    if (!end && !areas.at(i).foreign) continue;
+    const uint64_t to = end ? kArenaPages : areas.at(i).first;
+    if (from < to) {
+      uffdio_register reg = {.range = {kArenaBase + from * kPageBytes, (to - from) * kPageBytes},
+                             .mode = UFFDIO_REGISTER_MODE_MISSING,
+                             .ioctls = 0};
+      if (long r = sys::Call(SYS_ioctl, *uffd, UFFDIO_REGISTER, &reg); r != 0)
+        return Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-r));
+    }
+    if (!end) from = areas.at(i).last;
+  }
+  return Status::Ok();
+}
+
+void Fatal(const Status& status) { g_runtime.supervisor.Fatal(kExitDataLost, status.text()); }
+
+void EnsureStarted() {
+  if (g_runtime.started.load(std::memory_order_acquire)) return;
+  MutexLock hold(&g_runtime.start_lock);
+  if (g_runtime.started.load(std::memory_order_relaxed)) return;
+  if (Status s = Start(); !s.ok()) g_runtime.supervisor.Fatal(125, s.text());
+  g_runtime.started.store(true, std::memory_order_release);
+}
+
+namespace {
+
+__attribute__((constructor(102))) void Load() {
+  const char* fd_text = getenv("FARPOOL_RUNTIME_FD");
+  if (fd_text == nullptr) return;
+  const int fd = atoi(fd_text);
+  g_runtime.segment = MapSegment(fd);
+  if (g_runtime.segment == nullptr) return;  // Not our run (an inherited variable, a closed descriptor).
+  if (!MapTrampoline()) {
+    g_runtime.segment = nullptr;
+    return;
+  }
+  g_runtime.supervisor.Init(g_runtime.segment);
+  for (unsigned i = 0; i < kSyscallsMax; ++i)
+    farpool_syscall_always[i] = SyscallSpecOf(i).route == SyscallSpec::kAlways;
+  InstallHandlers();
+  if (PatchLibc() > 0) TakeOverBreak();
+}
+
+}  // namespace
+
+}  // namespace farpool

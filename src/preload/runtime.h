@@ -1,0 +1,85 @@
+#pragma once
+// The runtime inside a program: its one instance, how it starts and how it ends in trouble. Starts in two steps:
+// the constructor installs handlers and patches libc; the rest (registration with the supervisor, arena, engine)
+// waits until the program first needs far memory, so that small programs pay nothing.
+
+#include <atomic>
+#include <cstdint>
+
+#include "farpool/status.h"
+#include "paging/engine.h"
+#include "run/control.h"
+#include "run/layout.h"
+#include "run/segment.h"
+#include "store/remote_store.h"
+
+namespace farpool {
+
+// Slabs and channels by way of the supervisor.
+class SupervisorClient final : public SlabProvider {
+ public:
+  void Init(RunSegment* segment) { segment_ = segment; }
+  // Registers this process; the page table's descriptor in `*table_fd`, the process index as value.
+  Result<uint32_t> Register(int* table_fd);
+  // Prepares a child: its process index, page table and channel.
+  Result<uint32_t> PrepareFork(int* table_fd, int* channel_fd);
+  void ForkFailed(uint32_t child);
+  // In the child: `channel_fd` becomes this process's channel.
+  void BecomeChild(uint32_t process, int channel_fd);
+  // Tells the supervisor to end the run with `status`; never returns.
+  [[noreturn]] void Fatal(int status, const char* text);
+
+  Result<uint32_t> LeaseSlab() override;
+  Result<std::byte*> MapSlab(uint32_t index) override;
+  Result<int> Connect(uint32_t donor) override;
+  Status LinkBroke(uint32_t donor) override;
+  bool shared_memory(uint32_t donor) const override { return segment_->donors[donor].shared_memory; }
+
+ private:
+  Result<uint64_t> Ask(ControlOp op, uint64_t arg, int* fds, int fd_max, int* fd_count);
+  int Channel() const { return segment_->fd_base + kFdChannel; }
+
+  RunSegment* segment_ = nullptr;
+  uint32_t process_ = 0;
+};
+
+struct Runtime {
+  RunSegment* segment = nullptr;    // Null: not under farpool run; the runtime does nothing.
+  std::atomic<bool> started{false};
+  Mutex start_lock;
+  SupervisorClient supervisor;
+  RemoteStore store;
+  Engine engine;
+};
+
+extern Runtime g_runtime;
+
+// Starts the second step unless done. Call with all signals blocked. On failure the run ends.
+void EnsureStarted();
+
+// Ends the run because of `status`: one line from the supervisor, exit status 74 where data was lost.
+[[noreturn]] void Fatal(const Status& status);
+
+// Opens a userfaultfd of this process in the runtime's place and registers the arena.
+Status OpenUserfault(int* uffd);
+
+// Moves `fd` to one of the runtime's own descriptors (RuntimeFd), close-on-exec.
+int PlaceFd(int fd, int which);
+
+// Blocks every signal for its lifetime: the engine's lock is taken by the fault handler too.
+class SignalsBlocked {
+ public:
+  SignalsBlocked();
+  ~SignalsBlocked();
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  uint64_t old_;
+};
+
+inline constexpr uint64_t SignalBit(int signal) { return uint64_t{1} << (signal - 1); }
+// Signals the program can never block: a fault or a trap while they are blocked would end it.
+inline constexpr uint64_t kOurSignals = SignalBit(7 /*SIGBUS*/) | SignalBit(31 /*SIGSYS*/);
+
+}  // namespace farpool

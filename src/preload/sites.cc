@@ -1,0 +1,242 @@
+// Sends the system calls that libc makes itself to the guard without a trap. libc's `mov $nr, %eax; ...; syscall`
+// has room for a jump where the `mov` is: it goes to a stub that repeats the `mov` and what stands between, and
+// enters farpool_site_entry with the address behind the `syscall`. The `syscall` itself stays in place, so code
+// that jumps to it from elsewhere still works. Sites of another shape are left alone: for them the filter remains.
+
+#include <elf.h>
+#include <link.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include <cstring>
+
+#include "base/sys.h"
+#include "preload/guard.h"
+#include "preload/runtime.h"
+#include "run/syscalls.h"
+
+extern "C" void farpool_site_entry();
+
+namespace farpool {
+
+namespace {
+
+constexpr size_t kStubBytes = 64;
+constexpr size_t kStubsMax = 1023;
+constexpr size_t kStubAreaBytes = (kStubsMax + 1) * kStubBytes;
+constexpr size_t kMiddleMax = 24;  // Bytes between the mov and the syscall.
+
+struct Text {
+  uint8_t* begin = nullptr;
+  uint8_t* end = nullptr;
+};
+
+// The executable segment that contains libc's own sched_yield, i.e. libc's text.
+int FindLibc(dl_phdr_info* info, size_t, void* out) {
+  const auto inside = reinterpret_cast<uintptr_t>(&sched_yield);
+  for (unsigned i = 0; i < info->dlpi_phnum; ++i) {
+    const ElfW(Phdr)& header = info->dlpi_phdr[i];
+    if (header.p_type != PT_LOAD || (header.p_flags & PF_X) == 0) continue;
+    const uintptr_t begin = info->dlpi_addr + header.p_vaddr;
+    if (inside < begin || inside >= begin + header.p_memsz) continue;
+    auto* text = static_cast<Text*>(out);
+    text->begin = reinterpret_cast<uint8_t*>(begin);
+    text->end = text->begin + header.p_memsz;
+    return 1;
+  }
+  return 0;
+}
+
+int32_t Read32(const uint8_t* at) {
+  int32_t value;
+  std::memcpy(&value, at, sizeof(value));
+  return value;
+}
+
+// Length of a simple instruction that may stand between mov and syscall, 0 if it is not one we know. `rip_at` is
+// set to the offset of a displacement relative to the next instruction, if it has one.
+size_t InstructionBytes(const uint8_t* p, size_t* rip_at) {
+  *rip_at = 0;
+  size_t n = 0;
+  if ((p[n] & 0xf0) == 0x40) ++n;  // REX
+  const uint8_t op = p[n++];
+  size_t immediate = 0;
+  switch (op) {
+    case 0x89: case 0x8b: case 0x8d: case 0x31: case 0x33: case 0x85: case 0x01: case 0x29: break;
+    case 0x81: case 0xc7: immediate = 4; break;
+    case 0x80: case 0x83: case 0xc6: immediate = 1; break;
+    case 0xb9: case 0xba: case 0xbb: case 0xbd: case 0xbe: case 0xbf: return n + 4;
+    default: return 0;
+  }
+  const uint8_t modrm = p[n++];
+  const uint8_t mode = modrm >> 6;
+  const uint8_t rm = modrm & 7;
+  if (mode == 3) return n + immediate;
+  if (rm == 4) {  // SIB
+    if (mode == 0 && (p[n] & 7) == 5) return 0;
+    ++n;
+  }
+  if (mode == 0 && rm == 5) {
+    *rip_at = n;
+    return n + 4 + immediate;
+  }
+  return n + (mode == 1 ? 1 : mode == 2 ? 4 : 0) + immediate;
+}
+
+bool Wanted(uint32_t number, const uint8_t* mov) {
+  if (number >= kSyscallsMax || SyscallSpecOf(number).route == SyscallSpec::kPlain) return false;
+  if (number != SYS_clone) return true;
+  // fork's clone, on the same stack: `mov $CLONE_CHILD_SETTID|CLONE_CHILD_CLEARTID|SIGCHLD, %edi` is just before.
+  // The clone that starts threads changes the stack and must not pass through a stub.
+  static const uint8_t kForkFlags[] = {0xbf, 0x11, 0x00, 0x20, 0x01};
+  for (const uint8_t* p = mov - 32; p < mov; ++p)
+    if (std::memcmp(p, kForkFlags, sizeof(kForkFlags)) == 0) return true;
+  return false;
+}
+
+class Patcher {
+ public:
+  Patcher(Text text, uint8_t* stubs) : text_(text), stubs_(stubs), next_(stubs + kStubBytes) {
+    // The first stub's place holds the address all others jump through.
+    const auto entry = reinterpret_cast<uint64_t>(&farpool_site_entry);
+    std::memcpy(stubs_, &entry, sizeof(entry));
+  }
+
+  unsigned Run() {
+    for (uint8_t* p = text_.begin + 64; p + 64 < text_.end; ++p) {
+      p = static_cast<uint8_t*>(std::memchr(p, 0x0f, static_cast<size_t>(text_.end - 64 - p)));
+      if (p == nullptr) break;
+      if (p[1] != 0x05) continue;
+      if (!PatchMov(p)) PatchRead(p);
+    }
+    return patched_;
+  }
+
+ private:
+  // mov $nr, %eax; (simple instructions); syscall
+  bool PatchMov(uint8_t* syscall) {
+    for (size_t back = 5; back <= 5 + kMiddleMax; ++back) {
+      uint8_t* mov = syscall - back;
+      if (*mov != 0xb8) continue;
+      const auto number = static_cast<uint32_t>(Read32(mov + 1));
+      if (number >= kSyscallsMax) continue;
+      uint8_t* at = mov + 5;
+      while (at < syscall) {
+        size_t rip_at;
+        const size_t bytes = InstructionBytes(at, &rip_at);
+        if (bytes == 0) break;
+        at += bytes;
+      }
+      if (at != syscall) continue;
+      if (!Wanted(number, mov)) return true;
+      uint8_t* stub = NewStub();
+      if (stub == nullptr) return false;
+      uint8_t* out = stub;
+      std::memcpy(out, mov, 5);
+      out += 5;
+      for (at = mov + 5; at < syscall;) {
+        size_t rip_at;
+        const size_t bytes = InstructionBytes(at, &rip_at);
+        std::memcpy(out, at, bytes);
+        if (rip_at != 0) {
+          const int64_t target = Read32(at + rip_at) + reinterpret_cast<int64_t>(at + bytes);
+          Write32(out + rip_at, target - reinterpret_cast<int64_t>(out + bytes));
+        }
+        at += bytes;
+        out += bytes;
+      }
+      out = Leave(out, syscall + 2);
+      Jump(mov, stub);
+      ++patched_;
+      return true;
+    }
+    return false;
+  }
+
+  // read: xor %eax, %eax; syscall; cmp $imm32, %rax. The jump reaches into the cmp, which the stub does instead;
+  // only if nothing near jumps to the cmp.
+  void PatchRead(uint8_t* syscall) {
+    static const uint8_t kBefore[] = {0x31, 0xc0};
+    static const uint8_t kAfter[] = {0x48, 0x3d};
+    if (std::memcmp(syscall - 2, kBefore, 2) != 0 || std::memcmp(syscall + 2, kAfter, 2) != 0) return;
+    for (uint8_t* p = syscall + 2 - 130; p < syscall + 2 + 128; ++p) {
+      const bool jump = (*p & 0xf0) == 0x70 || *p == 0xeb;
+      if (jump && p + 2 + static_cast<int8_t>(p[1]) == syscall + 2) return;
+    }
+    uint8_t* stub = NewStub();
+    if (stub == nullptr) return;
+    uint8_t* out = stub;
+    std::memcpy(out, syscall - 2, 2);
+    out += 2;
+    // Comes back into the stub for the cmp, then to what follows it.
+    uint8_t* tail = stub + 32;
+    Leave(out, tail);
+    std::memcpy(tail, syscall + 2, 6);
+    Jump(tail + 6, syscall + 8);
+    Jump(syscall - 2, stub);
+    ++patched_;
+  }
+
+  // lea target(%rip), %rcx; jmp *entry(%rip)
+  uint8_t* Leave(uint8_t* out, const uint8_t* target) {
+    static const uint8_t kLea[] = {0x48, 0x8d, 0x0d};
+    static const uint8_t kJump[] = {0xff, 0x25};
+    std::memcpy(out, kLea, 3);
+    Write32(out + 3, target - (out + 7));
+    std::memcpy(out + 7, kJump, 2);
+    Write32(out + 9, stubs_ - (out + 13));
+    return out + 13;
+  }
+  static void Jump(uint8_t* from, const uint8_t* to) {
+    from[0] = 0xe9;
+    Write32(from + 1, to - (from + 5));
+  }
+  static void Write32(uint8_t* at, int64_t value) {
+    const auto narrow = static_cast<int32_t>(value);
+    std::memcpy(at, &narrow, sizeof(narrow));
+  }
+  uint8_t* NewStub() {
+    if (next_ + kStubBytes > stubs_ + kStubAreaBytes) return nullptr;
+    uint8_t* stub = next_;
+    next_ += kStubBytes;
+    return stub;
+  }
+
+  Text text_;
+  uint8_t* stubs_;
+  uint8_t* next_;
+  unsigned patched_ = 0;
+};
+
+// Memory within reach of a 32-bit jump from all of libc.
+uint8_t* MapNear(Text text) {
+  constexpr uintptr_t kStep = 1 << 20;
+  auto at = reinterpret_cast<uintptr_t>(text.begin) & ~(kStep - 1);
+  for (int i = 0; i < 1024; ++i) {
+    at -= kStep;
+    const long map = sys::Call(SYS_mmap, at, kStubAreaBytes, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (!sys::Failed(map)) return reinterpret_cast<uint8_t*>(map);
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+unsigned PatchLibc() {
+  Text text;
+  if (dl_iterate_phdr(&FindLibc, &text) == 0) return 0;
+  uint8_t* stubs = MapNear(text);
+  if (stubs == nullptr) return 0;
+  const auto begin = reinterpret_cast<uintptr_t>(text.begin) & ~(kPageBytes - 1);
+  const size_t bytes = reinterpret_cast<uintptr_t>(text.end) - begin;
+  // Refused where the system forbids changing code (SELinux execmod): the filter alone serves then.
+  if (sys::Call(SYS_mprotect, begin, bytes, PROT_READ | PROT_WRITE | PROT_EXEC) != 0) return 0;
+  const unsigned patched = Patcher(text, stubs).Run();
+  sys::Call(SYS_mprotect, stubs, kStubAreaBytes, PROT_READ | PROT_EXEC);
+  sys::Call(SYS_mprotect, begin, bytes, PROT_READ | PROT_EXEC);
+  return patched;
+}
+
+}  // namespace farpool

@@ -1,0 +1,40 @@
+#pragma once
+// Shared memory of one run: made by the supervisor, mapped by every process of the run. Constant settings, the
+// budget, the counters, who the donors are and which slots are held.
+
+#include <atomic>
+#include <cstdint>
+
+#include "paging/budget.h"
+#include "paging/stats.h"
+#include "store/remote_store.h"
+#include "store/slab_table.h"
+
+namespace farpool {
+
+inline constexpr uint64_t kSegmentMagic = 0x314e55524c4f4f50;  // "POOLRUN1"
+inline constexpr unsigned kProcessesMax = 4096;                // Of one run at once.
+
+struct ProcessEntry {
+  std::atomic<uint64_t> resident;  // Pages this process holds of the budget.
+};
+
+struct RunDonor {
+  bool shared_memory;
+};
+
+struct RunSegment {
+  uint64_t magic;
+  uint64_t hash_seed;
+  uint64_t threshold_bytes;
+  int32_t fd_base;
+  uint32_t donor_count;
+  RunDonor donors[kDonorsMax];
+  BudgetState budget;
+  PagingStats stats;
+  std::atomic<uint64_t> processes_started;  // With far memory.
+  ProcessEntry processes[kProcessesMax];
+  SlabTable slabs;  // Last: sparse, 8 GiB.
+};
+
+}  // namespace farpool

@@ -1,0 +1,156 @@
+#include "store/remote_store.h"
+
+#include <sys/syscall.h>
+
+#include "base/assert.h"
+#include "base/sys.h"
+
+namespace farpool {
+
+namespace {
+// A link that breaks is tried again this often within one transfer; each try is bounded by the link's deadline.
+constexpr int kRetriesMax = 3;
+}  // namespace
+
+void RemoteStore::Init(SlabTable* table, SlabProvider* provider) {
+  table_ = table;
+  provider_ = provider;
+  for (int& fd : tcp_fd_) fd = -1;
+}
+
+void RemoteStore::AfterFork() {
+  for (unsigned i = 0; i < kDonorsMax; ++i) {
+    if (tcp_fd_[i] >= 0) sys::Call(SYS_close, tcp_fd_[i]);
+    tcp_fd_[i] = -1;
+  }
+  current_ = 0;  // Parent and child take their slots from different slabs while there are several.
+}
+
+// The shared-memory link names slabs by their index in the table: the donor's own id is not needed for a load.
+std::byte* RemoteStore::Lookup(void* self, SlabId slab, uint64_t* bytes) {
+  auto* store = static_cast<RemoteStore*>(self);
+  const auto index = static_cast<uint32_t>(slab);
+  if (index >= kSlabsMax || store->mapped_[index] == nullptr) return nullptr;
+  *bytes = static_cast<uint64_t>(store->table_->slabs[index].slots) * kPageBytes;
+  return store->mapped_[index];
+}
+
+Status RemoteStore::Reserve(unsigned count, SlotId* out, unsigned* reserved) {
+  *reserved = 0;
+  if (current_ != 0) {
+    *reserved = table_->Take(current_, count, out);
+    if (*reserved > 0) return Status::Ok();
+  }
+  // Another slab of the run may have room again before more memory is asked for.
+  const uint32_t slabs = table_->count.load(std::memory_order_acquire);
+  for (uint32_t i = 1; i < slabs; ++i) {
+    const SlabEntry& slab = table_->slabs[i];
+    if (slab.state.load(std::memory_order_acquire) != SlabEntry::kReady) continue;
+    if (slab.used.load(std::memory_order_relaxed) + count > slab.slots) continue;
+    *reserved = table_->Take(i, count, out);
+    if (*reserved > 0) {
+      current_ = i;
+      return Status::Ok();
+    }
+  }
+  Result<uint32_t> leased = provider_->LeaseSlab();
+  if (leased.ok()) {
+    current_ = leased.value();
+    *reserved = table_->Take(current_, count, out);
+    if (*reserved > 0) return Status::Ok();
+  }
+  // The pool gives no more; single free slots may still be anywhere.
+  for (uint32_t i = 1; i < slabs; ++i) {
+    if (table_->slabs[i].state.load(std::memory_order_acquire) != SlabEntry::kReady) continue;
+    *reserved = table_->Take(i, count, out);
+    if (*reserved > 0) return Status::Ok();
+  }
+  return leased.ok() ? Status::Exhausted("the pool has no free slot") : leased.status();
+}
+
+Status RemoteStore::LinkFor(uint32_t slab, Link** link) {
+  const SlabEntry& entry = table_->slabs[slab];
+  if (entry.state.load(std::memory_order_acquire) != SlabEntry::kReady)
+    return Status::Unavailable("the donor of this page is gone");
+  if (provider_->shared_memory(entry.donor)) {
+    if (mapped_[slab] == nullptr) {
+      Result<std::byte*> base = provider_->MapSlab(slab);
+      if (!base.ok()) return base.status();
+      mapped_[slab] = base.value();
+    }
+    *link = &shm_;
+    return Status::Ok();
+  }
+  const uint32_t donor = entry.donor;
+  if (tcp_fd_[donor] >= 0 && !tcp_[donor].alive()) {
+    sys::Call(SYS_close, tcp_fd_[donor]);
+    tcp_fd_[donor] = -1;
+  }
+  if (tcp_fd_[donor] < 0) {
+    Result<int> fd = provider_->Connect(donor);
+    if (!fd.ok()) return fd.status();
+    tcp_fd_[donor] = fd.value();
+    tcp_[donor] = TcpLink(fd.value());
+  }
+  *link = &tcp_[donor];
+  return Status::Ok();
+}
+
+Status RemoteStore::TransferOnce(LinkOp::Kind kind, const PageIo* pages, unsigned count, uint32_t* broken_donor) {
+  FARPOOL_ASSERT(count <= kStoreBatchMax);
+  Link* links[kStoreBatchMax];
+  unsigned ops = 0;
+  for (unsigned i = 0; i < count;) {
+    const uint32_t slab = SlabOf(pages[i].slot);
+    *broken_donor = table_->slabs[slab].donor;
+    Link* link = nullptr;
+    if (Status s = LinkFor(slab, &link); !s.ok()) return s;
+    LinkOp& op = ops_[ops];
+    op = LinkOp{};
+    op.kind = kind;
+    op.slab = link == &shm_ ? SlabId{slab} : table_->slabs[slab].id;
+    op.offset = static_cast<uint64_t>(SlotOf(pages[i].slot)) * kPageBytes;
+    op.local = pages[i].page;
+    op.bytes = kPageBytes;
+    // Neighbours on both sides travel as one operation.
+    unsigned k = i + 1;
+    while (k < count && op.bytes < kMaxLinkBytes &&
+           static_cast<uint32_t>(pages[k].slot) == static_cast<uint32_t>(pages[k - 1].slot) + 1 &&
+           SlabOf(pages[k].slot) == slab &&
+           pages[k].page == static_cast<std::byte*>(pages[k - 1].page) + kPageBytes) {
+      op.bytes += kPageBytes;
+      ++k;
+    }
+    links[ops] = link;
+    LinkOp* pointer = &op;
+    link->Post(&pointer, 1);
+    ++ops;
+    i = k;
+  }
+  Status result;
+  for (unsigned i = 0; i < ops; ++i) {
+    if (!ops_[i].done) links[i]->Wait(&ops_[i]);
+    if (ops_[i].code != Status::Code::kOk && result.ok())
+      result = Status(ops_[i].code, "a donor did not answer or refused a page transfer");
+  }
+  return result;
+}
+
+Status RemoteStore::Transfer(LinkOp::Kind kind, const PageIo* pages, unsigned count) {
+  Status last;
+  for (int attempt = 0; attempt < kRetriesMax; ++attempt) {
+    uint32_t donor = 0;
+    last = TransferOnce(kind, pages, count, &donor);
+    if (last.ok()) return last;
+    // Reads and whole-page writes may be repeated: a page write that happened twice leaves the same bytes.
+    for (unsigned i = 0; i < count; ++i) {
+      donor = table_->slabs[SlabOf(pages[i].slot)].donor;
+      if (provider_->shared_memory(donor) || (tcp_fd_[donor] >= 0 && tcp_[donor].alive())) continue;
+      if (Status s = provider_->LinkBroke(donor); !s.ok()) return s;
+      break;
+    }
+  }
+  return last;
+}
+
+}  // namespace farpool

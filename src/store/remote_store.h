@@ -1,0 +1,64 @@
+#pragma once
+// PageStore over the donors of a run: slots in leased slabs, reached through one link per donor.
+
+#include "store/page_store.h"
+#include "store/slab_table.h"
+#include "transport/shm/shm_link.h"
+#include "transport/tcp/tcp_link.h"
+
+namespace farpool {
+
+inline constexpr unsigned kDonorsMax = 64;
+// The most pages one Load or Store may carry: one group of the fault engine.
+inline constexpr unsigned kStoreBatchMax = 64;
+
+// What the store needs from whoever holds the sessions with the donors (the supervisor, reached over a socket).
+// Called with the engine's lock held, possibly in a signal handler. Each call ends in bounded time.
+class SlabProvider {
+ public:
+  // A slab with free slots was added to the table: its index.
+  virtual Result<uint32_t> LeaseSlab() = 0;
+  // Where slab `index` is mapped in this process (shared-memory donors).
+  virtual Result<std::byte*> MapSlab(uint32_t index) = 0;
+  // A fresh data channel to a TCP donor. The store owns the descriptor.
+  virtual Result<int> Connect(uint32_t donor) = 0;
+  // The link to `donor` broke. Ok: a new channel may be tried; anything else: its data is lost.
+  virtual Status LinkBroke(uint32_t donor) = 0;
+  virtual bool shared_memory(uint32_t donor) const = 0;
+
+ protected:
+  ~SlabProvider() = default;
+};
+
+class RemoteStore final : public PageStore {
+ public:
+  RemoteStore() : shm_(&RemoteStore::Lookup, this) {}
+  void Init(SlabTable* table, SlabProvider* provider);
+
+  Status Reserve(unsigned count, SlotId* out, unsigned* reserved) override;
+  void Retain(SlotId slot) override { table_->Retain(slot); }
+  void Release(SlotId slot) override { table_->Release(slot); }
+  bool Exclusive(SlotId slot) const override { return table_->Exclusive(slot); }
+  Status Load(const PageIo* pages, unsigned count) override { return Transfer(LinkOp::Kind::kRead, pages, count); }
+  Status Store(const PageIo* pages, unsigned count) override { return Transfer(LinkOp::Kind::kWrite, pages, count); }
+
+  // In a forked child, before anything else: connections are the parent's; mappings of slabs are shared and stay.
+  void AfterFork();
+
+ private:
+  static std::byte* Lookup(void* self, SlabId slab, uint64_t* bytes);
+  Status Transfer(LinkOp::Kind kind, const PageIo* pages, unsigned count);
+  Status TransferOnce(LinkOp::Kind kind, const PageIo* pages, unsigned count, uint32_t* broken_donor);
+  Status LinkFor(uint32_t slab, Link** link);
+
+  SlabTable* table_ = nullptr;
+  SlabProvider* provider_ = nullptr;
+  uint32_t current_ = 0;  // Slab that slots are taken from; 0: none yet.
+  ShmLink shm_;
+  TcpLink tcp_[kDonorsMax];
+  int tcp_fd_[kDonorsMax];
+  std::byte* mapped_[kSlabsMax] = {};
+  LinkOp ops_[kStoreBatchMax];
+};
+
+}  // namespace farpool

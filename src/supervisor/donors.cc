@@ -1,0 +1,138 @@
+#include "supervisor/donors.h"
+
+#include <poll.h>
+
+#include <chrono>
+#include <thread>
+
+#include "base/clock.h"
+#include "base/text.h"
+#include "placement/choose.h"
+
+namespace farpool {
+
+namespace {
+constexpr uint64_t kGraceMs = 10'000;            // Leases outlive a broken connection this long.
+constexpr uint64_t kResumeNs = 2'000'000'000;    // A donor that does not answer for this long is gone.
+constexpr auto kResumePause = std::chrono::milliseconds(50);
+}  // namespace
+
+Status Donors::Open(const std::vector<PoolEntry>& pool, RunSegment* segment) {
+  segment_ = segment;
+  slab_memory_.resize(1);
+  segment->slabs.count.store(1);
+  if (pool.size() > kDonorsMax) return Status::InvalidArgument("--pool: more than 64 donors");
+  for (const PoolEntry& entry : pool) {
+    Result<std::unique_ptr<DonorSession>> session = DonorSession::Open(entry, kGraceMs);
+    if (!session.ok()) return session.status();
+    Donor donor;
+    donor.session = std::move(session).value();
+    Result<DonorInfo> info = donor.session->Info();
+    if (!info.ok()) return info.status();
+    donor.free_bytes = info.value().free_bytes;
+    donor.slab_bytes = info.value().slab_bytes;
+    if (donor.slab_bytes / kPageBytes > kSlotsPerSlabMax || donor.slab_bytes < kPageBytes)
+      return Status::Unsupported((entry.ToString() + ": its slab size cannot be used").c_str());
+    segment->donors[donors_.size()].shared_memory = donor.session->shared_memory();
+    donors_.push_back(std::move(donor));
+  }
+  segment->donor_count = static_cast<uint32_t>(donors_.size());
+  return Status::Ok();
+}
+
+Status Donors::AddSlab(size_t donor, SlabLease lease, uint32_t* index) {
+  const uint32_t i = segment_->slabs.count.load();
+  if (i >= kSlabsMax) return Status::Exhausted("this run holds as many slabs as it can");
+  SlabEntry& entry = segment_->slabs.slabs[i];
+  entry.donor = static_cast<uint32_t>(donor);
+  entry.id = lease.id;
+  entry.slots = static_cast<uint32_t>(lease.bytes / kPageBytes);
+  slab_memory_.push_back(std::move(lease.memory));
+  entry.state.store(SlabEntry::kReady, std::memory_order_release);
+  segment_->slabs.count.store(i + 1, std::memory_order_release);
+  leased_bytes_ += lease.bytes;
+  *index = i;
+  return Status::Ok();
+}
+
+Result<uint32_t> Donors::LeaseSlab() {
+  std::vector<DonorLoad> loads(donors_.size());
+  for (;;) {
+    for (size_t i = 0; i < donors_.size(); ++i)
+      loads[i] = {donors_[i].free_bytes, loads[i].usable && !donors_[i].gone &&
+                                             donors_[i].free_bytes >= donors_[i].slab_bytes};
+    const size_t chosen = ChooseDonor(loads, 1, random_);
+    if (chosen == kNoDonor) break;
+    Result<SlabLease> lease = donors_[chosen].session->LeaseSlab();
+    if (!lease.ok()) {
+      loads[chosen].usable = false;
+      // Others may have taken what was free: ask again next time.
+      if (Result<DonorInfo> info = donors_[chosen].session->Info(); info.ok())
+        donors_[chosen].free_bytes = info.value().free_bytes;
+      continue;
+    }
+    donors_[chosen].free_bytes -= std::min(donors_[chosen].free_bytes, lease.value().bytes);
+    uint32_t index = 0;
+    if (Status s = AddSlab(chosen, std::move(lease).value(), &index); !s.ok()) return s;
+    return index;
+  }
+  TextBuffer<160> text;
+  text.Add("the pool is full: all ").Add(leased_bytes_ >> 20).Add(" MiB it lends to this run are in use; add a donor or raise --local");
+  return Status::Exhausted(text.c_str());
+}
+
+Result<int> Donors::SlabMemory(uint32_t index) const {
+  if (index == 0 || index >= slab_memory_.size() || !slab_memory_[index].valid())
+    return Status(Status::Code::kNotFound, "no such slab");
+  return slab_memory_[index].get();
+}
+
+Result<Fd> Donors::Connect(uint32_t donor) {
+  if (donor >= donors_.size() || donors_[donor].gone) return Status::Unavailable("the donor is gone");
+  return donors_[donor].session->OpenDataChannel();
+}
+
+Status Donors::Check(uint32_t index, uint64_t* lost_bytes) {
+  *lost_bytes = 0;
+  if (index >= donors_.size()) return Status::InvalidArgument("no such donor");
+  Donor& donor = donors_[index];
+  Status last = Status::Unavailable("the donor is gone");
+  if (!donor.gone) {
+    Result<DonorInfo> info = donor.session->Info();
+    if (info.ok()) return Status::Ok();
+    last = info.status();
+    for (const uint64_t end = NowNs() + kResumeNs; NowNs() < end;) {
+      last = donor.session->Resume();
+      if (last.ok()) return last;
+      // It is there but has no memory of us, or nobody listens: waiting does not bring the data back.
+      if (last.code() == Status::Code::kNotFound || last.error() == 111 /*ECONNREFUSED*/) break;
+      std::this_thread::sleep_for(kResumePause);
+    }
+    donor.gone = true;
+  }
+  uint64_t slots = 0;
+  const uint32_t count = segment_->slabs.count.load();
+  for (uint32_t i = 1; i < count; ++i) {
+    SlabEntry& slab = segment_->slabs.slabs[i];
+    // Shared memory outlives its donor: we hold it mapped.
+    if (slab.donor != index || donor.session->shared_memory()) continue;
+    slots += slab.used.load();
+    slab.state.store(SlabEntry::kLost);
+  }
+  *lost_bytes = slots * kPageBytes;
+  return last;
+}
+
+void Donors::Close() {
+  for (Donor& donor : donors_)
+    if (!donor.gone) (void)donor.session->Close();
+  donors_.clear();
+}
+
+std::string Donors::Names() const {
+  std::string names;
+  for (const Donor& donor : donors_) names += (names.empty() ? "" : ",") + donor.session->entry().ToString();
+  return names;
+}
+
+}  // namespace farpool

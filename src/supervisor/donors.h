@@ -1,0 +1,51 @@
+#pragma once
+// The sessions of one run with its donors: leasing slabs, handing out their memory or connections, noticing and
+// surviving trouble. Fills the run's slab table. Threads: the supervisor's only.
+
+#include <deque>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "run/segment.h"
+#include "transport/donor_session.h"
+
+namespace farpool {
+
+class Donors {
+ public:
+  // Opens a session with every entry of `pool`. Errors name the donor.
+  Status Open(const std::vector<PoolEntry>& pool, RunSegment* segment);
+  // Leases a slab from the donor that placement picks. kExhausted: nobody has room.
+  Result<uint32_t> LeaseSlab();
+  // Memory of a slab of a shared-memory donor, borrowed.
+  Result<int> SlabMemory(uint32_t index) const;
+  Result<Fd> Connect(uint32_t donor);
+  // The control connection of `donor` broke, or a process says its link did. Ok: it works (again). Otherwise the
+  // donor is gone for good; `lost_bytes` says how much of the run's data only it had.
+  Status Check(uint32_t donor, uint64_t* lost_bytes);
+  void Close();
+
+  size_t size() const { return donors_.size(); }
+  int control_fd(size_t donor) const { return donors_[donor].gone ? -1 : donors_[donor].session->control_fd(); }
+  std::string Names() const;
+  uint64_t leased_bytes() const { return leased_bytes_; }
+
+ private:
+  struct Donor {
+    std::unique_ptr<DonorSession> session;
+    uint64_t free_bytes = 0;
+    uint64_t slab_bytes = 0;
+    bool gone = false;
+  };
+  Status AddSlab(size_t donor, SlabLease lease, uint32_t* index);
+
+  RunSegment* segment_ = nullptr;
+  std::vector<Donor> donors_;
+  std::vector<Fd> slab_memory_;  // By slab index.
+  std::mt19937_64 random_{std::random_device{}()};
+  uint64_t leased_bytes_ = 0;
+};
+
+}  // namespace farpool

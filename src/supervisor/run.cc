@@ -1,0 +1,286 @@
+#include "supervisor/run.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <new>
+
+#include "base/clock.h"
+#include "donor/server.h"
+#include "run/filter.h"
+#include "run/layout.h"
+#include "supervisor/program.h"
+#include "supervisor/report.h"
+#include "supervisor/supervisor.h"
+
+namespace farpool {
+
+namespace {
+
+constexpr uint64_t kLocalMin = 4u << 20;          // Below this the staging area alone would fill the limit.
+constexpr uint64_t kLocalShareMin = 16u << 20;    // With --local N%.
+constexpr uint64_t kThresholdDefault = 64u << 10;
+constexpr rlim_t kFdCeiling = 4096;  // Our descriptors end here, or at the hard limit if that is lower.
+
+int Refuse(int status, const std::string& text) {
+  fprintf(stderr, "farpool: %s\n", text.c_str());
+  return status;
+}
+
+uint64_t HostMemory() {
+  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+// A donor of our own on this host's shared memory, for this run.
+struct PrivateDonor {
+  std::string folder;
+  std::unique_ptr<DonorServer> server;
+  ~PrivateDonor() {
+    server.reset();
+    if (!folder.empty()) rmdir(folder.c_str());
+  }
+  Status Start(uint64_t bytes, PoolEntry* entry) {
+    const char* tmp = getenv("TMPDIR");
+    std::string path = std::string(tmp != nullptr ? tmp : "/tmp") + "/farpool-XXXXXX";
+    if (mkdtemp(path.data()) == nullptr) return Status::FromErrno(("making a folder in " + path).c_str(), errno);
+    folder = path;
+    DonorOptions options;
+    options.unix_path = folder + "/donor.sock";
+    options.memory_bytes = bytes != 0 ? bytes : HostMemory() / 4 * 3;
+    Result<std::unique_ptr<DonorServer>> started = DonorServer::Start(options);
+    if (!started.ok()) return started.status();
+    server = std::move(started).value();
+    entry->scheme = PoolEntry::Scheme::kUnix;
+    entry->path = options.unix_path;
+    return Status::Ok();
+  }
+};
+
+Result<RunSegment*> MakeSegment(const RunOptions& options, Fd* fd) {
+  *fd = Fd(memfd_create("farpool-run", MFD_CLOEXEC));
+  if (!fd->valid()) return Status::FromErrno("memfd_create", errno);
+  if (ftruncate(fd->get(), sizeof(RunSegment)) != 0)
+    return Status::FromErrno("making room for the run's shared state (a limit on file sizes, ulimit -f?)", errno);
+  void* map = mmap(nullptr, sizeof(RunSegment), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd->get(), 0);
+  if (map == MAP_FAILED)
+    return Status::FromErrno("mapping the run's shared state (a limit on address space, ulimit -v?)", errno);
+  // A fresh memfd is zero, which is every member's initial state; constructing 8 GiB of sparse counters in place
+  // would touch them all.
+  auto* segment = static_cast<RunSegment*>(map);
+  segment->magic = kSegmentMagic;
+  if (getrandom(&segment->hash_seed, sizeof(segment->hash_seed), 0) != sizeof(segment->hash_seed))
+    return Status::FromErrno("getrandom", errno);
+  segment->threshold_bytes = options.threshold_bytes != 0 ? options.threshold_bytes : kThresholdDefault;
+  if (options.local_bytes != 0) {
+    segment->budget.limit.store(options.local_bytes / kPageBytes);
+  } else {
+    segment->budget.percent.store(options.local_percent);
+    segment->budget.limit_min.store(kLocalShareMin / kPageBytes);
+    segment->budget.limit.store(kLocalShareMin / kPageBytes);
+  }
+  rlimit files;
+  getrlimit(RLIMIT_NOFILE, &files);
+  const rlim_t ceiling = std::min(files.rlim_max, kFdCeiling);
+  if (ceiling < 4 * kRuntimeFds) return Status::Unsupported("too few file descriptors: raise the hard limit (ulimit -Hn) to 1024");
+  segment->fd_base = static_cast<int32_t>(ceiling) - kRuntimeFds;
+  return segment;
+}
+
+// In the child between fork and exec; never returns. What goes wrong is written to `errors` as a Status.
+[[noreturn]] void ExecProgram(const RunOptions& options, const std::string& path, const std::string& library,
+                              RunSegment* segment, int segment_fd, int control_fd, int errors,
+                              const sigset_t& mask, pid_t parent) {
+  auto fail = [&](const Status& s) {
+    (void)!write(errors, &s, sizeof(s));
+    _exit(kExitFarpoolFailed);
+  };
+  // Without the supervisor the program cannot go on: its memory is out of reach.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(kExitFarpoolFailed);
+  rlimit files;
+  getrlimit(RLIMIT_NOFILE, &files);
+  const rlimit raised = {files.rlim_max, files.rlim_max};
+  setrlimit(RLIMIT_NOFILE, &raised);
+  const int base = segment->fd_base;
+  if (dup2(segment_fd, base + kFdSegment) < 0 || dup2(control_fd, base + kFdControl) < 0)
+    fail(Status::FromErrno("placing descriptors", errno));
+  setrlimit(RLIMIT_NOFILE, &files);
+  const char* others = getenv("LD_PRELOAD");
+  const std::string preload = others != nullptr && others[0] != 0 ? library + ":" + others : library;
+  setenv("LD_PRELOAD", preload.c_str(), 1);
+  setenv("FARPOOL_RUNTIME_FD", std::to_string(base).c_str(), 1);
+  sigprocmask(SIG_SETMASK, &mask, nullptr);
+  std::vector<char*> argv;
+  for (const std::string& word : options.command) argv.push_back(const_cast<char*>(word.c_str()));
+  argv.push_back(nullptr);
+  if (Status s = InstallFilter(base, kRuntimeFds); !s.ok()) fail(s);
+  execv(path.c_str(), argv.data());
+  if (errno == ENOEXEC) {  // A script without #!, as execvp would do it.
+    argv.insert(argv.begin(), const_cast<char*>("/bin/sh"));
+    argv[1] = const_cast<char*>(path.c_str());
+    execv("/bin/sh", argv.data());
+  }
+  const Status s(Status::Code::kNotFound, ("cannot run '" + path + "': " + strerror(errno)).c_str(), errno);
+  (void)!write(errors, &s, sizeof(s));
+  _exit(kExitCannotExecute);
+}
+
+LatencyReport Latencies(const Histogram& histogram) {
+  LatencyReport r;
+  r.count = histogram.count();
+  if (r.count == 0) return r;
+  r.p50_us = static_cast<double>(histogram.PercentileNs(0.50)) / 1e3;
+  r.p90_us = static_cast<double>(histogram.PercentileNs(0.90)) / 1e3;
+  r.p99_us = static_cast<double>(histogram.PercentileNs(0.99)) / 1e3;
+  r.max_us = static_cast<double>(histogram.max_ns()) / 1e3;
+  r.mean_us = static_cast<double>(histogram.sum_ns()) / 1e3 / static_cast<double>(r.count);
+  return r;
+}
+
+std::string Quoted(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) {
+    if (!text.empty()) text += ' ';
+    if (!word.empty() && word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                                "%+,-./:=@_") == std::string::npos) {
+      text += word;
+      continue;
+    }
+    text += '\'';
+    for (char c : word) text += c == '\'' ? "'\\''" : std::string(1, c);
+    text += '\'';
+  }
+  return text;
+}
+
+RunReport MakeReport(const RunOptions& options, const RunSegment& segment, const std::string& pool) {
+  RunReport r;
+  r.command = Quoted(options.command);
+  r.handoff = "direct";
+  r.fill = "move";
+  r.pool = pool;
+  r.local_limit_bytes = segment.budget.limit.load() * kPageBytes;
+  r.peak_resident_bytes = segment.budget.used_peak.load() * kPageBytes;
+  r.peak_far_bytes = segment.budget.far_peak.load() * kPageBytes;
+  r.processes = segment.processes_started.load();
+  const PagingStats& s = segment.stats;
+  r.fetch = Latencies(s.fetch);
+  r.second_chance = Latencies(s.second_chance);
+  r.first_touch = Latencies(s.first_touch);
+  r.pages_in = s.pages_in.load();
+  r.pages_out = s.pages_out.load();
+  r.pages_clean = s.pages_clean.load();
+  r.pages_zero = s.pages_zero.load();
+  r.pages_prefetched = s.pages_prefetched.load();
+  r.prefetch_hits = s.prefetch_hits.load();
+  r.bytes_in = r.pages_in * kPageBytes;
+  r.bytes_out = r.pages_out * kPageBytes;
+  r.syscalls_prepared = s.syscalls_prepared.load();
+  r.syscalls_trapped = s.syscalls_trapped.load();
+  r.efault_uncured = s.efault_uncured.load();
+  r.stall_s = static_cast<double>(s.fetch.sum_ns() + s.second_chance.sum_ns() + s.first_touch.sum_ns()) / 1e9;
+  return r;
+}
+
+// Where a report could not be written the program's own result still counts: one line, same exit status.
+void WriteReport(const std::string& path, const std::string& text, FILE* dash) {
+  if (path.empty()) return;
+  if (path == "-") {
+    fputs(text.c_str(), dash);
+    fflush(dash);
+    return;
+  }
+  std::ofstream file(path);
+  file << text;
+  if (!file.flush()) fprintf(stderr, "farpool: cannot write the report to '%s': %s\n", path.c_str(), strerror(errno));
+}
+
+}  // namespace
+
+int RunProgram(const RunOptions& options) {
+  const Program program = FindProgram(options.command.at(0));
+  if (!program.status.ok()) return Refuse(program.exit_status, program.status.text());
+  if (Status s = CheckPreloadable(program.path); !s.ok()) return Refuse(kExitFarpoolFailed, s.text());
+  Result<std::string> library = FindRuntimeLibrary();
+  if (!library.ok()) return Refuse(kExitFarpoolFailed, library.status().text());
+  if (options.local_bytes != 0 && options.local_bytes < kLocalMin)
+    return Refuse(kExitFarpoolFailed, "--local is too small: at least 4M is needed");
+
+  PrivateDonor private_donor;
+  std::vector<PoolEntry> pool = options.pool;
+  if (pool.empty()) {
+    PoolEntry entry;
+    if (Status s = private_donor.Start(options.private_donor_bytes, &entry); !s.ok())
+      return Refuse(kExitFarpoolFailed, s.text());
+    pool.push_back(entry);
+  }
+  Fd segment_fd;
+  Result<RunSegment*> made = MakeSegment(options, &segment_fd);
+  if (!made.ok()) return Refuse(kExitFarpoolFailed, made.status().text());
+  RunSegment* segment = made.value();
+  Donors donors;
+  if (Status s = donors.Open(pool, segment); !s.ok()) return Refuse(kExitFarpoolFailed, s.text());
+  // One slab now: a pool without room is found out before the program starts.
+  if (Result<uint32_t> slab = donors.LeaseSlab(); !slab.ok())
+    return Refuse(kExitFarpoolFailed, "no donor has room for a single slab; see farpool status");
+
+  int control[2];
+  int errors[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0 || pipe2(errors, O_CLOEXEC) != 0)
+    return Refuse(kExitFarpoolFailed, Status::FromErrno("socketpair", errno).text());
+  Fd control_ours(control[0]), control_theirs(control[1]), errors_read(errors[0]), errors_write(errors[1]);
+  sigset_t signals, old_mask;
+  sigemptyset(&signals);
+  for (int signal : {SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT})
+    sigaddset(&signals, signal);
+  sigprocmask(SIG_BLOCK, &signals, &old_mask);
+  signal(SIGPIPE, SIG_IGN);
+  Fd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC));
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
+
+  const uint64_t start = NowNs();
+  const pid_t parent = getpid();
+  const pid_t child = fork();
+  if (child < 0) return Refuse(kExitFarpoolFailed, Status::FromErrno("fork", errno).text());
+  if (child == 0) {
+    signal(SIGPIPE, SIG_DFL);
+    ExecProgram(options, program.path, library.value(), segment, segment_fd.get(), control_theirs.get(),
+                errors_write.get(), old_mask, parent);
+  }
+  errors_write.Reset();
+  control_theirs.Reset();
+  Status failure;
+  if (read(errors_read.get(), &failure, sizeof(failure)) == static_cast<ssize_t>(sizeof(failure))) {
+    int status;
+    waitpid(child, &status, 0);
+    donors.Close();
+    return Refuse(WEXITSTATUS(status), failure.text());
+  }
+
+  Supervisor supervisor(segment, &donors, control_ours.get(), signal_fd.get());
+  const int exit_status = supervisor.Loop(child);
+  RunReport report = MakeReport(options, *segment, donors.Names());
+  report.exit_status = exit_status;
+  report.wall_s = static_cast<double>(NowNs() - start) / 1e9;
+  report.stored_bytes = supervisor.stored_bytes();
+  report.metadata_bytes = supervisor.table_bytes_peak();
+  donors.Close();
+  WriteReport(options.report_path, options.report_path.empty() ? "" : ReportText(report), stderr);
+  WriteReport(options.report_json_path, options.report_json_path.empty() ? "" : ReportJson(report), stdout);
+  return exit_status;
+}
+
+}  // namespace farpool

@@ -1,0 +1,113 @@
+#!/bin/bash
+# What goes wrong is said in one line with the right exit status, and nothing hangs.
+# shellcheck source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+# refused NAME STATUS REGEX COMMAND...: one line on stderr that begins with farpool: and matches.
+refused() {
+  local name=$1 want=$2 pattern=$3 status lines
+  shift 3
+  as_user timeout -k 1 20 "$@" >"$work/out" 2>"$work/err" </dev/null
+  status=$?
+  lines=$(wc -l <"$work/err")
+  if [ "$status" != "$want" ]; then
+    bad "$name" "status $status, not $want: $(head -c 300 "$work/err" | tr '\n' ' ')"
+  elif [ "$lines" != 1 ] || ! grep -qE "^farpool: .*($pattern)" "$work/err"; then
+    bad "$name" "stderr is not one farpool: line about '$pattern': $(head -c 300 "$work/err" | tr '\n' '|')"
+  else
+    ok "$name"
+  fi
+}
+
+# passes NAME STATUS COMMAND...: the program's own status, and nothing of ours on stderr.
+passes() {
+  local name=$1 want=$2 status
+  shift 2
+  as_user timeout -k 1 20 "$@" >"$work/out" 2>"$work/err" </dev/null
+  status=$?
+  if [ "$status" != "$want" ]; then
+    bad "$name" "status $status, not $want: $(head -c 300 "$work/err" | tr '\n' ' ')"
+  elif grep -q '^farpool:' "$work/err"; then
+    bad "$name" "unasked line: $(grep -m1 '^farpool:' "$work/err")"
+  else
+    ok "$name"
+  fi
+}
+
+start_donor --unix "$work/donor.sock" --memory 1G
+near=(--local 64M --pool "unix://$work/donor.sock")
+
+# --- exit statuses
+passes status-of-the-program 7 "$farpool" run "${near[@]}" -- sh -c 'exit 7'
+passes status-of-a-signal 143 "$farpool" run "${near[@]}" -- sh -c 'kill -TERM $$'
+refused not-found 127 'no-such-program' "$farpool" run "${near[@]}" -- no-such-program
+echo 'data' >"$work/plain-file"
+chmod a+r "$work/plain-file"
+refused not-executable 126 'plain-file' "$farpool" run "${near[@]}" -- "$work/plain-file"
+refused static-program 125 'static' "$farpool" run "${near[@]}" -- "$programs/static"
+refused bad-flag 125 'no-such-flag' "$farpool" run --no-such-flag -- true
+refused limit-too-small 125 'local' "$farpool" run --local 64K --pool "unix://$work/donor.sock" -- true
+refused limit-nonsense 125 'local' "$farpool" run --local much --pool "unix://$work/donor.sock" -- true
+refused pool-nonsense 125 'carrier' "$farpool" run --local 64M --pool carrier://pigeon -- true
+refused no-donor-tcp 125 '127.0.0.1:1\b' "$farpool" run --local 64M --pool tcp://127.0.0.1:1 -- true
+refused no-donor-unix 125 'nobody.sock' "$farpool" run --local 64M --pool "unix://$work/nobody.sock" -- true
+refused no-program 125 'program|command' "$farpool" run "${near[@]}" --
+refused donor-path-taken 1 'in use|already' "$farpool" donor --unix "$work/donor.sock" --memory 64M
+
+# --- a pool that cannot hold the program: it is stopped with one line, not with wrong bytes and not by a hang
+start_donor --listen tcp://127.0.0.1:0 --memory 64M
+refused pool-too-small 74 'full|room|small|memory' \
+  "$farpool" run --local 32M --pool "tcp://127.0.0.1:$donor_port" -- "$programs/pagewalker" 300
+
+# --- a donor that dies takes data with it: the program is stopped within 5 s with 74 and one line
+killed_donor() {  # NAME COMMAND...: kills the donor once the program has printed its first line
+  local name=$1 runner status began output line
+  shift
+  start_donor --listen tcp://127.0.0.1:0 --memory 1G
+  mkfifo "$work/stdout"
+  as_user "$farpool" run --local 32M --pool "tcp://127.0.0.1:$donor_port" -- "$@" >"$work/stdout" 2>"$work/err" &
+  runner=$!
+  exec {output}<"$work/stdout"
+  rm "$work/stdout"
+  read -r -t 120 -u "$output" line || { bad "$name" "the program printed nothing"; return; }
+  kill -9 "$donor_pid"
+  began=$(date +%s%N)
+  if ! timeout 5 tail --pid="$runner" -s 0.05 -f /dev/null; then
+    bad "$name" "still running 5 s after its donor died"
+    kill "$runner"
+    wait "$runner"
+    return
+  fi
+  wait "$runner"
+  status=$?
+  if [ "$status" != 74 ]; then
+    bad "$name" "status $status, not 74: $(head -c 300 "$work/err" | tr '\n' ' ')"
+  elif [ "$(wc -l <"$work/err")" != 1 ] || ! grep -q '^farpool: ' "$work/err"; then
+    bad "$name" "stderr is not one farpool: line: $(head -c 300 "$work/err" | tr '\n' '|')"
+  elif grep -q checksum <&"$output"; then
+    bad "$name" "the program went on to its end"
+  else
+    ok "$name ($((($(date +%s%N) - began) / 1000000)) ms)"
+  fi
+  exec {output}<&-
+}
+killed_donor donor-killed "$programs/pagewalker" 300
+killed_donor donor-killed-several-processes sh -c "'$programs/pagewalker' 200 1 & '$programs/pagewalker' 200 2 & wait"
+
+# --- nothing is left behind: every lease was returned, so the whole pool can be used again
+passes all-returned 0 "$farpool" run --local 32M --pool "unix://$work/donor.sock" -- "$programs/pagewalker" 200
+passes all-returned-again 0 "$farpool" run --local 32M --pool "unix://$work/donor.sock" -- "$programs/pagewalker" 200
+
+# --- signals reach the program
+as_user "$farpool" run "${near[@]}" -- sh -c 'trap "exit 9" TERM; echo ready; while :; do sleep 0.1; done' >"$work/ready" &
+runner=$!
+for _ in $(seq 100); do
+  [ -s "$work/ready" ] && break
+  sleep 0.05
+done
+kill -TERM "$runner"
+wait "$runner"
+status=$?
+if [ "$status" = 9 ]; then ok signal-forwarded; else bad signal-forwarded "status $status, not 9"; fi
+
+close_with_count

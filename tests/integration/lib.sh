@@ -1,0 +1,82 @@
+# shellcheck shell=bash
+# Shared by the integration scripts: the build under test, an unprivileged user, donors, and the count of results.
+set -u
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+build=$(cd "${FARPOOL_BUILD:-$repo/build}" && pwd) || exit 1
+donor_memory=${FARPOOL_TEST_DONOR:-3G}
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
+unset "${!FARPOOL_@}" LD_PRELOAD
+
+passed=0
+failed=0
+donor_pids=()
+work=$(mktemp -d "${TMPDIR:-/tmp}/farpool-test.XXXXXX")
+
+# Everything that farpool does here must work without privileges, so root steps down first.
+user=()
+if [ "$(id -u)" = 0 ]; then
+  user=(setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all)
+  chown 65534:65534 "$work"
+fi
+
+finish() {
+  for pid in ${donor_pids[@]+"${donor_pids[@]}"}; do kill "$pid" 2>/dev/null; done
+  for pid in ${donor_pids[@]+"${donor_pids[@]}"}; do wait "$pid" 2>/dev/null; done
+  rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+farpool=$build/bin/farpool
+programs=$build/tests/programs
+if [ ! -x "$farpool" ]; then
+  echo "FAILED build $farpool is missing; build first (cmake --preset release && cmake --build build)"
+  exit 1
+fi
+# A build directory that the unprivileged user cannot reach is installed where it can.
+if ! "${user[@]+"${user[@]}"}" test -x "$farpool"; then
+  cmake --install "$build" --prefix "$work/installed" >"$work/install.log" || { cat "$work/install.log"; exit 1; }
+  cp -r "$programs" "$work/programs"
+  chmod -R a+rX "$work/installed" "$work/programs"
+  farpool=$work/installed/bin/farpool
+  programs=$work/programs
+fi
+
+ok() {
+  echo "ok $1"
+  passed=$((passed + 1))
+}
+bad() {  # NAME REASON
+  echo "FAILED $1 $2"
+  failed=$((failed + 1))
+}
+close_with_count() {
+  echo "$passed passed, $failed failed"
+  [ "$failed" = 0 ]
+}
+
+as_user() {
+  "${user[@]+"${user[@]}"}" env HOME="$work" TMPDIR="$work" "$@"
+}
+
+# start_donor FLAGS...: sets donor_pid, and donor_port where --listen was given, once the donor is ready.
+start_donor() {
+  local lines line=
+  donor_port=
+  exec {lines}< <(exec "${user[@]+"${user[@]}"}" "$farpool" donor "$@" 2>>"$work/donors.log")
+  donor_pid=$!
+  donor_pids+=("$donor_pid")
+  while read -r -t 10 -u "$lines" line; do
+    [[ $line =~ ^listening\ on\ tcp://[^,]*:([0-9]+), ]] && donor_port=${BASH_REMATCH[1]}
+    [ "$line" = ready ] && return
+  done
+  echo "FAILED donor $*: $(tail -1 "$work/donors.log")"
+  exit 1
+}
+
+# json_field FILE FIELD
+json_field() {
+  python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$1" "$2"
+}

@@ -1,0 +1,440 @@
+// syscalls [MiB]: system calls whose buffers, paths and structures lie in heap pages that nobody touched for
+// a while. MiB is what is stirred in between, so that pages not in use have every reason to be gone.
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <spawn.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+
+extern char** environ;
+
+namespace {
+
+uint64_t* stir_words;
+size_t stir_count;
+uint64_t stir_sum;
+
+// Walks through much memory; two passes, so that what was in use before is surely the oldest.
+void Stir() {
+  for (int pass = 0; pass < 2; ++pass)
+    for (size_t i = 0; i < stir_count; i += 64) stir_sum += stir_words[i] += i;
+}
+
+// Heap memory that malloc maps or carves out of its large heap, filled from `key`.
+char* Buffer(size_t bytes, uint64_t key) {
+  auto* at = static_cast<char*>(malloc(bytes));
+  CHECK(at != nullptr, "malloc");
+  for (size_t i = 0; i < bytes; ++i) at[i] = static_cast<char>(Mix(key + i));
+  return at;
+}
+void Verify(const char* at, size_t bytes, uint64_t key, const char* what) {
+  for (size_t i = 0; i < bytes; ++i)
+    CHECK(at[i] == static_cast<char>(Mix(key + i)), "%s: byte %zu of %zu", what, i, bytes);
+}
+// A string in a far page of its own.
+char* Text(const std::string& text) {
+  auto* at = static_cast<char*>(malloc(200000));
+  CHECK(at != nullptr, "malloc");
+  memset(at, 1, 200000);
+  char* place = at + 100001;
+  memcpy(place, text.c_str(), text.size() + 1);
+  return place;
+}
+
+constexpr size_t kBytes = 300000;
+
+void Files(const std::string& folder) {
+  const std::string path = folder + "/data";
+  char* far_path = Text(path);
+  char* out = Buffer(kBytes, 7);
+  char* in = Buffer(kBytes, 8);
+  Stir();
+  const int fd = open(far_path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+  CHECK(fd >= 0, "open of a far path: %s", strerror(errno));
+  Stir();
+  CHECK(write(fd, out, kBytes) == static_cast<ssize_t>(kBytes), "write");
+  Stir();
+  CHECK(pread(fd, in, kBytes, 0) == static_cast<ssize_t>(kBytes), "pread");
+  Verify(in, kBytes, 7, "pread");
+  memset(in, 0, kBytes);
+  CHECK(lseek(fd, 0, SEEK_SET) == 0, "lseek");
+  Stir();
+  CHECK(read(fd, in, kBytes) == static_cast<ssize_t>(kBytes), "read");
+  Verify(in, kBytes, 7, "read");
+  CHECK(read(fd, in, kBytes) == 0, "read at the end");
+  Stir();
+  CHECK(pwrite(fd, out + 1, kBytes - 1, 1) == static_cast<ssize_t>(kBytes - 1), "pwrite");
+
+  auto* vector = static_cast<iovec*>(malloc(200000));
+  for (int i = 0; i < 30; ++i) vector[i] = {in + i * 10000, 10000};
+  memset(in, 0, kBytes);
+  Stir();
+  CHECK(preadv(fd, vector, 30, 0) == static_cast<ssize_t>(kBytes), "preadv");
+  Verify(in, kBytes, 7, "preadv");
+  CHECK(lseek(fd, 0, SEEK_SET) == 0, "lseek");
+  memset(in, 0, kBytes);
+  Stir();
+  CHECK(readv(fd, vector, 30) == static_cast<ssize_t>(kBytes), "readv");
+  Verify(in, kBytes, 7, "readv");
+  CHECK(lseek(fd, 0, SEEK_SET) == 0, "lseek");
+  Stir();
+  CHECK(writev(fd, vector, 30) == static_cast<ssize_t>(kBytes), "writev");
+
+  auto* info = reinterpret_cast<struct stat*>(Buffer(kBytes, 9));
+  Stir();
+  CHECK(stat(far_path, info) == 0 && info->st_size == static_cast<off_t>(kBytes), "stat");
+  Stir();
+  CHECK(fstat(fd, info) == 0 && info->st_size == static_cast<off_t>(kBytes), "fstat");
+  char* link = Text(folder + "/link");
+  Stir();
+  CHECK(symlink(far_path, link) == 0, "symlink");
+  Stir();
+  memset(in, 0, 1000);
+  Stir();
+  const ssize_t got = readlink(link, in, kBytes);
+  CHECK(got == static_cast<ssize_t>(path.size()) && memcmp(in, path.c_str(), path.size()) == 0, "readlink");
+  Stir();
+  CHECK(access(link, R_OK) == 0 && rename(link, Text(folder + "/link2")) == 0, "access, rename");
+  Stir();
+  char* here = getcwd(in, kBytes);
+  CHECK(here == in && here[0] == '/', "getcwd");
+  Stir();
+  DIR* directory = opendir(Text(folder));
+  CHECK(directory != nullptr, "opendir");
+  int entries = 0;
+  for (;;) {
+    Stir();
+    if (readdir(directory) == nullptr) break;
+    ++entries;
+  }
+  closedir(directory);
+  CHECK(entries == 4, "readdir found %d entries", entries);
+  FILE* stream = fopen(far_path, "r");
+  CHECK(stream != nullptr && setvbuf(stream, Buffer(kBytes, 3), _IOFBF, kBytes) == 0, "fopen");
+  memset(in, 0, kBytes);
+  Stir();
+  CHECK(fread(in, 1, kBytes, stream) == kBytes, "fread");
+  Verify(in, kBytes, 7, "fread");
+  fclose(stream);
+  close(fd);
+  CHECK(unlink(Text(folder + "/link2")) == 0 && unlink(far_path) == 0, "unlink");
+  free(vector);
+  printf("syscalls: files, vectors, paths and directories\n");
+}
+
+void Sockets() {
+  auto* pair = static_cast<int*>(static_cast<void*>(Buffer(kBytes, 1)));
+  Stir();
+  CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0, "socketpair");
+  const int a = pair[0];
+  const int b = pair[1];
+  char* out = Buffer(kBytes, 11);
+  char* in = Buffer(kBytes, 12);
+  auto* waits = static_cast<pollfd*>(malloc(200000));
+  waits[0] = {b, POLLIN, 0};
+  Stir();
+  CHECK(poll(waits, 1, 0) == 0, "poll of nothing");
+  std::thread sender([&] {
+    size_t sent = 0;
+    while (sent < kBytes) {
+      const ssize_t n = send(a, out + sent, kBytes - sent, 0);
+      CHECK(n > 0, "send");
+      sent += static_cast<size_t>(n);
+    }
+  });
+  Stir();
+  CHECK(poll(waits, 1, 10000) == 1 && waits[0].revents == POLLIN, "poll");
+  size_t got = 0;
+  while (got < kBytes) {
+    const ssize_t n = recv(b, in + got, kBytes - got, 0);
+    CHECK(n > 0, "recv");
+    got += static_cast<size_t>(n);
+  }
+  sender.join();
+  Verify(in, kBytes, 11, "send and recv");
+
+  // sendmsg and recvmsg: header, vector, name and control all far.
+  auto* message = static_cast<msghdr*>(malloc(200000));
+  auto* vector = static_cast<iovec*>(malloc(200000));
+  vector[0] = {out, 50000};
+  *message = msghdr{};
+  message->msg_iov = vector;
+  message->msg_iovlen = 1;
+  Stir();
+  CHECK(sendmsg(a, message, 0) == 50000, "sendmsg");
+  memset(in, 0, kBytes);
+  vector[0] = {in, 50000};
+  Stir();
+  CHECK(recvmsg(b, message, MSG_WAITALL) == 50000, "recvmsg");
+  Verify(in, 50000, 11, "sendmsg and recvmsg");
+
+  // A receive that blocks while its buffer's pages have every reason to leave.
+  memset(in, 0, kBytes);
+  std::thread receiver([&] { CHECK(recv(b, in, 20000, MSG_WAITALL) == 20000, "blocked recv"); });
+  Stir();
+  CHECK(send(a, out, 20000, 0) == 20000, "send");
+  receiver.join();
+  Verify(in, 20000, 11, "blocked recv");
+
+  const int epoll = epoll_create1(0);
+  auto* events = static_cast<epoll_event*>(malloc(200000));
+  events[0] = {EPOLLIN, {.u64 = 77}};
+  Stir();
+  CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, b, events) == 0, "epoll_ctl");
+  CHECK(write(a, out, 1) == 1, "write");
+  memset(events, 0, 200000);
+  Stir();
+  CHECK(epoll_wait(epoll, events, 100, 1000) == 1 && events[0].data.u64 == 77, "epoll_wait");
+  close(epoll);
+  close(a);
+  close(b);
+
+  int ends[2];
+  CHECK(pipe(ends) == 0, "pipe");
+  Stir();
+  CHECK(write(ends[1], out, 40000) == 40000, "write to a pipe");
+  memset(in, 0, 40000);
+  Stir();
+  size_t have = 0;
+  while (have < 40000) {
+    const ssize_t n = read(ends[0], in + have, 40000 - have);
+    CHECK(n > 0, "read from a pipe");
+    have += static_cast<size_t>(n);
+  }
+  Verify(in, 40000, 11, "pipe");
+  // Blocks in read; a signal must end it with EINTR, which only works with the program's own mask.
+  struct sigaction action = {};
+  action.sa_handler = [](int) {};
+  sigaction(SIGALRM, &action, nullptr);
+  itimerval timer = {{0, 20000}, {0, 20000}};
+  setitimer(ITIMER_REAL, &timer, nullptr);
+  Stir();
+  errno = 0;
+  CHECK(read(ends[0], in, 40000) == -1 && errno == EINTR, "read interrupted by a signal");
+  timer = {};
+  setitimer(ITIMER_REAL, &timer, nullptr);
+  close(ends[0]);
+  close(ends[1]);
+  printf("syscalls: sockets, pipes, polls and an interrupted read\n");
+}
+
+void Errors() {
+  int ends[2];
+  CHECK(pipe(ends) == 0 && write(ends[1], "x", 1) == 1, "pipe");
+  char* volatile nowhere = reinterpret_cast<char*>(16);
+  errno = 0;
+  CHECK(read(ends[0], nowhere, 1) == -1 && errno == EFAULT, "read to a near bad pointer");
+  errno = 0;
+  CHECK(open(nowhere, O_RDONLY) == -1 && errno == EFAULT, "open of a bad pointer");
+  auto* page =
+      static_cast<char*>(mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  memset(page, 5, 1 << 20);
+  CHECK(mprotect(page, 1 << 20, PROT_READ) == 0, "mprotect");
+  Stir();
+  errno = 0;
+  CHECK(read(ends[0], page, 1) == -1 && errno == EFAULT, "read to a read-only page");
+  CHECK(write(ends[1], page, 100) == 100, "write from a read-only page");
+  CHECK(mprotect(page, 1 << 20, PROT_NONE) == 0, "mprotect");
+  Stir();
+  errno = 0;
+  CHECK(write(ends[1], page, 1) == -1 && errno == EFAULT, "write from a page without rights");
+  CHECK(munmap(page, 1 << 20) == 0, "munmap");
+  errno = 0;
+  CHECK(write(ends[1], page, 1) == -1 && errno == EFAULT, "write from where nothing is mapped");
+  // The good half of a buffer that ends in nothing is transferred.
+  page =
+      static_cast<char*>(mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  memset(page, 6, 1 << 20);
+  CHECK(munmap(page + (1 << 19), 1 << 19) == 0, "munmap of a half");
+  char* name = Text("/dev/zero");
+  Stir();
+  const int zero = open(name, O_RDONLY);
+  CHECK(zero >= 0, "open");
+  CHECK(read(zero, page + (1 << 19) - 4096, 8192) == 4096, "read across the end of a mapping");
+  for (size_t i = 0; i < 4096; ++i) CHECK(page[(1 << 19) - 4096 + i] == 0, "byte %zu", i);
+  CHECK(page[(1 << 19) - 4097] == 6, "byte before");
+  close(zero);
+  munmap(page, 1 << 19);
+  close(ends[0]);
+  close(ends[1]);
+  printf("syscalls: bad pointers answer EFAULT\n");
+}
+
+// One read and one write larger than what may be resident.
+void Large(const std::string& folder, size_t bytes) {
+  char* out = static_cast<char*>(malloc(bytes));
+  CHECK(out != nullptr, "malloc");
+  for (size_t i = 0; i < bytes; i += 8) {
+    const uint64_t word = Mix(i);
+    memcpy(out + i, &word, 8);
+  }
+  const std::string path = folder + "/large";
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600);
+  CHECK(fd >= 0, "open");
+  for (size_t done = 0; done < bytes;) {
+    const ssize_t n = write(fd, out + done, bytes - done);
+    CHECK(n > 0, "large write: %s", strerror(errno));
+    done += static_cast<size_t>(n);
+  }
+  memset(out, 0, bytes);
+  for (size_t done = 0; done < bytes;) {
+    const ssize_t n = pread(fd, out + done, bytes - done, static_cast<off_t>(done));
+    CHECK(n > 0, "large read: %s", strerror(errno));
+    done += static_cast<size_t>(n);
+  }
+  for (size_t i = 0; i < bytes; i += 8) {
+    uint64_t word;
+    memcpy(&word, out + i, 8);
+    CHECK(word == Mix(i), "large read: byte %zu", i);
+  }
+  free(out);
+  close(fd);
+  unlink(path.c_str());
+  printf("syscalls: one buffer of %zu MiB written and read\n", bytes >> 20);
+}
+
+struct Meeting {
+  pthread_mutex_t mutex;
+  char far_between[50000];
+  pthread_cond_t changed;
+  char more_between[50000];
+  int turn;
+};
+
+void Futexes() {
+  auto* meeting = static_cast<Meeting*>(calloc(1, sizeof(Meeting)));
+  pthread_mutex_init(&meeting->mutex, nullptr);
+  pthread_cond_init(&meeting->changed, nullptr);
+  constexpr int kTurns = 8;
+  const auto play = [meeting](int me) {
+    for (int i = 0; i < kTurns; ++i) {
+      pthread_mutex_lock(&meeting->mutex);
+      while (meeting->turn % 2 != me) pthread_cond_wait(&meeting->changed, &meeting->mutex);
+      Stir();  // While the other one waits in FUTEX_WAIT on a page that may go.
+      ++meeting->turn;
+      pthread_cond_broadcast(&meeting->changed);
+      pthread_mutex_unlock(&meeting->mutex);
+    }
+  };
+  std::thread a(play, 0);
+  std::thread b(play, 1);
+  a.join();
+  b.join();
+  CHECK(meeting->turn == 2 * kTurns, "turn %d", meeting->turn);
+  auto* deadline = static_cast<timespec*>(malloc(200000));
+  clock_gettime(CLOCK_REALTIME, deadline);
+  deadline->tv_nsec += 5'000'000;
+  if (deadline->tv_nsec >= 1'000'000'000) {
+    deadline->tv_nsec -= 1'000'000'000;
+    ++deadline->tv_sec;
+  }
+  Stir();
+  pthread_mutex_lock(&meeting->mutex);
+  CHECK(pthread_cond_timedwait(&meeting->changed, &meeting->mutex, deadline) == ETIMEDOUT, "timed wait");
+  pthread_mutex_unlock(&meeting->mutex);
+  auto* pause = static_cast<timespec*>(malloc(200000));
+  *pause = {0, 1000};
+  Stir();
+  CHECK(nanosleep(pause, pause) == 0, "nanosleep");
+  printf("syscalls: mutexes and conditions in far pages\n");
+}
+
+std::string Drain(FILE* stream) {
+  std::string text;
+  char buffer[1000];
+  size_t n;
+  while ((n = fread(buffer, 1, sizeof(buffer), stream)) > 0) text.append(buffer, n);
+  return text;
+}
+
+void Programs() {
+  setenv("FAR_VALUE", std::string(75000, 'v').c_str(), 1);
+  auto** argv = static_cast<char**>(malloc(200000));
+  argv[0] = Text("sh");
+  argv[1] = Text("-c");
+  argv[2] = Text("test ${#FAR_VALUE} = 75000 && test \"$1\" = far-argument && exit 7");
+  argv[3] = Text("sh");
+  argv[4] = Text("far-argument");
+  argv[5] = nullptr;
+  char* path = Text("/bin/sh");
+  pid_t child = 0;
+  int status = 0;
+  Stir();
+  CHECK(posix_spawn(&child, path, nullptr, nullptr, argv, environ) == 0, "posix_spawn");
+  Stir();
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 7,
+        "posix_spawn: status %x", static_cast<unsigned>(status));
+
+  auto* far_status = static_cast<int*>(malloc(200000));
+  *far_status = -1;
+  child = fork();
+  if (child == 0) {
+    Stir();
+    execve(path, argv, environ);
+    _exit(99);
+  }
+  Stir();
+  CHECK(waitpid(child, far_status, 0) == child && WEXITSTATUS(*far_status) == 7, "execve: status %x",
+        static_cast<unsigned>(*far_status));
+  child = vfork();
+  if (child == 0) {
+    execve(path, argv, environ);
+    _exit(99);
+  }
+  CHECK(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 7, "vfork: status %x",
+        static_cast<unsigned>(status));
+  char* command = Text("exit 9");
+  Stir();
+  status = system(command);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 9, "system: status %x", static_cast<unsigned>(status));
+  command = Text("echo far-output");
+  Stir();
+  FILE* stream = popen(command, "r");
+  CHECK(stream != nullptr, "popen");
+  CHECK(Drain(stream) == "far-output\n" && pclose(stream) == 0, "popen");
+  argv[2] = Text("exit 0");
+  Stir();
+  CHECK(posix_spawn(&child, Text("/nonexistent/program"), nullptr, nullptr, argv, environ) == ENOENT,
+        "posix_spawn of nothing");
+  printf("syscalls: posix_spawn, fork and exec, vfork, system, popen\n");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  setvbuf(stdout, nullptr, _IOLBF, 0);
+  const uint64_t mib = Argument(argc, argv, 1, 96);
+  stir_count = (mib << 20) / sizeof(uint64_t);
+  stir_words = static_cast<uint64_t*>(malloc(mib << 20));
+  CHECK(stir_words != nullptr, "malloc");
+  for (size_t i = 0; i < stir_count; ++i) stir_words[i] = Mix(i);
+  char folder[] = "/tmp/syscalls-XXXXXX";
+  CHECK(mkdtemp(folder) != nullptr, "mkdtemp");
+  Files(folder);
+  Sockets();
+  Errors();
+  Large(folder, mib << 20);
+  Futexes();
+  Programs();
+  CHECK(rmdir(folder) == 0, "rmdir: %s", strerror(errno));
+  printf("syscalls: all verified\n");
+  return 0;
+}

@@ -1,0 +1,226 @@
+#!/bin/bash
+# Runs real programs ordinarily and under `farpool run` with little local memory over one shared-memory and one
+# TCP donor, and compares output and exit status. The report must say that pages really moved and that the
+# limit held; one test asks the kernel instead of the report.
+#   programs_test.sh [--short|--long] [NAME...]
+# shellcheck source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+long=0
+names=()
+for argument in "$@"; do
+  case $argument in
+    --short) long=0 ;;
+    --long) long=1 ;;
+    -*) echo "usage: $0 [--short|--long] [NAME...]" >&2; exit 2 ;;
+    *) names+=("$argument") ;;
+  esac
+done
+
+wanted() {
+  [ ${#names[@]} = 0 ] && return 0
+  local name
+  for name in "${names[@]}"; do [ "$name" = "$1" ] && return 0; done
+  return 1
+}
+
+start_donor --unix "$work/donor.sock" --memory "$donor_memory"
+start_donor --listen tcp://127.0.0.1:0 --memory "$donor_memory"
+pool=unix://$work/donor.sock,tcp://127.0.0.1:$donor_port
+seconds_max=600
+
+# under LIMIT REPORT COMMAND...: runs it, stdout and stderr as given.
+under() {
+  local limit=$1 report=$2
+  shift 2
+  as_user timeout -k 5 "$seconds_max" "$farpool" run --local "$limit" --pool "$pool" --report-json "$report" -- "$@"
+}
+
+# limit_held NAME REPORT: checks what the report says; prints the reason where it is not right.
+limit_held() {
+  python3 - "$1" <<'PY'
+import json, sys
+try:
+    report = json.load(open(sys.argv[1]))
+except (OSError, ValueError) as error:
+    sys.exit(f"report: {error}")
+moved, peak, limit = report["pages_out"], report["peak_resident_bytes"], report["local_limit_bytes"]
+if moved <= 0:
+    sys.exit("no page was moved to a donor")
+if peak > 1.05 * limit:
+    sys.exit(f"{peak} bytes were resident, the limit is {limit}")
+if report.get("efault_uncured", 0):
+    sys.exit(f"{report['efault_uncured']} calls failed for pages that were away")
+PY
+}
+
+# compare NAME LIMIT COMMAND...: the same command both ways. Files it writes go to $out, one per way.
+compare() {
+  local name=$1 limit=$2 plain far reason began
+  shift 2
+  wanted "$name" || return 0
+  as_user env out="$work/plain" "$@" >"$work/plain.out" 2>"$work/plain.err" </dev/null
+  plain=$?
+  began=$SECONDS
+  under "$limit" "$work/report.json" env out="$work/far" "$@" >"$work/far.out" 2>"$work/far.err" </dev/null
+  far=$?
+  if [ "$plain" != "$far" ]; then
+    bad "$name" "status $far, ordinarily $plain: $(head -c 300 "$work/far.err" | tr '\n' ' ')"
+  elif ! cmp -s "$work/plain.out" "$work/far.out"; then
+    bad "$name" "output differs: $(cmp "$work/plain.out" "$work/far.out" 2>&1)"
+  elif [ -e "$work/plain" ] && ! cmp -s "$work/plain" "$work/far"; then
+    bad "$name" "the file it wrote differs: $(cmp "$work/plain" "$work/far" 2>&1)"
+  elif ! reason=$(limit_held "$work/report.json" 2>&1); then
+    bad "$name" "$reason"
+  elif [ "$plain" != 0 ] && [ "${expect_failure:-0}" = 0 ]; then
+    bad "$name" "fails ordinarily too: $(tail -1 "$work/plain.err")"
+  else
+    ok "$name ($((SECONDS - began)) s)"
+  fi
+  rm -f "$work"/plain* "$work"/far* "$work/report.json"
+}
+
+# --- the programs of this folder
+compare pagewalker 64M "$programs/pagewalker" 300
+compare fork 32M "$programs/forker" fork
+compare _Fork 32M "$programs/forker" _Fork
+compare syscall-fork 32M "$programs/forker" syscall-fork
+compare clone 32M "$programs/forker" clone
+compare fork-threads 32M "$programs/forker" threads
+compare threads 64M "$programs/threads" 160
+compare mmaps 32M "$programs/mmaps" 1 1500
+compare mmaps-2 32M "$programs/mmaps" 2 1500
+compare syscalls 32M "$programs/syscalls" 96
+compare signals 32M "$programs/signals" 96
+
+# --- programs of the system
+lines=$((long ? 1024 : 200))
+if wanted sort; then
+  # Random lines of 50 bytes; openssl's stream is the same on every machine.
+  openssl enc -aes-128-ctr -nosalt -K 00 -iv 00 -in /dev/zero 2>/dev/null | base64 -w 49 |
+    head -c $((lines * 1024 * 1024 / 50 * 50)) >"$work/lines"
+  chmod a+r "$work/lines"
+  sort_buffer=$((long ? 3 : 1))G
+  compare sort 64M sort -S "$sort_buffer" --parallel=2 "$work/lines"
+  rm -f "$work/lines"
+fi
+
+cat >"$work/dict.py" <<'PY'
+import hashlib
+d = {}
+for i in range(1500000):
+    d["key%d" % (i * 7919 % 1500007)] = "value%d" % i
+digest = hashlib.sha256()
+for key in sorted(d)[::3]:
+    digest.update(d[key].encode())
+print(len(d), digest.hexdigest())
+PY
+chmod a+r "$work/dict.py"
+compare python3 64M env PYTHONHASHSEED=1 /usr/bin/python3 "$work/dict.py"
+
+cat >"$work/joins.sql" <<'SQL'
+.bail on
+create table orders(id integer primary key, customer integer, amount integer, note text);
+create table customers(id integer primary key, name text);
+with recursive n(i) as (select 1 union all select i + 1 from n where i < 20000)
+  insert into customers select i, 'customer ' || (i * 7919 % 20011) from n;
+with recursive n(i) as (select 1 union all select i + 1 from n where i < 1200000)
+  insert into orders select i, 1 + i * 104729 % 20000, i * 31337 % 1000, 'note ' || (i * 15485863 % 1000003) || ' padded to be longer' from n;
+create index by_customer on orders(customer, amount);
+create index by_note on orders(note);
+select count(*), sum(amount), min(note), max(note) from orders;
+select c.name, count(*), sum(o.amount) s from customers c join orders o on o.customer = c.id group by c.id order by s desc, c.id limit 20;
+select count(*) from orders a join orders b on b.note = a.note and b.id > a.id;
+select sum(length(note)) from orders where note between 'note 3' and 'note 5';
+SQL
+chmod a+r "$work/joins.sql"
+compare sqlite3 64M sqlite3 -init "$work/joins.sql" :memory: .exit
+
+if wanted gcc; then
+  python3 - >"$work/large.c" <<'PY'
+print("static unsigned v(unsigned x) { return x * 2654435761u; }")
+for i in range(1500):
+    print(f"unsigned f{i}(unsigned *p, unsigned n) {{ unsigned s = {i};"
+          f" for (unsigned i = 0; i < n; i++) {{ s += v(p[i] ^ {i * 7919 % 65536});"
+          f" if (s % {i % 13 + 3} == 1) p[i] = s; }} return s; }}")
+print("unsigned (*table[])(unsigned *, unsigned) = {")
+print(", ".join(f"f{i}" for i in range(1500)))
+print("};\nconst unsigned words[] = {")
+for i in range(500000):
+    print(f"{i * 2654435761 % 2**32}u,", end="\n" if i % 16 == 0 else "")
+print("};")
+PY
+  chmod a+r "$work/large.c"
+  # shellcheck disable=SC2016  # $out is for the inner shell
+  compare gcc 48M sh -c 'cd "$(dirname "$out")" && gcc -O2 -fno-asynchronous-unwind-tables -c large.c -o "$out"'
+fi
+
+# --- the kernel's own count: what is resident of the arena and of staging while the program runs
+if wanted kernel-count; then
+  limit=$((64 * 1024 * 1024))
+  under 64M "$work/report.json" "$programs/pagewalker" 300 >"$work/far.out" 2>"$work/far.err" &
+  runner=$!
+  sampled=$(python3 - "$runner" <<'PY'
+import os, sys, time
+RANGES = ((0x1f0000000000, 0x1f8000000000), (0x200000000000, 0x300000000000))  # Staging, the far arena.
+
+def children(pid):
+    found = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            for child in open(f"/proc/{pid}/task/{task}/children").read().split():
+                found += [int(child)] + children(int(child))
+    except OSError:
+        pass
+    return found
+
+def resident(pid):
+    total, inside = 0, False
+    try:
+        for line in open(f"/proc/{pid}/smaps"):
+            first = line.split(None, 1)[0]
+            if "-" in first and not first.endswith(":"):
+                start = int(first.split("-")[0], 16)
+                inside = any(low <= start < high for low, high in RANGES)
+            elif inside and first == "Rss:":
+                total += int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return total
+
+runner, peak, samples = int(sys.argv[1]), 0, 0
+while True:
+    try:
+        if open(f"/proc/{runner}/stat").read().rsplit(")", 1)[1].split()[0] == "Z":
+            break
+    except OSError:
+        break
+    now = sum(resident(pid) for pid in children(runner))
+    samples += now > 0
+    peak = max(peak, now)
+    time.sleep(0.02)
+print(peak, samples)
+PY
+)
+  wait "$runner"
+  status=$?
+  read -r peak samples <<<"$sampled"
+  if [ "$status" != 0 ]; then
+    bad kernel-count "status $status: $(head -c 300 "$work/far.err" | tr '\n' ' ')"
+  elif [ "$samples" -lt 10 ]; then
+    bad kernel-count "only $samples samples saw far memory"
+  elif [ "$peak" -gt $((limit * 105 / 100)) ]; then
+    bad kernel-count "the kernel counted $peak resident bytes, the limit is $limit"
+  else
+    ok "kernel-count (peak $((peak / 1024 / 1024)) MiB of 64, $samples samples)"
+  fi
+  rm -f "$work/report.json" "$work"/far.*
+fi
+
+if [ "$long" = 1 ]; then
+  for seed in $(seq 10 25); do compare "mmaps-$seed" 32M "$programs/mmaps" "$seed" 4000; done
+  compare pagewalker-1500 64M "$programs/pagewalker" 1500
+  compare threads-800 64M "$programs/threads" 800
+fi
+
+close_with_count
