@@ -218,6 +218,7 @@ bool Connection::Fill(std::byte* into, size_t want, size_t* got) {
     if (n > 0) {
       *got = std::min(static_cast<size_t>(n), want);
       end_ += static_cast<size_t>(n) - *got;
+      if (spinning) spin_history_.Ended(true);
       open = true;
       break;
     }
@@ -226,7 +227,7 @@ bool Connection::Fill(std::byte* into, size_t want, size_t* got) {
     if (replies_ != 0 && !FlushReplies()) break;
     if (spin_until == 0) {
       spin_until = NowNs() + kSpinNs;
-      spinning = session_ != nullptr && shared_->spin_gate->Enter();
+      spinning = session_ != nullptr && spin_history_.ShouldSpin() && shared_->spin_gate->Enter();
     }
     if (spinning) {
       if (NowNs() < spin_until) {
@@ -234,6 +235,7 @@ bool Connection::Fill(std::byte* into, size_t want, size_t* got) {
         continue;
       }
       shared_->spin_gate->Leave();
+      spin_history_.Ended(false);
       spinning = false;
     }
     int timeout_ms = -1;

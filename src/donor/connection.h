@@ -11,6 +11,7 @@
 #include <string>
 
 #include "base/fd.h"
+#include "base/spin.h"
 #include "donor/session_table.h"
 #include "wire/wire.h"
 
@@ -100,6 +101,7 @@ class Connection {
   uint64_t hello_deadline_ns_;
   std::shared_ptr<Session> session_;
   bool control_ = false;
+  SpinHistory spin_history_;
 
   std::unique_ptr<std::byte[]> buffer_;  // Received and not yet handled: [begin_, end_).
   size_t begin_ = 0;

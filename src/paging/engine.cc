@@ -33,14 +33,25 @@ Status Engine::Init(const EngineConfig& config) {
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (sys::Failed(map)) return Status::FromErrno("mmap of the group table", static_cast<int>(-map));
   groups_ = reinterpret_cast<Group*>(map);
+  return MapStaging();
+}
+
+Status Engine::MapStaging() {
   const long staging =
-      sys::Call(SYS_mmap, config.staging, kStagingBytes, PROT_READ | PROT_WRITE,
+      sys::Call(SYS_mmap, config_.staging, kStagingBytes, PROT_READ | PROT_WRITE,
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
   if (sys::Failed(staging)) return Status::FromErrno("mmap of the staging area", static_cast<int>(-staging));
   // Frames are single pages; a huge page there would be counted wrongly and split again by the first MOVE.
-  sys::Call(SYS_madvise, config.staging, kStagingBytes, MADV_NOHUGEPAGE);
+  sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_NOHUGEPAGE);
   // A child starts with an empty staging area of its own (AfterForkInChild).
-  sys::Call(SYS_madvise, config.staging, kStagingBytes, MADV_DONTFORK);
+  sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_DONTFORK);
+  // A MOVE's target must be registered with the same userfaultfd. Write-protect mode, which nobody uses, leaves
+  // ordinary faults there to the kernel.
+  uffdio_register reg = {.range = {reinterpret_cast<uint64_t>(config_.staging), kStagingBytes},
+                         .mode = UFFDIO_REGISTER_MODE_WP,
+                         .ioctls = 0};
+  if (long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_REGISTER, &reg); r != 0)
+    return Status::FromErrno("UFFDIO_REGISTER of the staging area", static_cast<int>(-r));
   return Status::Ok();
 }
 
@@ -397,13 +408,7 @@ Status Engine::AfterForkInChild(int uffd, Budget budget) {
   pins_.Reset();
   // Staging was not inherited; all its frames are gone.
   FARPOOL_ASSERT(populated_ == 0);
-  const long staging =
-      sys::Call(SYS_mmap, config_.staging, kStagingBytes, PROT_READ | PROT_WRITE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-  if (sys::Failed(staging)) return Status::FromErrno("mmap of the staging area", static_cast<int>(-staging));
-  sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_NOHUGEPAGE);
-  sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_DONTFORK);
-  return Status::Ok();
+  return MapStaging();
 }
 
 }  // namespace farpool

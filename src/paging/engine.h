@@ -111,6 +111,7 @@ class Engine {
   std::byte* FrameAt(uint32_t frame) const { return config_.staging + static_cast<size_t>(frame) * kPageBytes; }
   Group& GroupOf(uint64_t page) { return groups_[page / kGroupPages]; }
 
+  Status MapStaging();
   Status FaultLocked(uint64_t page);
   Status FirstTouch(uint64_t page, const Area& area);
   Status SecondChance(uint64_t page, const Area& area);

@@ -113,7 +113,7 @@ Status OpenUserfault(int* uffd) {
   if (fd == -EPERM || fd == -ENOSYS)
     return Status::Unsupported("userfaultfd is not allowed here (a container's seccomp profile?); see farpool doctor");
   if (fd < 0) return Status::FromErrno("userfaultfd", static_cast<int>(-fd));
-  uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MOVE, .ioctls = 0};
+  uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MOVE | UFFD_FEATURE_PAGEFAULT_FLAG_WP, .ioctls = 0};
   if (sys::Call(SYS_ioctl, fd, UFFDIO_API, &api) != 0) {
     sys::Call(SYS_close, fd);
     return Status::Unsupported("this kernel has no UFFDIO_MOVE; Linux 6.8 or newer is needed (see farpool doctor)");

@@ -52,7 +52,7 @@ refused pool-nonsense 125 'carrier' "$farpool" run --local 64M --pool carrier://
 refused no-donor-tcp 125 '127.0.0.1:1\b' "$farpool" run --local 64M --pool tcp://127.0.0.1:1 -- true
 refused no-donor-unix 125 'nobody.sock' "$farpool" run --local 64M --pool "unix://$work/nobody.sock" -- true
 refused no-program 125 'program|command' "$farpool" run "${near[@]}" --
-refused donor-path-taken 1 'in use|already' "$farpool" donor --unix "$work/donor.sock" --memory 64M
+refused donor-path-taken 1 'another donor|in use' "$farpool" donor --unix "$work/donor.sock" --memory 64M
 
 # --- a pool that cannot hold the program: it is stopped with one line, not with wrong bytes and not by a hang
 start_donor --listen tcp://127.0.0.1:0 --memory 64M
@@ -105,7 +105,7 @@ for _ in $(seq 100); do
   [ -s "$work/ready" ] && break
   sleep 0.05
 done
-kill -TERM "$runner"
+kill -TERM "$runner" 2>/dev/null
 wait "$runner"
 status=$?
 if [ "$status" = 9 ]; then ok signal-forwarded; else bad signal-forwarded "status $status, not 9"; fi

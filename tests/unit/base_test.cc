@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "base/histogram.h"
 #include "base/mutex.h"
+#include "base/spin.h"
 #include "base/text.h"
 #include "farpool/status.h"
 
@@ -26,6 +27,23 @@ TEST(MutexTest, KeepsAPlainCounterExact) {
     });
   for (auto& t : threads) t.join();
   EXPECT_EQ(counter, 80000u);
+}
+
+TEST(SpinHistoryTest, StopsAfterFailuresAndComesBackAfterOneSuccess) {
+  SpinHistory history;
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_TRUE(history.ShouldSpin());
+    history.Ended(false);
+  }
+  for (int i = 0; i < 15; ++i) EXPECT_FALSE(history.ShouldSpin()) << i;
+  EXPECT_TRUE(history.ShouldSpin());  // The probe.
+  history.Ended(true);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_TRUE(history.ShouldSpin());
+    history.Ended(false);
+  }
+  history.Ended(true);
+  EXPECT_TRUE(history.ShouldSpin());
 }
 
 TEST(HashTest, DependsOnEveryByteAndOnTheSeed) {

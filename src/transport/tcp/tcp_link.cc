@@ -114,20 +114,28 @@ void TcpLink::Poll() {
 }
 
 void TcpLink::Wait(LinkOp* op) {
+  if (op->done) return;
   uint64_t idle_since = NowNs();
-  while (!op->done) {
+  bool spinning = spin_history_.ShouldSpin();
+  for (;;) {
     FARPOOL_ASSERT(head_ != nullptr);  // `op` was posted here, or the caller has a bug.
     Send();
     const bool progress = Receive();
+    if (progress && spinning) spin_history_.Ended(true);
     if (op->done) return;
     const uint64_t now = NowNs();
-    if (progress) idle_since = now;
     if (now >= head_->id) return Die(Status::Code::kTimeout);
-    if (now - idle_since < options_.spin_ns) {
-      SpinPause();
-    } else {
-      Block(now);
+    if (progress) {
+      idle_since = now;
+      spinning = spin_history_.ShouldSpin();
     }
+    if (spinning && now - idle_since < options_.spin_ns) {
+      SpinPause();
+      continue;
+    }
+    if (spinning) spin_history_.Ended(false);
+    spinning = false;
+    Block(now);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <sys/uio.h>
 
+#include "base/spin.h"
 #include "transport/link.h"
 #include "wire/wire.h"
 
@@ -12,7 +13,7 @@ namespace farpool {
 
 struct TcpLinkOptions {
   uint64_t deadline_ns = 2'000'000'000;  // Every operation ends by then.
-  uint64_t spin_ns = 40'000;             // Before blocking in poll(2).
+  uint64_t spin_ns = 40'000;  // At most, before blocking in poll(2); not while spinning does not pay.
 };
 
 class TcpLink final : public Link {
@@ -44,6 +45,7 @@ class TcpLink final : public Link {
   int fd_;
   bool alive_;
   TcpLinkOptions options_;
+  SpinHistory spin_history_;
   // Posted operations, oldest first. [head_, unsent_) wait for replies; unsent_ and later are not, or only
   // partly, sent. While posted, op->id is the time by which the operation must end.
   LinkOp* head_ = nullptr;
