@@ -30,7 +30,7 @@ EDGES = {
     "paging": ["base", "store"],
     "run": ["base", "store", "transport", "paging"],
     "preload": ["base", "run", "store", "transport", "paging"],
-    "supervisor": ["base", "registry", "transport", "run", "store", "placement", "donor"],
+    "supervisor": ["base", "registry", "transport", "run", "store", "paging", "placement", "donor"],
     "cli": ["bench", "base", "wire", "placement", "registry", "transport", "donor", "store", "run", "paging", "supervisor"],
 }
 

@@ -19,21 +19,27 @@ struct BudgetState {
 
 class Budget {
  public:
-  // A process that comes when everything is taken may go this many pages over, so that it can work at all.
-  static constexpr uint64_t kGuaranteedPages = 192;
+  // A process that comes when everything is taken may go this many pages over, so that it can work at all; small
+  // enough that a dozen such processes stay within a few percent of the limit.
+  static constexpr uint64_t kGuaranteedPagesMin = 48;
+  static constexpr uint64_t kGuaranteedPagesMax = 192;
 
   Budget() = default;
   Budget(BudgetState* state, std::atomic<uint64_t>* mine) : state_(state), mine_(mine) {}
 
   uint64_t limit() const { return state_->limit.load(std::memory_order_relaxed); }
   uint64_t mine() const { return mine_->load(std::memory_order_relaxed); }
+  uint64_t guaranteed() const {
+    const uint64_t share = limit() / 256;
+    return share < kGuaranteedPagesMin ? kGuaranteedPagesMin : share > kGuaranteedPagesMax ? kGuaranteedPagesMax : share;
+  }
   uint64_t used() const { return state_->used.load(std::memory_order_relaxed); }
 
   // Takes `pages` if they fit under the limit, or if this process holds less than its guarantee.
   bool TryTake(uint64_t pages) {
     uint64_t used = state_->used.load(std::memory_order_relaxed);
     do {
-      if (used + pages > limit() && mine() + pages > kGuaranteedPages) return false;
+      if (used + pages > limit() && mine() + pages > guaranteed()) return false;
     } while (!state_->used.compare_exchange_weak(used, used + pages, std::memory_order_relaxed));
     Took(used + pages, pages);
     return true;
@@ -42,6 +48,11 @@ class Budget {
   void Take(uint64_t pages) { Took(state_->used.fetch_add(pages, std::memory_order_relaxed) + pages, pages); }
   void Give(uint64_t pages) {
     state_->used.fetch_sub(pages, std::memory_order_relaxed);
+    mine_->fetch_sub(pages, std::memory_order_relaxed);
+  }
+  // Hands pages over without their being anybody's for a moment.
+  void TransferTo(Budget* heir, uint64_t pages) {
+    heir->mine_->fetch_add(pages, std::memory_order_relaxed);
     mine_->fetch_sub(pages, std::memory_order_relaxed);
   }
 

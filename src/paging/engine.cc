@@ -129,42 +129,48 @@ void Engine::BecameResident(uint64_t page, unsigned count) {
   resident_ += count;
 }
 
-// Puts `count` neighbouring frames in place at `page`. The frames are gone afterwards (MOVE) or still free (COPY,
-// for mappings that MOVE refuses: it wants both sides writable with equal protection).
+// Puts `count` neighbouring frames in place at `page`. The frames are gone afterwards. COPY is
+// for mappings that MOVE refuses: it wants both sides writable with equal protection.
 Status Engine::Install(uint64_t page, uint32_t frame, unsigned count, const Area& area) {
-  if (area.protection == (PROT_READ | PROT_WRITE)) {
-    uint64_t done = 0;
-    const uint64_t bytes = count * kPageBytes;
-    while (done < bytes) {
-      uffdio_move move = {.dst = reinterpret_cast<uint64_t>(PageAt(page)) + done,
-                          .src = reinterpret_cast<uint64_t>(FrameAt(frame)) + done,
-                          .len = bytes - done,
-                          .mode = 0,
-                          .move = 0};
-      const long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_MOVE, &move);
-      if (move.move > 0) done += static_cast<uint64_t>(move.move);
-      if (r == 0 || r == -EAGAIN) continue;
-      return Status::FromErrno("UFFDIO_MOVE into place", static_cast<int>(-r));
+  bool move = area.protection == (PROT_READ | PROT_WRITE);
+  unsigned chunk = count;
+  for (unsigned done = 0; done < count;) {
+    if (chunk > count - done) chunk = count - done;
+    const auto to = reinterpret_cast<uint64_t>(PageAt(page + done));
+    const auto from = reinterpret_cast<uint64_t>(FrameAt(frame + done));
+    int64_t bytes;
+    long r;
+    if (move) {
+      uffdio_move io = {.dst = to, .src = from, .len = chunk * kPageBytes, .mode = 0, .move = 0};
+      r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_MOVE, &io);
+      bytes = io.move;
+    } else {
+      uffdio_copy io = {.dst = to, .src = from, .len = chunk * kPageBytes, .mode = 0, .copy = 0};
+      r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_COPY, &io);
+      bytes = io.copy;
     }
-    FrameGone(frame, count);
-  } else {
-    uint64_t done = 0;
-    const uint64_t bytes = count * kPageBytes;
-    while (done < bytes) {
-      uffdio_copy copy = {.dst = reinterpret_cast<uint64_t>(PageAt(page)) + done,
-                          .src = reinterpret_cast<uint64_t>(FrameAt(frame)) + done,
-                          .len = bytes - done,
-                          .mode = 0,
-                          .copy = 0};
-      const long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_COPY, &copy);
-      if (copy.copy > 0) done += static_cast<uint64_t>(copy.copy);
-      if (r == 0 || r == -EAGAIN) continue;
-      return Status::FromErrno("UFFDIO_COPY into place", static_cast<int>(-r));
+    if (bytes > 0) {
+      const auto pages = static_cast<unsigned>(static_cast<uint64_t>(bytes) / kPageBytes);
+      if (move) {
+        FrameGone(frame + done, pages);
+      } else {
+        // The pages are new: the frames' share of the budget is theirs now.
+        sys::Call(SYS_madvise, FrameAt(frame + done), pages * kPageBytes, MADV_DONTNEED);
+        FrameGone(frame + done, pages);
+      }
+      BecameResident(page + done, pages);
+      done += pages;
     }
-    config_.budget.Take(count);  // The frames stay, the pages are new.
-    for (unsigned i = 0; i < count; ++i) FrameFreed(frame + i);
+    if (r == 0 || r == -EAGAIN) continue;
+    // The kernel may keep alike neighbours as two mappings, and no call may span two: in halves, then.
+    if (r == -EINVAL && chunk > 1) {
+      chunk /= 2;
+    } else if (r == -EINVAL && move) {
+      move = false;
+    } else {
+      return Status::FromErrno(move ? "UFFDIO_MOVE into place" : "UFFDIO_COPY into place", static_cast<int>(-r));
+    }
   }
-  BecameResident(page, count);
   return Status::Ok();
 }
 
@@ -353,27 +359,24 @@ Status Engine::RemapLocked(uint64_t from, uint64_t to, uint64_t count) {
   return Status::Ok();
 }
 
-Status Engine::BeforeFork(PageEntry* child_table) {
+Status Engine::BeforeFork(PageEntry* child_table, Budget child) {
   lock_.Lock();
-  // The child's copy of the resident set counts too. Both halves must fit beside what others hold.
-  const uint64_t others = config_.budget.used() - config_.budget.mine();
-  const uint64_t limit = config_.budget.limit();
-  const uint64_t room = limit > others ? (limit - others) / 2 : 0;
+  // The child's copy of the resident set counts too. What cannot be had under the limit is evicted here: each page
+  // that goes makes the copy one smaller and leaves its share of the budget to the child, directly, so that other
+  // processes do not take it meanwhile.
   Status s;
-  while (s.ok() && (staged_ > 0 || resident_ > room)) {
-    if (resident_ > room && staged_ + kGroupPages < kFramesMax / 2) {
-      bool progress = false;
-      s = EvictGroup(&progress);
-      if (!progress) break;
-      // Frames pile up free while evicting; let them go so that staging stays small.
-      if (s.ok()) s = Drain(kGroupPages);
-      DropFreeFrames();
-    } else {
-      s = Drain(kGroupPages);
+  for (bool progress = true; s.ok();) {
+    while (s.ok() && staged_ > 0) s = Drain(kGroupPages);
+    DropFreeFrames(&child);
+    const uint64_t has = child.mine();
+    if (!s.ok() || has >= resident_ || child.TryTake(resident_ - has)) break;
+    if (!progress) {
+      child.Take(resident_ - has);  // The rest is pinned or cannot move.
+      break;
     }
+    s = EvictGroup(&progress);
   }
-  while (s.ok() && staged_ > 0) s = Drain(kGroupPages);
-  DropFreeFrames();
+  if (s.ok() && child.mine() > resident_) child.Give(child.mine() - resident_);
   if (!s.ok()) {
     lock_.Unlock();
     return s;
@@ -403,7 +406,6 @@ void Engine::AfterForkInParent() { lock_.Unlock(); }
 Status Engine::AfterForkInChild(int uffd, Budget budget) {
   config_.uffd = uffd;
   config_.budget = budget;
-  config_.budget.Take(resident_);
   lock_.Reset();
   pins_.Reset();
   // Staging was not inherited; all its frames are gone.

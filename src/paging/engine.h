@@ -75,10 +75,11 @@ class Engine {
   // Evicts until at most `pages` are held (resident and staging), writes and empties all of staging.
   Status Shrink(uint64_t pages);
 
-  // fork. BeforeFork: staging is emptied, the resident set shrinks so that parent and child fit under the limit,
-  // and the table is copied to `child_table` with one more holder per slot. Leaves the lock held; AfterFork*
-  // releases it. The child gets a userfaultfd of its own with the arena registered.
-  Status BeforeFork(PageEntry* child_table) ACQUIRES(lock_);
+  // fork. BeforeFork: staging is emptied, the resident set shrinks until parent and child fit under the limit,
+  // and the table is copied to `child_table` with one more holder per slot; `child` is charged for its copy of the
+  // resident set. Leaves the lock held; AfterFork* releases it. The child gets a userfaultfd of its own with the
+  // arena registered. If the fork fails whoever owns the child's table and budget gives both back.
+  Status BeforeFork(PageEntry* child_table, Budget child) ACQUIRES(lock_);
   void AfterForkInParent() RELEASE();
   Status AfterForkInChild(int uffd, Budget budget) RELEASE();
 
@@ -126,7 +127,7 @@ class Engine {
   bool Compact();
   void FrameFreed(uint32_t frame);
   void FrameGone(uint32_t first, unsigned count);
-  void DropFreeFrames();
+  void DropFreeFrames(Budget* heir);  // Their pages go to `heir`, or back if there is none.
   uint64_t StagingTarget() const;
 
   Status Drain(unsigned most);

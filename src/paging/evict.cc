@@ -18,6 +18,7 @@ namespace {
 constexpr uint64_t kStagingShare = 16;
 constexpr uint64_t kStagingPagesMin = 2 * kGroupPages;
 constexpr uint64_t kStagingPagesMax = 4096;
+constexpr uint64_t kStagingPagesLeast = 16;
 // Pages hashed and written per drain when one frame is needed: small, so that no single fault pays for many.
 constexpr unsigned kDrainPages = 8;
 // Groups looked at before giving up: hot ones get another round, pinned ones stay.
@@ -41,6 +42,9 @@ unsigned RunIn(uint64_t bits, unsigned count) {
 }  // namespace
 
 uint64_t Engine::StagingTarget() const {
+  // A process that holds little of the budget keeps most of that in place.
+  const uint64_t holds = config_.budget.mine();
+  if (holds < 4 * kStagingPagesMin) return holds / 4 < kStagingPagesLeast ? kStagingPagesLeast : holds / 4;
   const uint64_t share = config_.budget.limit() / kStagingShare;
   return share < kStagingPagesMin ? kStagingPagesMin : share > kStagingPagesMax ? kStagingPagesMax : share;
 }
@@ -140,7 +144,7 @@ bool Engine::Compact() {
   return any;
 }
 
-void Engine::DropFreeFrames() {
+void Engine::DropFreeFrames(Budget* heir) {
   for (unsigned block = 0; block < kBlocksMax; ++block) {
     while (free_[block] != 0) {
       const auto at = static_cast<unsigned>(std::countr_zero(free_[block]));
@@ -148,7 +152,11 @@ void Engine::DropFreeFrames() {
       const uint32_t frame = block * kGroupPages + at;
       sys::Call(SYS_madvise, FrameAt(frame), run * kPageBytes, MADV_DONTNEED);
       FrameGone(frame, run);
-      config_.budget.Give(run);
+      if (heir != nullptr) {
+        config_.budget.TransferTo(heir, run);
+      } else {
+        config_.budget.Give(run);
+      }
     }
   }
 }
@@ -307,10 +315,12 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
     }
   } else if (area.protection == (PROT_READ | PROT_WRITE)) {
     int unshare_tries = 0;
+    uint64_t chunk = last - first;
     for (uint64_t page = first; page < last;) {
+      if (chunk > last - page) chunk = last - page;
       uffdio_move move = {.dst = reinterpret_cast<uint64_t>(FrameAt(frame + static_cast<uint32_t>(page - first))),
                           .src = reinterpret_cast<uint64_t>(PageAt(page)),
-                          .len = (last - page) * kPageBytes,
+                          .len = chunk * kPageBytes,
                           .mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
                           .move = 0};
       const long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_MOVE, &move);
@@ -326,6 +336,10 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
         for (uint64_t p = page; p < last; ++p)
           if (config_.table[p].state == PageEntry::State::kResident)
             __atomic_fetch_or(reinterpret_cast<unsigned char*>(PageAt(p)), 0, __ATOMIC_RELAXED);
+        continue;
+      }
+      if (r == -EINVAL && chunk > 1) {  // Two mappings to the kernel: in halves.
+        chunk /= 2;
         continue;
       }
       ++page;  // Pinned by a device, or not movable: stays resident.
@@ -401,7 +415,7 @@ Status Engine::Shrink(uint64_t pages) {
       if (Status s = EvictGroup(&progress); !s.ok()) return s;
     while (staged_ > 0)
       if (Status s = Drain(kGroupPages); !s.ok()) return s;
-    DropFreeFrames();
+    DropFreeFrames(nullptr);
     if (!progress) break;
   }
   return Status::Ok();

@@ -27,6 +27,31 @@ farpool_site_entry:
         lea 128(%rsp), %rsp
         jmp *%rcx
 
+        // libc's syscall(): any call at all. Those that change the stack or share it must not pass through here:
+        // they use the `syscall` instruction that is still in its place, just before rcx.
+        .globl farpool_function_entry
+        .hidden farpool_function_entry
+farpool_function_entry:
+        cmp $57, %rax                   // fork
+        je farpool_trap_entry
+        cmp $56, %rax                   // clone: ours if it is a fork
+        jne 1f
+        test $0x100, %edi               // CLONE_VM
+        jnz 2f
+        test %rsi, %rsi
+        jnz 2f
+        jmp farpool_trap_entry
+1:      cmp $512, %rax
+        jae 2f
+        cmp $58, %rax                   // vfork
+        je 2f
+        cmp $435, %rax                  // clone3
+        je 2f
+        cmp $15, %rax                   // rt_sigreturn
+        jne farpool_site_entry
+2:      sub $2, %rcx
+        jmp *%rcx
+
         // A trapped call: the SIGSYS handler has set the interrupted context to go on here.
         .globl farpool_trap_entry
         .hidden farpool_trap_entry

@@ -30,9 +30,10 @@ long GuardFork(GuardFrame* frame) {
   const size_t table_bytes = kArenaPages * sizeof(PageEntry);
   const long table =
       sys::Call(SYS_mmap, nullptr, table_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, table_fd, 0);
+  const Budget child_budget(&g_runtime.segment->budget, &g_runtime.segment->processes[child.value()].resident);
   long r = -ENOMEM;
   if (!sys::Failed(table)) {
-    if (Status s = engine.BeforeFork(reinterpret_cast<PageEntry*>(table)); !s.ok()) Fatal(s);
+    if (Status s = engine.BeforeFork(reinterpret_cast<PageEntry*>(table), child_budget); !s.ok()) Fatal(s);
     sys::Call(SYS_munmap, table, table_bytes);
     sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DOFORK);
     r = Forward(frame);
@@ -46,8 +47,7 @@ long GuardFork(GuardFrame* frame) {
       int uffd = -1;
       if (Status s = OpenUserfault(&uffd); !s.ok()) Fatal(s);
       sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);
-      const Budget budget(&g_runtime.segment->budget, &g_runtime.segment->processes[child.value()].resident);
-      if (Status s = engine.AfterForkInChild(uffd, budget); !s.ok()) Fatal(s);
+      if (Status s = engine.AfterForkInChild(uffd, child_budget); !s.ok()) Fatal(s);
       return 0;
     }
     sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);

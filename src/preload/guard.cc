@@ -260,13 +260,17 @@ bool MakePresent(uintptr_t begin, uint64_t bytes) {
   SignalsBlocked blocked;
   Engine& engine = g_runtime.engine;
   const uint64_t first = (begin - kArenaBase) / kPageBytes;
-  const uint64_t last = (end - 1 - kArenaBase) / kPageBytes + 1;
+  uint64_t last = (end - 1 - kArenaBase) / kPageBytes + 1;
+  bool complete = true;
   {
     MutexLock hold(engine.lock());
-    if (!engine.areas().Covered(first, last)) return false;
     for (uint64_t page = first; page < last;) {
       const Area* area = engine.areas().Find(page);
-      if (area->protection == PROT_NONE) return false;
+      if (area == nullptr || area->protection == PROT_NONE) {
+        last = page;
+        complete = false;
+        break;
+      }
       page = area->last;
     }
   }
@@ -275,7 +279,7 @@ bool MakePresent(uintptr_t begin, uint64_t bytes) {
     if (AllResident(address, address + 1)) continue;
     if (Status s = engine.Fault(address); !s.ok()) Fatal(s);
   }
-  return true;
+  return complete;
 }
 
 long Forward(const GuardFrame* frame) {

@@ -33,7 +33,7 @@ long GuardFork(GuardFrame* frame);
 unsigned PatchLibc();
 
 // guard.cc. True if all of [begin, begin + bytes) may be touched: present if far, not ours otherwise. With a false
-// the kernel is left to answer EFAULT.
+// it is present up to where the program's mappings end, and the kernel is left to answer EFAULT.
 bool MakePresent(uintptr_t begin, uint64_t bytes);
 
 // Passes a call on as it is.

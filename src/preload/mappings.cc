@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 
 #include <cerrno>
+#include <cstring>
 
 #include "base/sys.h"
 #include "base/uffd_abi.h"
@@ -222,16 +223,61 @@ long GuardMadvise(uint64_t address, uint64_t bytes, int advice) {
   }
 }
 
+// mremap of far memory to a fixed near place: mapped afresh there and copied. No lock is held while copying, since
+// the copy itself faults.
+static long MoveNear(const GuardFrame* frame) {
+  const uint64_t from = frame->args[0];
+  const uint64_t to = frame->args[4];
+  const uint64_t old_bytes = frame->args[1];
+  const uint64_t new_bytes = frame->args[2];
+  uint64_t first, last;
+  if ((frame->args[3] & MREMAP_MAYMOVE) == 0 || new_bytes == 0 || !ArenaRange(from, old_bytes, &first, &last))
+    return -EINVAL;
+  int protection;
+  {
+    SignalsBlocked blocked;
+    MutexLock hold(g_runtime.engine.lock());
+    const Area* area = g_runtime.engine.areas().Find(first);
+    if (area == nullptr || area->last < last) return -EFAULT;
+    protection = area->protection;
+  }
+  const long map = sys::Call(SYS_mmap, to, new_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+                             -1, 0);
+  if (sys::Failed(map)) return map;
+  if ((protection & PROT_READ) == 0) GuardMprotect(from, old_bytes, PROT_READ);
+  std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from),
+              old_bytes < new_bytes ? old_bytes : new_bytes);
+  if (protection != (PROT_READ | PROT_WRITE)) sys::Call(SYS_mprotect, to, new_bytes, protection);
+  if ((frame->args[3] & MREMAP_DONTUNMAP) != 0) {
+    GuardMadvise(from, old_bytes, MADV_DONTNEED);
+  } else {
+    GuardMunmap(from, old_bytes);
+  }
+  return static_cast<long>(to);
+}
+
 long GuardMremap(GuardFrame* frame) {
   const uint64_t old_address = frame->args[0];
   const uint64_t old_bytes = frame->args[1];
   const uint64_t new_bytes = frame->args[2];
   const int flags = static_cast<int>(frame->args[3]);
+  const bool to_fixed = (flags & MREMAP_FIXED) != 0;
   if (!InArena(old_address)) {
-    // Near memory into the arena: the program cannot have meant that place.
-    if ((flags & MREMAP_FIXED) != 0 && InArena(frame->args[4])) return -ENOMEM;
-    return Forward(frame);
+    if (!to_fixed || !InArena(frame->args[4])) return Forward(frame);
+    // Near memory to a place in the arena: it stays the kernel's there, like a file mapped over far memory.
+    uint64_t first, last;
+    if (!ArenaRange(frame->args[4], new_bytes, &first, &last)) return -EINVAL;
+    SignalsBlocked blocked;
+    EnsureStarted();
+    Engine& engine = g_runtime.engine;
+    MutexLock hold(engine.lock());
+    if (long r = UnmapLocked(first, last); r != 0) return r;
+    const long r = Forward(frame);
+    if (!sys::Failed(r) && !engine.areas().Set(first, last, PROT_READ | PROT_WRITE, true))
+      Fatal(Status::Exhausted("too many mappings"));
+    return r;
   }
+  if (to_fixed && !InArena(frame->args[4])) return MoveNear(frame);
   uint64_t first, last;
   if (new_bytes == 0 || old_bytes == 0 || !ArenaRange(old_address, old_bytes, &first, &last)) return -EINVAL;
   const uint64_t old_pages = last - first;

@@ -16,7 +16,10 @@
 #include "preload/runtime.h"
 #include "run/syscalls.h"
 
-extern "C" void farpool_site_entry();
+extern "C" {
+void farpool_site_entry();
+void farpool_function_entry();
+}
 
 namespace farpool {
 
@@ -98,9 +101,11 @@ bool Wanted(uint32_t number, const uint8_t* mov) {
 class Patcher {
  public:
   Patcher(Text text, uint8_t* stubs) : text_(text), stubs_(stubs), next_(stubs + kStubBytes) {
-    // The first stub's place holds the address all others jump through.
+    // The first stub's place holds the addresses all others jump through.
     const auto entry = reinterpret_cast<uint64_t>(&farpool_site_entry);
     std::memcpy(stubs_, &entry, sizeof(entry));
+    const auto function = reinterpret_cast<uint64_t>(&farpool_function_entry);
+    std::memcpy(stubs_ + 8, &function, sizeof(function));
   }
 
   unsigned Run() {
@@ -108,7 +113,7 @@ class Patcher {
       p = static_cast<uint8_t*>(std::memchr(p, 0x0f, static_cast<size_t>(text_.end - 64 - p)));
       if (p == nullptr) break;
       if (p[1] != 0x05) continue;
-      if (!PatchMov(p)) PatchRead(p);
+      if (!PatchMov(p) && !PatchFunction(p)) PatchRead(p);
     }
     return patched_;
   }
@@ -154,6 +159,21 @@ class Patcher {
     return false;
   }
 
+  // syscall(): mov 8(%rsp), %r9; syscall; cmp ..., with the number in rax from the caller.
+  bool PatchFunction(uint8_t* syscall) {
+    static const uint8_t kBefore[] = {0x48, 0x89, 0xf8};              // mov %rdi, %rax, some way before
+    static const uint8_t kMov[] = {0x4c, 0x8b, 0x4c, 0x24, 0x08};
+    if (std::memcmp(syscall - 5, kMov, sizeof(kMov)) != 0 || std::memcmp(syscall - 23, kBefore, sizeof(kBefore)) != 0)
+      return false;
+    uint8_t* stub = NewStub();
+    if (stub == nullptr) return false;
+    std::memcpy(stub, kMov, sizeof(kMov));
+    Leave(stub + sizeof(kMov), syscall + 2, 8);
+    Jump(syscall - 5, stub);
+    ++patched_;
+    return true;
+  }
+
   // read: xor %eax, %eax; syscall; cmp $imm32, %rax. The jump reaches into the cmp, which the stub does instead;
   // only if nothing near jumps to the cmp.
   void PatchRead(uint8_t* syscall) {
@@ -179,13 +199,13 @@ class Patcher {
   }
 
   // lea target(%rip), %rcx; jmp *entry(%rip)
-  uint8_t* Leave(uint8_t* out, const uint8_t* target) {
+  uint8_t* Leave(uint8_t* out, const uint8_t* target, unsigned entry = 0) {
     static const uint8_t kLea[] = {0x48, 0x8d, 0x0d};
     static const uint8_t kJump[] = {0xff, 0x25};
     std::memcpy(out, kLea, 3);
     Write32(out + 3, target - (out + 7));
     std::memcpy(out + 7, kJump, 2);
-    Write32(out + 9, stubs_ - (out + 13));
+    Write32(out + 9, stubs_ + entry - (out + 13));
     return out + 13;
   }
   static void Jump(uint8_t* from, const uint8_t* to) {

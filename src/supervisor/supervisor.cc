@@ -109,8 +109,7 @@ void Supervisor::OnChannel(uint32_t index) {
   if (r != static_cast<long>(sizeof(request))) {
     if (r == -EAGAIN || r == -ETIMEDOUT) return;
     // The process ended or runs another program now.
-    Reap();
-    if (child_ended_ && processes_.entries().size() == 1) stored_bytes_ = segment_->slabs.used_slots.load() * kPageBytes;
+    if (processes_.entries().size() == 1) stored_bytes_ = segment_->slabs.used_slots.load() * kPageBytes;
     processes_.Remove(index);
     return;
   }

@@ -161,7 +161,7 @@ if wanted kernel-count; then
   under 64M "$work/report.json" "$programs/pagewalker" 300 >"$work/far.out" 2>"$work/far.err" &
   runner=$!
   sampled=$(python3 - "$runner" <<'PY'
-import os, sys, time
+import os, signal, sys, time
 RANGES = ((0x1f0000000000, 0x1f8000000000), (0x200000000000, 0x300000000000))  # Staging, the far arena.
 
 def children(pid):
@@ -175,8 +175,12 @@ def children(pid):
     return found
 
 def resident(pid):
+    # Stopped while we look: smaps is no snapshot, and pages that move meanwhile would be counted twice.
     total, inside = 0, False
     try:
+        os.kill(pid, signal.SIGSTOP)
+        while open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] not in "TtZX":
+            time.sleep(0.0002)
         for line in open(f"/proc/{pid}/smaps"):
             first = line.split(None, 1)[0]
             if "-" in first and not first.endswith(":"):
@@ -184,6 +188,7 @@ def resident(pid):
                 inside = any(low <= start < high for low, high in RANGES)
             elif inside and first == "Rss:":
                 total += int(line.split()[1]) * 1024
+        os.kill(pid, signal.SIGCONT)
     except OSError:
         pass
     return total
