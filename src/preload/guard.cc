@@ -62,7 +62,7 @@ class Prepared {
                                               stack_);
       ++count_;
     }
-    MakePresent(begin, bytes);
+    if (!MakePresent(begin, bytes)) complete_ = false;
   }
   // After an EFAULT: was one of the ranges not there after all? Makes it so again.
   bool Missing() {
@@ -74,6 +74,8 @@ class Prepared {
     return missing;
   }
   bool any() const { return any_; }
+  // All of it is mapped: an EFAULT cannot be the program's own fault as far as we know.
+  bool complete() const { return complete_; }
 
  private:
   struct Range {
@@ -84,6 +86,7 @@ class Prepared {
   Range ranges_[kRangesMax];
   unsigned count_ = 0;
   bool any_ = false;
+  bool complete_ = true;
 };
 
 uint64_t StringBytes(uintptr_t begin) {
@@ -165,8 +168,8 @@ long CallPrepared(const GuardFrame* frame) {
       break;
     }
     // Memory that only the call itself knows of (ioctl). More of the neighbourhood, then the truth.
-    if (attempt >= 3) {
-      Count(g_runtime.segment->stats.efault_uncured);
+    if (attempt >= 3 || !prepared.complete()) {
+      if (prepared.complete()) Count(g_runtime.segment->stats.efault_uncured);
       return -EFAULT;
     }
     opaque_bytes *= 8;

@@ -65,7 +65,7 @@ killed_donor() {  # NAME COMMAND...: kills the donor once the program has printe
   shift
   start_donor --listen tcp://127.0.0.1:0 --memory 1G
   mkfifo "$work/stdout"
-  as_user "$farpool" run --local 32M --pool "tcp://127.0.0.1:$donor_port" -- "$@" >"$work/stdout" 2>"$work/err" &
+  exec_as_user "$farpool" run --local 32M --pool "tcp://127.0.0.1:$donor_port" -- "$@" >"$work/stdout" 2>"$work/err" &
   runner=$!
   exec {output}<"$work/stdout"
   rm "$work/stdout"
@@ -99,7 +99,7 @@ passes all-returned 0 "$farpool" run --local 32M --pool "unix://$work/donor.sock
 passes all-returned-again 0 "$farpool" run --local 32M --pool "unix://$work/donor.sock" -- "$programs/pagewalker" 200
 
 # --- signals reach the program
-as_user "$farpool" run "${near[@]}" -- sh -c 'trap "exit 9" TERM; echo ready; while :; do sleep 0.1; done' >"$work/ready" &
+exec_as_user timeout -k 1 30 "$farpool" run "${near[@]}" -- sh -c 'trap "exit 9" TERM; echo ready; while :; do sleep 0.1; done' >"$work/ready" &
 runner=$!
 for _ in $(seq 100); do
   [ -s "$work/ready" ] && break

@@ -61,6 +61,11 @@ as_user() {
   "${user[@]+"${user[@]}"}" env HOME="$work" TMPDIR="$work" "$@"
 }
 
+# The same for use with &: the process that $! names is the command itself, so that it can be signalled.
+exec_as_user() {
+  exec "${user[@]+"${user[@]}"}" env HOME="$work" TMPDIR="$work" "$@"
+}
+
 # start_donor FLAGS...: sets donor_pid, and donor_port where --listen was given, once the donor is ready.
 start_donor() {
   local lines line=

@@ -176,8 +176,11 @@ def children(pid):
 
 def resident(pid):
     # Stopped while we look: smaps is no snapshot, and pages that move meanwhile would be counted twice.
+    # Only the program itself: what waits for a stopped child may stop too.
     total, inside = 0, False
     try:
+        if not any(int(line.split("-")[0], 16) >> 44 == 2 for line in open(f"/proc/{pid}/maps")):
+            return 0
         os.kill(pid, signal.SIGSTOP)
         while open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] not in "TtZX":
             time.sleep(0.0002)

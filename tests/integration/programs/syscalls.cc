@@ -264,7 +264,8 @@ void Errors() {
       static_cast<char*>(mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   memset(page, 6, 1 << 20);
   // Not munmap: another mapping could come to lie there.
-  CHECK(mmap(page + (1 << 19), 1 << 19, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED,
+  CHECK(mmap(page + (1 << 19), 1 << 19, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) !=
+            MAP_FAILED,
         "mmap of nothing over a half");
   char* name = Text("/dev/zero");
   Stir();
