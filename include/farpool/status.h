@@ -1,6 +1,6 @@
 #pragma once
-// What an operation came to. Carried by value, never thrown; holds its message inline so that it can be made in
-// a signal handler (no allocation).
+// What an operation came to. Carried by value, never thrown; holds its message inline so that it can be made
+// in a signal handler (no allocation).
 
 #include <cstdint>
 #include <optional>
@@ -14,12 +14,12 @@ class [[nodiscard]] Status {
     kOk = 0,
     kInvalidArgument,  // The caller or the user gave something that cannot be right.
     kNotFound,
-    kUnavailable,   // The other side is gone or cannot be reached.
-    kTimeout,       // No answer within the bound.
-    kExhausted,     // Out of memory, slots, quota, descriptors.
-    kPermission,    // Refused by the kernel or by the other side.
-    kUnsupported,   // This kernel, peer or medium cannot do it.
-    kCorrupt,       // Bytes are not what they must be.
+    kUnavailable,  // The other side is gone or cannot be reached.
+    kTimeout,      // No answer within the bound.
+    kExhausted,    // Out of memory, slots, quota, descriptors.
+    kPermission,   // Refused by the kernel or by the other side.
+    kUnsupported,  // This kernel, peer or medium cannot do it.
+    kCorrupt,      // Bytes are not what they must be.
     kInternal,
   };
 
@@ -55,8 +55,8 @@ class [[nodiscard]] Status {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                // NOLINT: implicit on purpose
-  Result(Status status) : status_(status) {}                   // NOLINT: implicit on purpose
+  Result(T value) : value_(std::move(value)) {}  // NOLINT: implicit on purpose
+  Result(Status status) : status_(status) {}     // NOLINT: implicit on purpose
   bool ok() const { return value_.has_value(); }
   const Status& status() const { return status_; }
   T& value() & { return *value_; }

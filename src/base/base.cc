@@ -13,32 +13,58 @@ namespace farpool {
 namespace {
 const char* ErrnoName(int error) {
   switch (error) {
-    case 1: return "operation not permitted";
-    case 2: return "no such file or directory";
-    case 4: return "interrupted";
-    case 5: return "input/output error";
-    case 9: return "bad file descriptor";
-    case 11: return "try again";
-    case 12: return "out of memory";
-    case 13: return "permission denied";
-    case 14: return "bad address";
-    case 16: return "busy";
-    case 17: return "already exists";
-    case 20: return "not a directory";
-    case 22: return "invalid argument";
-    case 24: return "too many open files";
-    case 25: return "not supported by this file";
-    case 28: return "no space left";
-    case 32: return "broken pipe";
-    case 38: return "not implemented by this kernel";
-    case 95: return "not supported";
-    case 98: return "address already in use";
-    case 101: return "network unreachable";
-    case 104: return "connection reset";
-    case 110: return "timed out";
-    case 111: return "connection refused";
-    case 113: return "no route to host";
-    default: return nullptr;
+    case 1:
+      return "operation not permitted";
+    case 2:
+      return "no such file or directory";
+    case 4:
+      return "interrupted";
+    case 5:
+      return "input/output error";
+    case 9:
+      return "bad file descriptor";
+    case 11:
+      return "try again";
+    case 12:
+      return "out of memory";
+    case 13:
+      return "permission denied";
+    case 14:
+      return "bad address";
+    case 16:
+      return "busy";
+    case 17:
+      return "already exists";
+    case 20:
+      return "not a directory";
+    case 22:
+      return "invalid argument";
+    case 24:
+      return "too many open files";
+    case 25:
+      return "not supported by this file";
+    case 28:
+      return "no space left";
+    case 32:
+      return "broken pipe";
+    case 38:
+      return "not implemented by this kernel";
+    case 95:
+      return "not supported";
+    case 98:
+      return "address already in use";
+    case 101:
+      return "network unreachable";
+    case 104:
+      return "connection reset";
+    case 110:
+      return "timed out";
+    case 111:
+      return "connection refused";
+    case 113:
+      return "no route to host";
+    default:
+      return nullptr;
   }
 }
 }  // namespace
@@ -53,14 +79,37 @@ Status Status::FromErrno(const char* call, int error) {
   }
   Code code = Code::kInternal;
   switch (error) {
-    case 1: case 13: code = Code::kPermission; break;
-    case 2: code = Code::kNotFound; break;
-    case 12: case 24: case 28: code = Code::kExhausted; break;
-    case 22: code = Code::kInvalidArgument; break;
-    case 38: case 95: code = Code::kUnsupported; break;
-    case 110: code = Code::kTimeout; break;
-    case 32: case 101: case 104: case 111: case 113: code = Code::kUnavailable; break;
-    default: break;
+    case 1:
+    case 13:
+      code = Code::kPermission;
+      break;
+    case 2:
+      code = Code::kNotFound;
+      break;
+    case 12:
+    case 24:
+    case 28:
+      code = Code::kExhausted;
+      break;
+    case 22:
+      code = Code::kInvalidArgument;
+      break;
+    case 38:
+    case 95:
+      code = Code::kUnsupported;
+      break;
+    case 110:
+      code = Code::kTimeout;
+      break;
+    case 32:
+    case 101:
+    case 104:
+    case 111:
+    case 113:
+      code = Code::kUnavailable;
+      break;
+    default:
+      break;
   }
   return {code, text.c_str(), error};
 }

@@ -1,8 +1,8 @@
 #pragma once
 // Monotonic time in nanoseconds; async-signal-safe (vDSO).
 
-#include <ctime>
 #include <cstdint>
+#include <ctime>
 
 namespace farpool {
 

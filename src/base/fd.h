@@ -5,8 +5,8 @@
 
 #include <utility>
 
-#include "base/sys.h"
 #include <sys/syscall.h>
+#include "base/sys.h"
 
 namespace farpool {
 

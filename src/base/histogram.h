@@ -1,6 +1,6 @@
 #pragma once
-// Log-linear histogram of nanoseconds: 16 steps per power of two, so a percentile is at most 6.25 % off. Fixed
-// size and made of relaxed atomics, so it can lie in shared memory and be filled from a signal handler.
+// Log-linear histogram of nanoseconds: 16 steps per power of two, so a percentile is at most 6.25 % off.
+// Fixed size and made of relaxed atomics, so it can lie in shared memory and be filled from a signal handler.
 // Any thread may add; readers see a recent state.
 
 #include <atomic>

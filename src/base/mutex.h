@@ -1,8 +1,8 @@
 #pragma once
 // A futex mutex that works in signal handlers and, placed in shared memory, between processes: no owner, no
-// allocation, no libc state. Hold it for short, bounded work, with signals blocked wherever a handler could take
-// the same one. Spins a little first, because holders are usually done within a microsecond.
-// (U. Drepper, "Futexes Are Tricky", mutex 2.)
+// allocation, no libc state. Hold it for short, bounded work, with signals blocked wherever a handler could
+// take the same one. Spins a little first, because holders are usually done within a microsecond. (U.
+// Drepper, "Futexes Are Tricky", mutex 2.)
 
 #include <atomic>
 #include <cstdint>

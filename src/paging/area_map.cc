@@ -23,8 +23,8 @@ const Area* AreaMap::Find(uint64_t page) const {
   return i < size_ && areas_[i].first <= page ? &areas_[i] : nullptr;
 }
 
-// Cuts [first, last) out of the areas it meets, at most two remainders and one new area stay, then joins what is
-// alike: so the array shifts once, whatever the number of areas replaced.
+// Cuts [first, last) out of the areas it meets, at most two remainders and one new area stay, then joins what
+// is alike: so the array shifts once, whatever the number of areas replaced.
 bool AreaMap::Replace(uint64_t first, uint64_t last, const Area* with) {
   size_t begin = LowerBound(first);
   size_t end = begin;

@@ -1,7 +1,7 @@
 #pragma once
-// Which parts of the far arena are mapped, and with what protection. Pages are counted from the arena's start.
-// The kernel keeps the same facts in its VMAs, but cannot be asked cheaply; every change of a mapping in the arena
-// goes through here. Caller serialises.
+// Which parts of the far arena are mapped, and with what protection. Pages are counted from the arena's
+// start. The kernel keeps the same facts in its VMAs, but cannot be asked cheaply; every change of a mapping
+// in the arena goes through here. Caller serialises.
 
 #include <sys/mman.h>
 

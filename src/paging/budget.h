@@ -1,6 +1,7 @@
 #pragma once
-// How much far memory may be resident, staging included, over all processes of a run. The counters lie in memory
-// shared by those processes. Pages are counted per process mapping: a page shared after fork counts twice.
+// How much far memory may be resident, staging included, over all processes of a run. The counters lie in
+// memory shared by those processes. Pages are counted per process mapping: a page shared after fork counts
+// twice.
 
 #include <atomic>
 #include <cstdint>
@@ -8,19 +9,19 @@
 namespace farpool {
 
 struct BudgetState {
-  std::atomic<uint64_t> limit;      // Pages.
-  std::atomic<uint64_t> used;       // Pages, all processes.
+  std::atomic<uint64_t> limit;  // Pages.
+  std::atomic<uint64_t> used;   // Pages, all processes.
   std::atomic<uint64_t> used_peak;
-  std::atomic<uint64_t> far;        // Pages with contents, resident or not, all processes.
+  std::atomic<uint64_t> far;  // Pages with contents, resident or not, all processes.
   std::atomic<uint64_t> far_peak;
-  std::atomic<uint64_t> percent;    // 0: limit is fixed; else limit = percent of far_peak, at least limit_min.
+  std::atomic<uint64_t> percent;  // 0: limit is fixed; else limit = percent of far_peak, at least limit_min.
   std::atomic<uint64_t> limit_min;
 };
 
 class Budget {
  public:
-  // A process that comes when everything is taken may go this many pages over, so that it can work at all; small
-  // enough that a dozen such processes stay within a few percent of the limit.
+  // A process that comes when everything is taken may go this many pages over, so that it can work at all;
+  // small enough that a dozen such processes stay within a few percent of the limit.
   static constexpr uint64_t kGuaranteedPagesMin = 48;
   static constexpr uint64_t kGuaranteedPagesMax = 192;
 
@@ -31,7 +32,9 @@ class Budget {
   uint64_t mine() const { return mine_->load(std::memory_order_relaxed); }
   uint64_t guaranteed() const {
     const uint64_t share = limit() / 256;
-    return share < kGuaranteedPagesMin ? kGuaranteedPagesMin : share > kGuaranteedPagesMax ? kGuaranteedPagesMax : share;
+    return share < kGuaranteedPagesMin   ? kGuaranteedPagesMin
+           : share > kGuaranteedPagesMax ? kGuaranteedPagesMax
+                                         : share;
   }
   uint64_t used() const { return state_->used.load(std::memory_order_relaxed); }
 

@@ -1,4 +1,5 @@
-// See engine.h for the state machine. This file: faults, prefetch, mapping changes, fork. evict.cc: the way out.
+// See engine.h for the state machine. This file: faults, prefetch, mapping changes, fork. evict.cc: the way
+// out.
 
 #include "paging/engine.h"
 
@@ -37,16 +38,15 @@ Status Engine::Init(const EngineConfig& config) {
 }
 
 Status Engine::MapStaging() {
-  const long staging =
-      sys::Call(SYS_mmap, config_.staging, kStagingBytes, PROT_READ | PROT_WRITE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+  const long staging = sys::Call(SYS_mmap, config_.staging, kStagingBytes, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
   if (sys::Failed(staging)) return Status::FromErrno("mmap of the staging area", static_cast<int>(-staging));
   // Frames are single pages; a huge page there would be counted wrongly and split again by the first MOVE.
   sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_NOHUGEPAGE);
   // A child starts with an empty staging area of its own (AfterForkInChild).
   sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_DONTFORK);
-  // A MOVE's target must be registered with the same userfaultfd. Write-protect mode, which nobody uses, leaves
-  // ordinary faults there to the kernel.
+  // A MOVE's target must be registered with the same userfaultfd. Write-protect mode, which nobody uses,
+  // leaves ordinary faults there to the kernel.
   uffdio_register reg = {.range = {reinterpret_cast<uint64_t>(config_.staging), kStagingBytes},
                          .mode = UFFDIO_REGISTER_MODE_WP,
                          .ioctls = 0};
@@ -95,8 +95,8 @@ Status Engine::FaultLocked(uint64_t page) {
   return Status::Ok();
 }
 
-// How many pages to bring for a fault on `page`: 1 unless it continues one of the last kStreams streams. Several
-// interleaved scans, also of several threads, each keep their own stream.
+// How many pages to bring for a fault on `page`: 1 unless it continues one of the last kStreams streams.
+// Several interleaved scans, also of several threads, each keep their own stream.
 unsigned Engine::WindowFor(uint64_t page, Stream** stream) {
   Stream* oldest = &streams_[0];
   ++stream_clock_;
@@ -168,7 +168,8 @@ Status Engine::Install(uint64_t page, uint32_t frame, unsigned count, const Area
     } else if (r == -EINVAL && move) {
       move = false;
     } else {
-      return Status::FromErrno(move ? "UFFDIO_MOVE into place" : "UFFDIO_COPY into place", static_cast<int>(-r));
+      return Status::FromErrno(move ? "UFFDIO_MOVE into place" : "UFFDIO_COPY into place",
+                               static_cast<int>(-r));
     }
   }
   return Status::Ok();
@@ -183,7 +184,8 @@ Status Engine::FirstTouch(uint64_t page, const Area& area) {
   const uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
   const uint64_t end = group_end < area.last ? group_end : area.last;
   unsigned count = 1;
-  while (count < wanted && page + count < end && config_.table[page + count].state == PageEntry::State::kNone) ++count;
+  while (count < wanted && page + count < end && config_.table[page + count].state == PageEntry::State::kNone)
+    ++count;
   uint32_t frame;
   if (Status s = TakeFrames(count, &frame, &count); !s.ok()) return s;
   for (unsigned i = 0; i < count; ++i) {
@@ -222,7 +224,8 @@ Status Engine::Fetch(uint64_t page, const Area& area) {
   const uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
   const uint64_t end = group_end < area.last ? group_end : area.last;
   unsigned count = 1;
-  while (count < wanted && page + count < end && config_.table[page + count].state == PageEntry::State::kStored)
+  while (count < wanted && page + count < end &&
+         config_.table[page + count].state == PageEntry::State::kStored)
     ++count;
   uint32_t frame;
   if (Status s = TakeFrames(count, &frame, &count); !s.ok()) return s;
@@ -313,7 +316,8 @@ Status Engine::RemapLocked(uint64_t from, uint64_t to, uint64_t count) {
       continue;
     }
     uint64_t run = 1;
-    while (i + run < count && run < 512 && config_.table[from + i + run].state == PageEntry::State::kResident) ++run;
+    while (i + run < count && run < 512 && config_.table[from + i + run].state == PageEntry::State::kResident)
+      ++run;
     uint64_t done = 0;
     while (done < run) {
       uffdio_move move = {.dst = reinterpret_cast<uint64_t>(PageAt(to + i + done)),
@@ -361,9 +365,9 @@ Status Engine::RemapLocked(uint64_t from, uint64_t to, uint64_t count) {
 
 Status Engine::BeforeFork(PageEntry* child_table, Budget child) {
   lock_.Lock();
-  // The child's copy of the resident set counts too. What cannot be had under the limit is evicted here: each page
-  // that goes makes the copy one smaller and leaves its share of the budget to the child, directly, so that other
-  // processes do not take it meanwhile.
+  // The child's copy of the resident set counts too. What cannot be had under the limit is evicted here: each
+  // page that goes makes the copy one smaller and leaves its share of the budget to the child, directly, so
+  // that other processes do not take it meanwhile.
   Status s;
   for (bool progress = true; s.ok();) {
     while (s.ok() && staged_ > 0) s = Drain(kGroupPages);
@@ -374,7 +378,7 @@ Status Engine::BeforeFork(PageEntry* child_table, Budget child) {
       child.Take(resident_ - has);  // The rest is pinned or cannot move.
       break;
     }
-    s = EvictGroup(&progress);
+    s = Evict(kGroupPages, &progress);
   }
   if (s.ok() && child.mine() > resident_) child.Give(child.mine() - resident_);
   if (!s.ok()) {

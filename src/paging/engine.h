@@ -8,15 +8,15 @@
 //   staged -> stored or none    hashed there; written to its slot only if the hash says it changed; all-zero
 //                               pages are never stored. The frame becomes a receive buffer.
 //   stored -> resident          fetched into a free staging frame, checked against its hash, MOVEd into place
-// so frames are exchanged between arena and staging and nothing is allocated, zeroed or freed in the steady state.
-// After the MOVE out nobody can write a page any more: comparing hashes is race-free.
+// so frames are exchanged between arena and staging and nothing is allocated, zeroed or freed in the steady
+// state. After the MOVE out nobody can write a page any more: comparing hashes is race-free.
 //
-// Eviction goes by group (64 neighbouring pages, one UFFDIO_MOVE with holes), first in first out, with one more
+// Eviction goes by group (64 neighbouring pages, UFFDIO_MOVE with holes), first in first out, with one more
 // round for groups that were touched while staged.
 //
 // Threads: every public function takes the engine's lock unless it says otherwise; callers have all signals
-// blocked, since the fault handler takes the same lock. No function allocates. A failed Status is final: the page
-// cannot be made right and the program must be stopped.
+// blocked, since the fault handler takes the same lock. No function allocates. A failed Status is final: the
+// page cannot be made right and the program must be stopped.
 
 #include <cstddef>
 #include <cstdint>
@@ -34,10 +34,10 @@ namespace farpool {
 
 struct PageEntry {
   enum class State : uint32_t { kNone = 0, kResident = 1, kStaged = 2, kStored = 3 };
-  PageHash hash;                 // Of the slot's contents; meaningful while slot is not kNone.
-  SlotId slot = SlotId::kNone;   // Kept while resident, so that a clean page goes out without a write.
+  PageHash hash;                // Of the slot's contents; meaningful while slot is not kNone.
+  SlotId slot = SlotId::kNone;  // Kept while resident, so that a clean page goes out without a write.
   State state : 4 = State::kNone;
-  uint32_t frame : 28 = 0;       // Staging frame while staged.
+  uint32_t frame : 28 = 0;  // Staging frame while staged.
 };
 static_assert(sizeof(PageEntry) == 24);
 
@@ -75,10 +75,11 @@ class Engine {
   // Evicts until at most `pages` are held (resident and staging), writes and empties all of staging.
   Status Shrink(uint64_t pages);
 
-  // fork. BeforeFork: staging is emptied, the resident set shrinks until parent and child fit under the limit,
-  // and the table is copied to `child_table` with one more holder per slot; `child` is charged for its copy of the
-  // resident set. Leaves the lock held; AfterFork* releases it. The child gets a userfaultfd of its own with the
-  // arena registered. If the fork fails whoever owns the child's table and budget gives both back.
+  // fork. BeforeFork: staging is emptied, the resident set shrinks until parent and child fit under the
+  // limit, and the table is copied to `child_table` with one more holder per slot; `child` is charged for its
+  // copy of the resident set. Leaves the lock held; AfterFork* releases it. The child gets a userfaultfd of
+  // its own with the arena registered. If the fork fails whoever owns the child's table and budget gives both
+  // back.
   Status BeforeFork(PageEntry* child_table, Budget child) ACQUIRES(lock_);
   void AfterForkInParent() RELEASE();
   Status AfterForkInChild(int uffd, Budget budget) RELEASE();
@@ -94,13 +95,20 @@ class Engine {
 
  private:
   struct Group {
-    uint32_t next;       // In the eviction queue.
-    uint16_t resident;   // Pages resident.
+    uint32_t next;      // In the eviction queue.
+    uint16_t resident;  // Pages resident.
     bool queued : 1;
-    bool hot : 1;        // Touched while staged: one more round.
-    bool used : 1;       // Some page was ever not none; lets Discard skip.
+    bool hot : 1;   // Touched while staged: one more round.
+    bool used : 1;  // Some page was ever not none; lets Discard skip.
   };
   static_assert(sizeof(Group) == 8);
+  // The group being evicted, slice by slice.
+  struct Victim {
+    uint64_t first;  // Page of the group.
+    uint64_t next;   // First page not looked at yet.
+    uint32_t block;  // Staging block: page i of the group goes to frame i. kNoBlock: no page has gone yet.
+  };
+  static constexpr uint32_t kNoBlock = UINT32_MAX;
   struct Stream {
     uint64_t next;
     uint32_t window;
@@ -109,7 +117,9 @@ class Engine {
   };
 
   std::byte* PageAt(uint64_t page) const { return config_.arena + page * kPageBytes; }
-  std::byte* FrameAt(uint32_t frame) const { return config_.staging + static_cast<size_t>(frame) * kPageBytes; }
+  std::byte* FrameAt(uint32_t frame) const {
+    return config_.staging + static_cast<size_t>(frame) * kPageBytes;
+  }
   Group& GroupOf(uint64_t page) { return groups_[page / kGroupPages]; }
 
   Status MapStaging();
@@ -132,7 +142,8 @@ class Engine {
 
   Status Drain(unsigned most);
   Status DropResidentSlots(unsigned wanted, unsigned* dropped);
-  Status EvictGroup(bool* progress);
+  bool NextVictim();
+  Status Evict(uint64_t pages, bool* progress);
   unsigned MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area);
   Status Install(uint64_t page, uint32_t frame, unsigned count, const Area& area);
   void QueueGroup(uint64_t group);
@@ -145,17 +156,18 @@ class Engine {
   uint32_t queue_head_ = 0;  // Groups + 1; 0: none.
   uint32_t queue_tail_ = 0;
   uint64_t queue_size_ = 0;
+  Victim victim_ = {.first = 0, .next = kGroupPages, .block = kNoBlock};  // None.
   uint64_t resident_ = 0;
-  uint64_t populated_ = 0;   // Frames with memory: free or staged.
+  uint64_t populated_ = 0;  // Frames with memory: free or staged.
   uint64_t staged_ = 0;
 
-  uint64_t free_[kBlocksMax] = {};        // Bit per frame: has memory, contents unwanted.
-  uint64_t zero_[kBlocksMax] = {};        // Subset of free_: contents are known to be zero.
+  uint64_t free_[kBlocksMax] = {};  // Bit per frame: has memory, contents unwanted.
+  uint64_t zero_[kBlocksMax] = {};  // Subset of free_: contents are known to be zero.
   uint64_t staged_mask_[kBlocksMax] = {};
   uint64_t any_free_[kBlocksMax / 64] = {};   // Blocks with a free frame.
   uint64_t not_empty_[kBlocksMax / 64] = {};  // Blocks with any memory, or in the staged queue.
   uint64_t in_queue_[kBlocksMax / 64] = {};   // Blocks in the staged queue.
-  uint32_t owner_[kFramesMax] = {};       // Page of a staged frame.
+  uint32_t owner_[kFramesMax] = {};           // Page of a staged frame.
   uint32_t staged_queue_[kBlocksMax] = {};    // Ring of blocks, oldest first.
   uint32_t staged_head_ = 0;
   uint32_t staged_count_ = 0;

@@ -1,5 +1,5 @@
-// The way out: groups leave the arena by MOVE into empty staging blocks; staged pages are hashed, written if they
-// changed, and their frames become free. Only this file moves a page resident -> staged -> stored.
+// The way out: groups leave the arena by MOVE into empty staging blocks; staged pages are hashed, written if
+// they changed, and their frames become free. Only this file moves a page resident -> staged -> stored.
 
 #include <sys/syscall.h>
 
@@ -20,11 +20,19 @@ constexpr uint64_t kStagingPagesMin = 2 * kGroupPages;
 constexpr uint64_t kStagingPagesMax = 4096;
 constexpr uint64_t kStagingPagesLeast = 16;
 // Pages hashed and written per drain when one frame is needed: small, so that no single fault pays for many.
-constexpr unsigned kDrainPages = 8;
+constexpr unsigned kDrainPages = 4;
+// Neighbours moved out per eviction when single frames are needed, for the same reason; a stream moves whole
+// groups.
+constexpr uint64_t kSlicePages = 16;
 // Groups looked at before giving up: hot ones get another round, pinned ones stay.
 constexpr unsigned kEvictTriesMax = 256;
 // Shares of a page copied on write by an atomic OR before a MOVE is tried again.
 constexpr int kUnshareTriesMax = 3;
+
+// Starts reading a page into the cache: a staged page has been out of it for a while.
+void PrefetchPage(const std::byte* page) {
+  for (size_t at = 0; at < kPageBytes; at += 64) __builtin_prefetch(page + at);
+}
 
 bool Bit(const uint64_t* words, unsigned i) { return (words[i / 64] >> (i % 64) & 1) != 0; }
 void SetBit(uint64_t* words, unsigned i) { words[i / 64] |= uint64_t{1} << (i % 64); }
@@ -99,7 +107,8 @@ bool Engine::Populate(bool even_over_limit) {
       break;
     }
   }
-  const long r = sys::Call(SYS_madvise, FrameAt(block * kGroupPages), pages * kPageBytes, MADV_POPULATE_WRITE);
+  const long r =
+      sys::Call(SYS_madvise, FrameAt(block * kGroupPages), pages * kPageBytes, MADV_POPULATE_WRITE);
   if (r != 0) {
     config_.budget.Give(pages);
     return false;
@@ -126,8 +135,8 @@ bool Engine::FindRun(unsigned count, uint32_t* first) {
   return false;
 }
 
-// Free frames lie scattered where single faults left them. Gives their memory back, so that whole blocks can be
-// had again. True if any went.
+// Free frames lie scattered where single faults left them. Gives their memory back, so that whole blocks can
+// be had again. True if any went.
 bool Engine::Compact() {
   bool any = false;
   for (unsigned block = 0; block < kBlocksMax; ++block) {
@@ -168,12 +177,12 @@ Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
       return Status::Ok();
     }
     if (populated_ < StagingTarget() && Populate(false)) continue;
-    // At the limit: the oldest staged pages give their frames; before that, staging is filled up from the arena,
-    // so that pages spend some time there.
+    // At the limit: the oldest staged pages give their frames; before that, staging is filled up from the
+    // arena, so that pages spend some time there.
     unsigned evictions = 0;
     bool progress = true;
     while (progress && populated_ < StagingTarget() + count && evictions < 4) {
-      if (Status s = EvictGroup(&progress); !s.ok()) return s;
+      if (Status s = Evict(count > 1 ? kGroupPages : kSlicePages, &progress); !s.ok()) return s;
       ++evictions;
     }
     if (staged_ > 0) {
@@ -187,12 +196,13 @@ Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
     }
     if (staged_ > 0) continue;
     if (Populate(true)) continue;
-    return Status::Exhausted("no memory for a page: everything resident is pinned, or the host is out of memory");
+    return Status::Exhausted(
+        "no memory for a page: everything resident is pinned, or the host is out of memory");
   }
 }
 
-// Hashes the oldest staged pages, at most `most`, writes those that changed, frees their frames. On an error they
-// stay staged.
+// Hashes the oldest staged pages, at most `most`, writes those that changed, frees their frames. On an error
+// they stay staged.
 Status Engine::Drain(unsigned most) {
   while (staged_count_ > 0 && staged_mask_[staged_queue_[staged_head_]] == 0) {
     const unsigned block = staged_queue_[staged_head_];
@@ -218,6 +228,8 @@ Status Engine::Drain(unsigned most) {
     const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
     PageEntry& entry = config_.table[owner_[frame]];
     const std::byte* bytes = FrameAt(frame);
+    if (const uint64_t rest = bits & (bits - 1); rest != 0)
+      PrefetchPage(FrameAt(block * kGroupPages + static_cast<uint32_t>(std::countr_zero(rest))));
     if (IsZeroPage(bytes)) {
       if (entry.slot != SlotId::kNone) config_.store->Release(entry.slot);
       entry = PageEntry{};
@@ -290,8 +302,8 @@ Status Engine::DropResidentSlots(unsigned wanted, unsigned* dropped) {
   return Status::Ok();
 }
 
-// MOVEs the resident pages of [first, last), one group, out to frames of the same order. Holes are fine. Returns
-// how many went; they are staged then.
+// MOVEs the resident pages of [first, last), one group, out to frames of the same order. Holes are fine.
+// Returns how many went; they are staged then.
 unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area) {
   unsigned went = 0;
   auto staged = [&](uint64_t page) {
@@ -318,11 +330,12 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
     uint64_t chunk = last - first;
     for (uint64_t page = first; page < last;) {
       if (chunk > last - page) chunk = last - page;
-      uffdio_move move = {.dst = reinterpret_cast<uint64_t>(FrameAt(frame + static_cast<uint32_t>(page - first))),
-                          .src = reinterpret_cast<uint64_t>(PageAt(page)),
-                          .len = chunk * kPageBytes,
-                          .mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
-                          .move = 0};
+      uffdio_move move = {
+          .dst = reinterpret_cast<uint64_t>(FrameAt(frame + static_cast<uint32_t>(page - first))),
+          .src = reinterpret_cast<uint64_t>(PageAt(page)),
+          .len = chunk * kPageBytes,
+          .mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
+          .move = 0};
       const long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_MOVE, &move);
       if (move.move > 0) {
         const uint64_t end = page + static_cast<uint64_t>(move.move) / kPageBytes;
@@ -349,13 +362,8 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
   return went;
 }
 
-// Takes the next group off the queue and moves its resident pages into an empty staging block. `progress` says
-// whether any page went.
-Status Engine::EvictGroup(bool* progress) {
-  *progress = false;
-  unsigned block = 0;
-  while (block < kBlocksMax && Bit(not_empty_, block)) ++block;
-  if (block == kBlocksMax) return Status::Ok();
+// The next group to go is the first of the queue. False if there is none.
+bool Engine::NextVictim() {
   for (unsigned tries = 0; tries < kEvictTriesMax && queue_head_ != 0; ++tries) {
     const uint64_t index = queue_head_ - 1;
     Group& group = groups_[index];
@@ -369,38 +377,65 @@ Status Engine::EvictGroup(bool* progress) {
       QueueGroup(index);
       continue;
     }
-    const uint64_t first = index * kGroupPages;
-    const auto begin = reinterpret_cast<uintptr_t>(PageAt(first));
-    if (!pins_.BeginEvict(begin, begin + kGroupPages * kPageBytes)) {
-      QueueGroup(index);
+    // In the queue again for whatever becomes or stays resident.
+    QueueGroup(index);
+    victim_ = {.first = index * kGroupPages, .next = index * kGroupPages, .block = kNoBlock};
+    return true;
+  }
+  return false;
+}
+
+// Moves the resident pages among the next `pages` (at most a group) of the current victim to its staging
+// block, or goes on to the next victim. `progress` says whether any page went.
+Status Engine::Evict(uint64_t pages, bool* progress) {
+  *progress = false;
+  for (unsigned tries = 0; tries < kEvictTriesMax; ++tries) {
+    const uint64_t group_end = victim_.first + kGroupPages;
+    // A block that left the queue between two slices may be used for something else by now.
+    const bool block_taken = victim_.block != kNoBlock && !Bit(in_queue_, victim_.block);
+    if (victim_.next == group_end || block_taken) {
+      if (!NextVictim()) return Status::Ok();
       continue;
     }
+    uint32_t block = victim_.block;
+    if (block == kNoBlock) {
+      block = 0;
+      while (block < kBlocksMax && Bit(not_empty_, block)) ++block;
+      if (block == kBlocksMax) return Status::Ok();
+    }
+    const uint64_t first = victim_.next;
+    const uint64_t last = first + pages < group_end ? first + pages : group_end;
+    victim_.next = last;
+    const auto begin = reinterpret_cast<uintptr_t>(PageAt(first));
+    if (!pins_.BeginEvict(begin, begin + (last - first) * kPageBytes)) continue;
     unsigned went = 0;
-    for (uint64_t page = first; page < first + kGroupPages;) {
+    for (uint64_t page = first; page < last;) {
       const Area* area = areas_.Find(page);
       if (area == nullptr) {
         ++page;
         continue;
       }
-      const uint64_t end = area->last < first + kGroupPages ? area->last : first + kGroupPages;
+      const uint64_t end = area->last < last ? area->last : last;
       // Trim to what is resident, so that the kernel walks no more than it must.
       uint64_t from = page, to = end;
       while (from < to && config_.table[from].state != PageEntry::State::kResident) ++from;
       while (to > from && config_.table[to - 1].state != PageEntry::State::kResident) --to;
       if (from < to && !area->foreign)
-        went += MoveOut(from, to, block * kGroupPages + static_cast<uint32_t>(from - first), *area);
+        went += MoveOut(from, to, block * kGroupPages + static_cast<uint32_t>(from - victim_.first), *area);
       page = end;
     }
     pins_.EndEvict();
-    if (group.resident > 0) QueueGroup(index);
     if (went == 0) continue;
     resident_ -= went;
     staged_ += went;
     populated_ += went;
-    SetBit(not_empty_, block);
-    SetBit(in_queue_, block);
-    FARPOOL_ASSERT(staged_count_ < kBlocksMax);
-    staged_queue_[(staged_head_ + staged_count_++) % kBlocksMax] = block;
+    if (victim_.block == kNoBlock) {
+      victim_.block = block;
+      SetBit(not_empty_, block);
+      SetBit(in_queue_, block);
+      FARPOOL_ASSERT(staged_count_ < kBlocksMax);
+      staged_queue_[(staged_head_ + staged_count_++) % kBlocksMax] = block;
+    }
     *progress = true;
     return Status::Ok();
   }
@@ -412,7 +447,7 @@ Status Engine::Shrink(uint64_t pages) {
   while (resident_ + populated_ > pages || staged_ > 0) {
     bool progress = false;
     if (resident_ > 0 && resident_ + populated_ > pages)
-      if (Status s = EvictGroup(&progress); !s.ok()) return s;
+      if (Status s = Evict(kGroupPages, &progress); !s.ok()) return s;
     while (staged_ > 0)
       if (Status s = Drain(kGroupPages); !s.ok()) return s;
     DropFreeFrames(nullptr);

@@ -1,9 +1,10 @@
 #pragma once
 // Ranges that must not be evicted while the kernel works on them (a system call with a far buffer).
 //
-// Protocol (Dekker): a guard publishes its range, fences, and waits while the evictor's announced range overlaps;
-// the evictor announces its range, fences, and gives up if a pin overlaps. So once Pin() has returned, a page of
-// the range that is touched stays resident until Unpin(). Any thread; no locks, usable in signal handlers.
+// Protocol (Dekker): a guard publishes its range, fences, and waits while the evictor's announced range
+// overlaps; the evictor announces its range, fences, and gives up if a pin overlaps. So once Pin() has
+// returned, a page of the range that is touched stays resident until Unpin(). Any thread; no locks, usable in
+// signal handlers.
 
 #include <atomic>
 #include <cstdint>
@@ -16,9 +17,9 @@ class Pins {
  public:
   static constexpr unsigned kPinsMax = 128;  // Threads of one process inside guarded calls at once.
 
-  // Pins [begin, end). `owner` names the thread (any unique number), `stack` its stack pointer: a pin of the same
-  // owner from deeper down the stack was abandoned by a longjmp and is taken over. Returns a handle, or -1 when
-  // all are taken (the caller goes on unpinned and relies on its retry).
+  // Pins [begin, end). `owner` names the thread (any unique number), `stack` its stack pointer: a pin of the
+  // same owner from deeper down the stack was abandoned by a longjmp and is taken over. Returns a handle, or
+  // -1 when all are taken (the caller goes on unpinned and relies on its retry).
   int Pin(uintptr_t begin, uintptr_t end, uintptr_t owner, uintptr_t stack) {
     for (unsigned probe = 0; probe < kPinsMax; ++probe) {
       const unsigned i = static_cast<unsigned>(owner / 64 + probe) % kPinsMax;
@@ -26,7 +27,8 @@ class Pins {
       uintptr_t holder = slot.owner.load(std::memory_order_relaxed);
       const bool abandoned = holder == owner && slot.stack < stack;
       if (holder != 0 && !abandoned) continue;
-      if (!abandoned && !slot.owner.compare_exchange_strong(holder, owner, std::memory_order_acquire)) continue;
+      if (!abandoned && !slot.owner.compare_exchange_strong(holder, owner, std::memory_order_acquire))
+        continue;
       slot.stack = stack;
       slot.begin.store(begin, std::memory_order_relaxed);
       slot.end.store(end, std::memory_order_relaxed);
@@ -53,7 +55,8 @@ class Pins {
     evicting_end_.store(end, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     for (const Slot& slot : slots_) {
-      if (slot.end.load(std::memory_order_relaxed) > begin && slot.begin.load(std::memory_order_relaxed) < end) {
+      if (slot.end.load(std::memory_order_relaxed) > begin &&
+          slot.begin.load(std::memory_order_relaxed) < end) {
         EndEvict();
         return false;
       }

@@ -17,6 +17,8 @@ struct PagingStats {
   std::atomic<uint64_t> syscalls_prepared, syscalls_trapped, efault_uncured;
 };
 
-inline void Count(std::atomic<uint64_t>& counter, uint64_t n = 1) { counter.fetch_add(n, std::memory_order_relaxed); }
+inline void Count(std::atomic<uint64_t>& counter, uint64_t n = 1) {
+  counter.fetch_add(n, std::memory_order_relaxed);
+}
 
 }  // namespace farpool

@@ -1,6 +1,7 @@
 #pragma once
-// Which donor gets the next slab: power of two choices (M. Mitzenmacher, "The Power of Two Choices in Randomized
-// Load Balancing", 2001), candidates drawn with the weight of their free memory. Pure logic: randomness comes in.
+// Which donor gets the next slab: power of two choices (M. Mitzenmacher, "The Power of Two Choices in
+// Randomized Load Balancing", 2001), candidates drawn with the weight of their free memory. Pure logic:
+// randomness comes in.
 
 #include <cstddef>
 #include <cstdint>

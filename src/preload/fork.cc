@@ -1,5 +1,5 @@
-// fork. The child gets, before it runs any code of the program: a page table of its own (slots shared, counted), a
-// userfaultfd of its own with the inherited arena registered, and a channel to the supervisor.
+// fork. The child gets, before it runs any code of the program: a page table of its own (slots shared,
+// counted), a userfaultfd of its own with the inherited arena registered, and a channel to the supervisor.
 
 #include <linux/sched.h>
 #include <sys/mman.h>
@@ -28,9 +28,10 @@ long GuardFork(GuardFrame* frame) {
     Fatal(child.status());
   }
   const size_t table_bytes = kArenaPages * sizeof(PageEntry);
-  const long table =
-      sys::Call(SYS_mmap, nullptr, table_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, table_fd, 0);
-  const Budget child_budget(&g_runtime.segment->budget, &g_runtime.segment->processes[child.value()].resident);
+  const long table = sys::Call(SYS_mmap, nullptr, table_bytes, PROT_READ | PROT_WRITE,
+                               MAP_SHARED | MAP_NORESERVE, table_fd, 0);
+  const Budget child_budget(&g_runtime.segment->budget,
+                            &g_runtime.segment->processes[child.value()].resident);
   long r = -ENOMEM;
   if (!sys::Failed(table)) {
     if (Status s = engine.BeforeFork(reinterpret_cast<PageEntry*>(table), child_budget); !s.ok()) Fatal(s);

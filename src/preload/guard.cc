@@ -28,7 +28,8 @@ constexpr unsigned kRangesMax = 16;    // Pinned at once by one call; further bu
 // Present now, and mapped so that the kernel may use it? Cheap: reads the page table without a lock.
 bool AllResident(uintptr_t begin, uintptr_t end) {
   const auto* table = reinterpret_cast<const PageEntry*>(kTableBase);
-  for (uint64_t page = (begin - kArenaBase) / kPageBytes; page <= (end - 1 - kArenaBase) / kPageBytes; ++page) {
+  for (uint64_t page = (begin - kArenaBase) / kPageBytes; page <= (end - 1 - kArenaBase) / kPageBytes;
+       ++page) {
     uint32_t word;
     __atomic_load(reinterpret_cast<const uint32_t*>(&table[page]) + 5, &word, __ATOMIC_RELAXED);
     if ((word & 0xf) != static_cast<uint32_t>(PageEntry::State::kResident)) return false;
@@ -58,8 +59,8 @@ class Prepared {
       Range& range = ranges_[count_];
       range.begin = begin;
       range.end = end;
-      range.pin = g_runtime.engine.pins().Pin(begin, end, reinterpret_cast<uintptr_t>(__builtin_thread_pointer()),
-                                              stack_);
+      range.pin = g_runtime.engine.pins().Pin(
+          begin, end, reinterpret_cast<uintptr_t>(__builtin_thread_pointer()), stack_);
       ++count_;
     }
     if (!MakePresent(begin, bytes)) complete_ = false;
@@ -94,7 +95,8 @@ uint64_t StringBytes(uintptr_t begin) {
   for (uint64_t n = 0; n < 4096 + 1;) {
     const uint64_t left = kPageBytes - (begin + n) % kPageBytes;
     if (!MakePresent(begin + n, left)) return n;
-    const auto* zero = static_cast<const char*>(std::memchr(reinterpret_cast<const void*>(begin + n), 0, left));
+    const auto* zero =
+        static_cast<const char*>(std::memchr(reinterpret_cast<const void*>(begin + n), 0, left));
     if (zero != nullptr) return reinterpret_cast<uintptr_t>(zero) - begin + 1;
     n += left;
   }
@@ -124,8 +126,11 @@ void AddArgument(Prepared* prepared, const GuardFrame* frame, const SyscallArg& 
                  uint64_t opaque_bytes) {
   switch (arg.kind) {
     case SyscallArg::kNone:
-    case SyscallArg::kMapping: return;
-    case SyscallArg::kFixed: prepared->Add(value, arg.size); return;
+    case SyscallArg::kMapping:
+      return;
+    case SyscallArg::kFixed:
+      prepared->Add(value, arg.size);
+      return;
     case SyscallArg::kCounted: {
       uint64_t bytes;
       if (__builtin_mul_overflow(frame->args[arg.count_arg], uint64_t{arg.size}, &bytes)) return;
@@ -135,8 +140,12 @@ void AddArgument(Prepared* prepared, const GuardFrame* frame, const SyscallArg& 
     case SyscallArg::kString:
       if (InArena(value)) prepared->Add(value, StringBytes(value));
       return;
-    case SyscallArg::kIovec: AddIovecs(prepared, value, frame->args[arg.count_arg]); return;
-    case SyscallArg::kMessage: AddMessage(prepared, value); return;
+    case SyscallArg::kIovec:
+      AddIovecs(prepared, value, frame->args[arg.count_arg]);
+      return;
+    case SyscallArg::kMessage:
+      AddMessage(prepared, value);
+      return;
     case SyscallArg::kMessages: {
       struct MultiMessage {
         msghdr header;
@@ -159,7 +168,8 @@ long CallPrepared(const GuardFrame* frame) {
   uint64_t opaque_bytes = 2 * kPageBytes;
   for (int attempt = 0;; ++attempt) {
     Prepared prepared(frame);
-    for (unsigned i = 0; i < 6; ++i) AddArgument(&prepared, frame, spec.args[i], frame->args[i], opaque_bytes);
+    for (unsigned i = 0; i < 6; ++i)
+      AddArgument(&prepared, frame, spec.args[i], frame->args[i], opaque_bytes);
     if (prepared.any()) Count(g_runtime.segment->stats.syscalls_prepared);
     for (int retry = 0;; ++retry) {
       const long r = Forward(frame);
@@ -176,8 +186,8 @@ long CallPrepared(const GuardFrame* frame) {
   }
 }
 
-// read, write and their like with a large far buffer: piece by piece, so that no more than a piece must be present
-// at once. Stops at the first short answer, like the call itself would.
+// read, write and their like with a large far buffer: piece by piece, so that no more than a piece must be
+// present at once. Stops at the first short answer, like the call itself would.
 long CallInPieces(const GuardFrame* frame, unsigned buffer_arg, unsigned count_arg, int offset_arg) {
   GuardFrame piece = *frame;
   uint64_t done = 0;
@@ -222,8 +232,8 @@ long CallPselect(GuardFrame* frame) {
   return CallPrepared(frame);
 }
 
-// The kernel copies path, arguments and environment in before the old image goes. Everything they name must be
-// present at that time; another thread may evict some of it meanwhile, then it is tried again.
+// The kernel copies path, arguments and environment in before the old image goes. Everything they name must
+// be present at that time; another thread may evict some of it meanwhile, then it is tried again.
 long GuardExec(const GuardFrame* frame) {
   const bool at = frame->number == SYS_execveat;
   const uintptr_t path = frame->args[at ? 1 : 0];
@@ -258,7 +268,8 @@ long GuardExec(const GuardFrame* frame) {
 bool MakePresent(uintptr_t begin, uint64_t bytes) {
   uint64_t end;
   if (!InArena(begin) || bytes == 0) return true;
-  if (__builtin_add_overflow(begin, bytes, &end) || !g_runtime.started.load(std::memory_order_relaxed)) return false;
+  if (__builtin_add_overflow(begin, bytes, &end) || !g_runtime.started.load(std::memory_order_relaxed))
+    return false;
   if (AllResident(begin, end)) return true;
   SignalsBlocked blocked;
   Engine& engine = g_runtime.engine;
@@ -286,52 +297,70 @@ bool MakePresent(uintptr_t begin, uint64_t bytes) {
 }
 
 long Forward(const GuardFrame* frame) {
-  return sys::Call(frame->number, frame->args[0], frame->args[1], frame->args[2], frame->args[3], frame->args[4],
-                   frame->args[5]);
+  return sys::Call(frame->number, frame->args[0], frame->args[1], frame->args[2], frame->args[3],
+                   frame->args[4], frame->args[5]);
 }
 
 }  // namespace farpool
 
-// From entry.S, in the program's own context: its stack, its mask, its locks. May be interrupted and even left for
-// good (longjmp out of a signal handler) wherever signals are not blocked.
+// From entry.S, in the program's own context: its stack, its mask, its locks. May be interrupted and even
+// left for good (longjmp out of a signal handler) wherever signals are not blocked.
 extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::GuardFrame* frame) {
   using namespace farpool;
   const uint64_t* args = frame->args;
   switch (frame->number) {
-    case SYS_mmap: return GuardMmap(frame);
-    case SYS_munmap: return GuardMunmap(args[0], args[1]);
+    case SYS_mmap:
+      return GuardMmap(frame);
+    case SYS_munmap:
+      return GuardMunmap(args[0], args[1]);
     case SYS_mprotect:
-    case SYS_pkey_mprotect: return GuardMprotect(args[0], args[1], static_cast<int>(args[2]));
-    case SYS_mremap: return GuardMremap(frame);
-    case SYS_madvise: return GuardMadvise(args[0], args[1], static_cast<int>(args[2]));
-    case SYS_brk: return GuardBrk(args[0]);
+    case SYS_pkey_mprotect:
+      return GuardMprotect(args[0], args[1], static_cast<int>(args[2]));
+    case SYS_mremap:
+      return GuardMremap(frame);
+    case SYS_madvise:
+      return GuardMadvise(args[0], args[1], static_cast<int>(args[2]));
+    case SYS_brk:
+      return GuardBrk(args[0]);
     case SYS_mlock:
     case SYS_mlock2:
     case SYS_munlock:
     case SYS_msync:
-    case SYS_mbind: return InArena(args[0]) ? 0 : CallPrepared(frame);
+    case SYS_mbind:
+      return InArena(args[0]) ? 0 : CallPrepared(frame);
     case SYS_mincore:
       if (!InArena(args[0])) return CallPrepared(frame);
       // Far memory behaves as if it were all there.
       std::memset(reinterpret_cast<void*>(args[2]), 1, (args[1] + kPageBytes - 1) / kPageBytes);
       return 0;
-    case SYS_rt_sigaction: return GuardSigaction(frame);
-    case SYS_rt_sigprocmask: return GuardSigprocmask(frame);
-    case SYS_sigaltstack: return GuardSigaltstack(frame);
-    case SYS_rt_sigsuspend: return CallWithMask(frame, 0);
-    case SYS_ppoll: return CallWithMask(frame, 3);
-    case SYS_epoll_pwait: return CallWithMask(frame, 4);
-    case SYS_epoll_pwait2: return CallWithMask(frame, 4);
-    case SYS_pselect6: return CallPselect(frame);
+    case SYS_rt_sigaction:
+      return GuardSigaction(frame);
+    case SYS_rt_sigprocmask:
+      return GuardSigprocmask(frame);
+    case SYS_sigaltstack:
+      return GuardSigaltstack(frame);
+    case SYS_rt_sigsuspend:
+      return CallWithMask(frame, 0);
+    case SYS_ppoll:
+      return CallWithMask(frame, 3);
+    case SYS_epoll_pwait:
+      return CallWithMask(frame, 4);
+    case SYS_epoll_pwait2:
+      return CallWithMask(frame, 4);
+    case SYS_pselect6:
+      return CallPselect(frame);
     case SYS_fork:
-    case SYS_clone: return GuardFork(frame);
+    case SYS_clone:
+      return GuardFork(frame);
     case SYS_execve:
-    case SYS_execveat: return GuardExec(frame);
+    case SYS_execveat:
+      return GuardExec(frame);
     case SYS_read:
     case SYS_write:
     case SYS_sendto:
     case SYS_recvfrom:
-      if (InArena(args[1]) && args[2] > kPieceBytes && frame->number < 2) return CallInPieces(frame, 1, 2, -1);
+      if (InArena(args[1]) && args[2] > kPieceBytes && frame->number < 2)
+        return CallInPieces(frame, 1, 2, -1);
       return CallPrepared(frame);
     case SYS_pread64:
     case SYS_pwrite64:
@@ -340,6 +369,7 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
     case SYS_getrandom:
       if (InArena(args[0]) && args[1] > kPieceBytes) return CallInPieces(frame, 0, 1, -1);
       return CallPrepared(frame);
-    default: return CallPrepared(frame);
+    default:
+      return CallPrepared(frame);
   }
 }

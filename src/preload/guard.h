@@ -1,6 +1,6 @@
 #pragma once
-// The system call guard: makes the memory behind a call's far pointers present and keeps it so while the kernel
-// works on it; carries out the calls that concern mappings, signals, fork and exec.
+// The system call guard: makes the memory behind a call's far pointers present and keeps it so while the
+// kernel works on it; carries out the calls that concern mappings, signals, fork and exec.
 
 #include <cstdint>
 
@@ -32,8 +32,8 @@ long GuardFork(GuardFrame* frame);
 // sites.cc: sends libc's own system calls to the guard. Returns how many sites were patched.
 unsigned PatchLibc();
 
-// guard.cc. True if all of [begin, begin + bytes) may be touched: present if far, not ours otherwise. With a false
-// it is present up to where the program's mappings end, and the kernel is left to answer EFAULT.
+// guard.cc. True if all of [begin, begin + bytes) may be touched: present if far, not ours otherwise. With a
+// false it is present up to where the program's mappings end, and the kernel is left to answer EFAULT.
 bool MakePresent(uintptr_t begin, uint64_t bytes);
 
 // Passes a call on as it is.

@@ -1,5 +1,6 @@
-// The program's mappings in the far arena. Each call does what the kernel's own would, on the program's address
-// space (mprotect of a part of the reservation), on the area map and on the page contents, under the engine's lock.
+// The program's mappings in the far arena. Each call does what the kernel's own would, on the program's
+// address space (mprotect of a part of the reservation), on the area map and on the page contents, under the
+// engine's lock.
 
 #include <dlfcn.h>
 #include <linux/mman.h>
@@ -46,9 +47,10 @@ long Protect(uint64_t first, uint64_t last, int protection) {
 // Back to reserved, registered, empty address space where a file had been mapped.
 void Reclaim(uint64_t first, uint64_t last) {
   const uint64_t bytes = (last - first) * kPageBytes;
-  sys::Call(SYS_mmap, AddressOf(first), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
-            0);
-  uffdio_register reg = {.range = {AddressOf(first), bytes}, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
+  sys::Call(SYS_mmap, AddressOf(first), bytes, PROT_NONE,
+            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  uffdio_register reg = {
+      .range = {AddressOf(first), bytes}, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
   if (long r = sys::Call(SYS_ioctl, g_runtime.segment->fd_base + kFdUserfault, UFFDIO_REGISTER, &reg); r != 0)
     Fatal(Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-r)));
   sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_DONTFORK);
@@ -102,8 +104,9 @@ long GuardMmap(GuardFrame* frame) {
   constexpr int kNearFlags = MAP_STACK | MAP_GROWSDOWN | MAP_HUGETLB | MAP_32BIT | MAP_LOCKED;
   const bool private_anonymous = (flags & MAP_ANONYMOUS) != 0 && (flags & MAP_TYPE) == MAP_PRIVATE;
   if (fixed && !far_place) return Forward(frame);
-  if (!fixed && (!private_anonymous || (flags & kNearFlags) != 0 || bytes < g_runtime.segment->threshold_bytes ||
-                 (protection & PROT_EXEC) != 0 || g_taking_over)) {
+  if (!fixed &&
+      (!private_anonymous || (flags & kNearFlags) != 0 || bytes < g_runtime.segment->threshold_bytes ||
+       (protection & PROT_EXEC) != 0 || g_taking_over)) {
     // Near, wherever the program would like it: no file is put into the arena by itself.
     if (far_place) frame->args[0] = 0;
     return Forward(frame);
@@ -171,7 +174,8 @@ long GuardMprotect(uint64_t address, uint64_t bytes, int protection) {
   for (uint64_t page = first; page < last;) {
     const Area area = *engine.areas().Find(page);
     const uint64_t end = area.last < last ? area.last : last;
-    if (!engine.areas().Set(page, end, protection & 7, area.foreign)) Fatal(Status::Exhausted("too many mappings"));
+    if (!engine.areas().Set(page, end, protection & 7, area.foreign))
+      Fatal(Status::Exhausted("too many mappings"));
     page = end;
   }
   return 0;
@@ -216,15 +220,18 @@ long GuardMadvise(uint64_t address, uint64_t bytes, int advice) {
     case MADV_DOFORK:
     case MADV_MERGEABLE:
     case MADV_UNMERGEABLE:
-    case MADV_COLLAPSE: return 0;  // Advice; contents do not change.
+    case MADV_COLLAPSE:
+      return 0;  // Advice; contents do not change.
     case MADV_POPULATE_READ:
-    case MADV_POPULATE_WRITE: return MakePresent(address, bytes) ? 0 : -ENOMEM;
-    default: return -EINVAL;
+    case MADV_POPULATE_WRITE:
+      return MakePresent(address, bytes) ? 0 : -ENOMEM;
+    default:
+      return -EINVAL;
   }
 }
 
-// mremap of far memory to a fixed near place: mapped afresh there and copied. No lock is held while copying, since
-// the copy itself faults.
+// mremap of far memory to a fixed near place: mapped afresh there and copied. No lock is held while copying,
+// since the copy itself faults.
 static long MoveNear(const GuardFrame* frame) {
   const uint64_t from = frame->args[0];
   const uint64_t to = frame->args[4];
@@ -241,8 +248,8 @@ static long MoveNear(const GuardFrame* frame) {
     if (area == nullptr || area->last < last) return -EFAULT;
     protection = area->protection;
   }
-  const long map = sys::Call(SYS_mmap, to, new_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
-                             -1, 0);
+  const long map = sys::Call(SYS_mmap, to, new_bytes, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   if (sys::Failed(map)) return map;
   if ((protection & PROT_READ) == 0) GuardMprotect(from, old_bytes, PROT_READ);
   std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from),
@@ -322,10 +329,10 @@ long GuardMremap(GuardFrame* frame) {
   return static_cast<long>(AddressOf(to));
 }
 
-// libc remembers the break it was told last and asks for growth from there. Its malloc takes a heap that goes on
-// somewhere else only after one growth was refused (it then stops to rely on one contiguous heap and helps itself
-// with a 1 MiB mapping, which stays near: small programs never need more). So: provoke one growth, refuse it, and
-// tell libc that the break is at the start of the arena.
+// libc remembers the break it was told last and asks for growth from there. Its malloc takes a heap that goes
+// on somewhere else only after one growth was refused (it then stops to rely on one contiguous heap and helps
+// itself with a 1 MiB mapping, which stays near: small programs never need more). So: provoke one growth,
+// refuse it, and tell libc that the break is at the start of the arena.
 void TakeOverBreak() {
   using Malloc = void* (*)(size_t);
   using Free = void (*)(void*);
@@ -355,7 +362,8 @@ long GuardBrk(uint64_t address) {
   const uint64_t pages = PagesOf(address - kArenaBase);
   if (pages > kBrkPages) return static_cast<long>(AddressOf(g_brk_pages));
   if (pages > g_brk_pages) {
-    if (MapLocked(g_brk_pages, pages, PROT_READ | PROT_WRITE) != 0) return static_cast<long>(AddressOf(g_brk_pages));
+    if (MapLocked(g_brk_pages, pages, PROT_READ | PROT_WRITE) != 0)
+      return static_cast<long>(AddressOf(g_brk_pages));
   } else if (pages < g_brk_pages) {
     if (UnmapLocked(pages, g_brk_pages) != 0) return static_cast<long>(AddressOf(g_brk_pages));
   }

@@ -65,7 +65,8 @@ Status Start() {
   const long arena = sys::Call(SYS_mmap, kArenaBase, kArenaBytes, PROT_NONE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
   if (arena == -ENOMEM)
-    return Status::Unsupported("no 16 TiB of address space for far memory: lift `ulimit -v` (see farpool doctor)");
+    return Status::Unsupported(
+        "no 16 TiB of address space for far memory: lift `ulimit -v` (see farpool doctor)");
   if (sys::Failed(arena)) return Status::FromErrno("reserving the far arena", static_cast<int>(-arena));
   int uffd = -1;
   if (Status s = OpenUserfault(&uffd); !s.ok()) return s;
@@ -111,12 +112,16 @@ int PlaceFd(int fd, int which) {
 Status OpenUserfault(int* uffd) {
   long fd = sys::Call(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
   if (fd == -EPERM || fd == -ENOSYS)
-    return Status::Unsupported("userfaultfd is not allowed here (a container's seccomp profile?); see farpool doctor");
+    return Status::Unsupported(
+        "userfaultfd is not allowed here (a container's seccomp profile?); see farpool doctor");
   if (fd < 0) return Status::FromErrno("userfaultfd", static_cast<int>(-fd));
-  uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MOVE | UFFD_FEATURE_PAGEFAULT_FLAG_WP, .ioctls = 0};
+  uffdio_api api = {.api = UFFD_API,
+                    .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MOVE | UFFD_FEATURE_PAGEFAULT_FLAG_WP,
+                    .ioctls = 0};
   if (sys::Call(SYS_ioctl, fd, UFFDIO_API, &api) != 0) {
     sys::Call(SYS_close, fd);
-    return Status::Unsupported("this kernel has no UFFDIO_MOVE; Linux 6.8 or newer is needed (see farpool doctor)");
+    return Status::Unsupported(
+        "this kernel has no UFFDIO_MOVE; Linux 6.8 or newer is needed (see farpool doctor)");
   }
   *uffd = PlaceFd(static_cast<int>(fd), kFdUserfault);
   // Files that the program mapped over far memory cannot be registered and need not be: go around them.

@@ -1,7 +1,7 @@
 #pragma once
-// The runtime inside a program: its one instance, how it starts and how it ends in trouble. Starts in two steps:
-// the constructor installs handlers and patches libc; the rest (registration with the supervisor, arena, engine)
-// waits until the program first needs far memory, so that small programs pay nothing.
+// The runtime inside a program: its one instance, how it starts and how it ends in trouble. Starts in two
+// steps: the constructor installs handlers and patches libc; the rest (registration with the supervisor,
+// arena, engine) waits until the program first needs far memory, so that small programs pay nothing.
 
 #include <atomic>
 #include <cstdint>
@@ -44,7 +44,7 @@ class SupervisorClient final : public SlabProvider {
 };
 
 struct Runtime {
-  RunSegment* segment = nullptr;    // Null: not under farpool run; the runtime does nothing.
+  RunSegment* segment = nullptr;  // Null: not under farpool run; the runtime does nothing.
   std::atomic<bool> started{false};
   Mutex start_lock;
   SupervisorClient supervisor;

@@ -1,6 +1,6 @@
-// Our two signals and the program's view of them. SIGBUS is a far fault, SIGSYS a trapped system call; both must
-// always get through, so no mask and no handler of the program may block or replace them. What the program sets
-// for them is remembered and called for the signals that are not ours.
+// Our two signals and the program's view of them. SIGBUS is a far fault, SIGSYS a trapped system call; both
+// must always get through, so no mask and no handler of the program may block or replace them. What the
+// program sets for them is remembered and called for the signals that are not ours.
 
 #include <signal.h>
 #include <sys/syscall.h>
@@ -146,14 +146,14 @@ long GuardSigprocmask(GuardFrame* frame) {
     if (frame->args[0] != 1 /*SIG_UNBLOCK*/) cleaned &= ~kOurSignals;
   }
   uint64_t before;
-  const long r =
-      sys::Call(SYS_rt_sigprocmask, frame->args[0], set != nullptr ? &cleaned : nullptr, &before, sizeof(before));
+  const long r = sys::Call(SYS_rt_sigprocmask, frame->args[0], set != nullptr ? &cleaned : nullptr, &before,
+                           sizeof(before));
   if (r == 0 && old != nullptr) *old = before;
   return r;
 }
 
-// The kernel writes signal frames to the alternate stack, where it cannot wait for a page: it gets one of ours in
-// place of one in far memory.
+// The kernel writes signal frames to the alternate stack, where it cannot wait for a page: it gets one of
+// ours in place of one in far memory.
 long GuardSigaltstack(GuardFrame* frame) {
   struct Stack {
     uint64_t base;
@@ -161,7 +161,8 @@ long GuardSigaltstack(GuardFrame* frame) {
     int32_t pad;
     uint64_t bytes;
   };
-  if (!MakePresent(frame->args[0], sizeof(Stack)) || !MakePresent(frame->args[1], sizeof(Stack))) return Forward(frame);
+  if (!MakePresent(frame->args[0], sizeof(Stack)) || !MakePresent(frame->args[1], sizeof(Stack)))
+    return Forward(frame);
   const auto* asked = reinterpret_cast<const Stack*>(frame->args[0]);
   auto* old = reinterpret_cast<Stack*>(frame->args[1]);
   Stack stack = {};

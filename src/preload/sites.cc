@@ -1,7 +1,8 @@
-// Sends the system calls that libc makes itself to the guard without a trap. libc's `mov $nr, %eax; ...; syscall`
-// has room for a jump where the `mov` is: it goes to a stub that repeats the `mov` and what stands between, and
-// enters farpool_site_entry with the address behind the `syscall`. The `syscall` itself stays in place, so code
-// that jumps to it from elsewhere still works. Sites of another shape are left alone: for them the filter remains.
+// Sends the system calls that libc makes itself to the guard without a trap. libc's `mov $nr, %eax; ...;
+// syscall` has room for a jump where the `mov` is: it goes to a stub that repeats the `mov` and what stands
+// between, and enters farpool_site_entry with the address behind the `syscall`. The `syscall` itself stays in
+// place, so code that jumps to it from elsewhere still works. Sites of another shape are left alone: for them
+// the filter remains.
 
 #include <elf.h>
 #include <link.h>
@@ -57,8 +58,8 @@ int32_t Read32(const uint8_t* at) {
   return value;
 }
 
-// Length of a simple instruction that may stand between mov and syscall, 0 if it is not one we know. `rip_at` is
-// set to the offset of a displacement relative to the next instruction, if it has one.
+// Length of a simple instruction that may stand between mov and syscall, 0 if it is not one we know. `rip_at`
+// is set to the offset of a displacement relative to the next instruction, if it has one.
 size_t InstructionBytes(const uint8_t* p, size_t* rip_at) {
   *rip_at = 0;
   size_t n = 0;
@@ -66,11 +67,33 @@ size_t InstructionBytes(const uint8_t* p, size_t* rip_at) {
   const uint8_t op = p[n++];
   size_t immediate = 0;
   switch (op) {
-    case 0x89: case 0x8b: case 0x8d: case 0x31: case 0x33: case 0x85: case 0x01: case 0x29: break;
-    case 0x81: case 0xc7: immediate = 4; break;
-    case 0x80: case 0x83: case 0xc6: immediate = 1; break;
-    case 0xb9: case 0xba: case 0xbb: case 0xbd: case 0xbe: case 0xbf: return n + 4;
-    default: return 0;
+    case 0x89:
+    case 0x8b:
+    case 0x8d:
+    case 0x31:
+    case 0x33:
+    case 0x85:
+    case 0x01:
+    case 0x29:
+      break;
+    case 0x81:
+    case 0xc7:
+      immediate = 4;
+      break;
+    case 0x80:
+    case 0x83:
+    case 0xc6:
+      immediate = 1;
+      break;
+    case 0xb9:
+    case 0xba:
+    case 0xbb:
+    case 0xbd:
+    case 0xbe:
+    case 0xbf:
+      return n + 4;
+    default:
+      return 0;
   }
   const uint8_t modrm = p[n++];
   const uint8_t mode = modrm >> 6;
@@ -90,8 +113,8 @@ size_t InstructionBytes(const uint8_t* p, size_t* rip_at) {
 bool Wanted(uint32_t number, const uint8_t* mov) {
   if (number >= kSyscallsMax || SyscallSpecOf(number).route == SyscallSpec::kPlain) return false;
   if (number != SYS_clone) return true;
-  // fork's clone, on the same stack: `mov $CLONE_CHILD_SETTID|CLONE_CHILD_CLEARTID|SIGCHLD, %edi` is just before.
-  // The clone that starts threads changes the stack and must not pass through a stub.
+  // fork's clone, on the same stack: `mov $CLONE_CHILD_SETTID|CLONE_CHILD_CLEARTID|SIGCHLD, %edi` is just
+  // before. The clone that starts threads changes the stack and must not pass through a stub.
   static const uint8_t kForkFlags[] = {0xbf, 0x11, 0x00, 0x20, 0x01};
   for (const uint8_t* p = mov - 32; p < mov; ++p)
     if (std::memcmp(p, kForkFlags, sizeof(kForkFlags)) == 0) return true;
@@ -161,9 +184,10 @@ class Patcher {
 
   // syscall(): mov 8(%rsp), %r9; syscall; cmp ..., with the number in rax from the caller.
   bool PatchFunction(uint8_t* syscall) {
-    static const uint8_t kBefore[] = {0x48, 0x89, 0xf8};              // mov %rdi, %rax, some way before
+    static const uint8_t kBefore[] = {0x48, 0x89, 0xf8};  // mov %rdi, %rax, some way before
     static const uint8_t kMov[] = {0x4c, 0x8b, 0x4c, 0x24, 0x08};
-    if (std::memcmp(syscall - 5, kMov, sizeof(kMov)) != 0 || std::memcmp(syscall - 23, kBefore, sizeof(kBefore)) != 0)
+    if (std::memcmp(syscall - 5, kMov, sizeof(kMov)) != 0 ||
+        std::memcmp(syscall - 23, kBefore, sizeof(kBefore)) != 0)
       return false;
     uint8_t* stub = NewStub();
     if (stub == nullptr) return false;
@@ -174,8 +198,8 @@ class Patcher {
     return true;
   }
 
-  // read: xor %eax, %eax; syscall; cmp $imm32, %rax. The jump reaches into the cmp, which the stub does instead;
-  // only if nothing near jumps to the cmp.
+  // read: xor %eax, %eax; syscall; cmp $imm32, %rax. The jump reaches into the cmp, which the stub does
+  // instead; only if nothing near jumps to the cmp.
   void PatchRead(uint8_t* syscall) {
     static const uint8_t kBefore[] = {0x31, 0xc0};
     static const uint8_t kAfter[] = {0x48, 0x3d};

@@ -27,7 +27,8 @@ Result<uint64_t> SupervisorClient::Ask(ControlOp op, uint64_t arg, int* fds, int
   int count = 0;
   const long r = ReceivePacket(Channel(), &reply, sizeof(reply), fds, fd_max, &count, kControlTimeoutMs);
   if (fd_count != nullptr) *fd_count = count;
-  if (r != static_cast<long>(sizeof(reply))) return Status::Unavailable("the supervisor (farpool run) does not answer");
+  if (r != static_cast<long>(sizeof(reply)))
+    return Status::Unavailable("the supervisor (farpool run) does not answer");
   if (reply.code != Status::Code::kOk) return Status(reply.code, reply.text);
   return reply.value;
 }
@@ -44,7 +45,8 @@ Result<uint32_t> SupervisorClient::Register(int* table_fd) {
   ControlReply reply;
   int count = 0;
   const long r = ReceivePacket(channel, &reply, sizeof(reply), table_fd, 1, &count, kControlTimeoutMs);
-  if (r != static_cast<long>(sizeof(reply))) return Status::Unavailable("the supervisor (farpool run) does not answer");
+  if (r != static_cast<long>(sizeof(reply)))
+    return Status::Unavailable("the supervisor (farpool run) does not answer");
   if (reply.code != Status::Code::kOk) return Status(reply.code, reply.text);
   if (count != 1) return Status(Status::Code::kInternal, "registration without a page table");
   process_ = static_cast<uint32_t>(reply.value);
@@ -73,7 +75,8 @@ void SupervisorClient::BecomeChild(uint32_t process, int channel_fd) {
 }
 
 void SupervisorClient::Fatal(int status, const char* text) {
-  ControlRequest request = {.op = ControlOp::kFatal, .process = process_, .arg = static_cast<uint64_t>(status), .text = {}};
+  ControlRequest request = {
+      .op = ControlOp::kFatal, .process = process_, .arg = static_cast<uint64_t>(status), .text = {}};
   CopyText(request.text, sizeof(request.text), text);
   // Before registration there is only the shared socket.
   if (SendPacket(Channel(), &request, sizeof(request), nullptr, 0) != 0)
@@ -98,7 +101,8 @@ Result<std::byte*> SupervisorClient::MapSlab(uint32_t index) {
   if (count != 1) return Status(Status::Code::kInternal, "a slab without memory");
   const uintptr_t at = kSlabWindow + index * kSlabStride;
   const size_t bytes = static_cast<size_t>(segment_->slabs.slabs[index].slots) * kPageBytes;
-  const long map = sys::Call(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
+  const long map =
+      sys::Call(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
   sys::Call(SYS_close, fd);
   if (sys::Failed(map)) return Status::FromErrno("mmap of a slab", static_cast<int>(-map));
   return reinterpret_cast<std::byte*>(map);

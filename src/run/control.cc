@@ -33,7 +33,8 @@ long SendPacket(int socket, const void* data, unsigned bytes, const int* fds, in
   return r < 0 ? r : 0;
 }
 
-long ReceivePacket(int socket, void* data, unsigned bytes, int* fds, int fd_max, int* fd_count, int timeout_ms) {
+long ReceivePacket(int socket, void* data, unsigned bytes, int* fds, int fd_max, int* fd_count,
+                   int timeout_ms) {
   *fd_count = 0;
   pollfd wait = {socket, POLLIN, 0};
   long r;

@@ -1,9 +1,9 @@
 #pragma once
-// What processes of a run ask their supervisor, over SOCK_SEQPACKET sockets of the same host: plain structs of one
-// build on both sides (the segment's magic guards against mixing builds).
+// What processes of a run ask their supervisor, over SOCK_SEQPACKET sockets of the same host: plain structs
+// of one build on both sides (the segment's magic guards against mixing builds).
 //
-// Every process shares one inherited socket; it is used only to register, with a channel end attached. All later
-// requests of that process go over its own channel, one at a time, under the engine's lock.
+// Every process shares one inherited socket; it is used only to register, with a channel end attached. All
+// later requests of that process go over its own channel, one at a time, under the engine's lock.
 
 #include <cstdint>
 
@@ -42,6 +42,7 @@ inline constexpr int kControlFdsMax = 2;
 // Sends one packet, with descriptors attached. Raw system calls only; 0 or -errno.
 long SendPacket(int socket, const void* data, unsigned bytes, const int* fds, int fd_count);
 // Receives one packet (bounded wait). Returns bytes, 0 at end of stream, -errno; descriptors are CLOEXEC.
-long ReceivePacket(int socket, void* data, unsigned bytes, int* fds, int fd_max, int* fd_count, int timeout_ms);
+long ReceivePacket(int socket, void* data, unsigned bytes, int* fds, int fd_max, int* fd_count,
+                   int timeout_ms);
 
 }  // namespace farpool

@@ -17,16 +17,14 @@ namespace farpool {
 
 namespace {
 
-constexpr uint32_t Low(unsigned arg) {
-  return static_cast<uint32_t>(offsetof(seccomp_data, args)) + arg * 8;
-}
+constexpr uint32_t Low(unsigned arg) { return static_cast<uint32_t>(offsetof(seccomp_data, args)) + arg * 8; }
 constexpr uint32_t High(unsigned arg) { return Low(arg) + 4; }
 
 constexpr uint32_t kArenaHigh = static_cast<uint32_t>(kArenaBase >> 32);
 constexpr uint32_t kArenaHighMask = ~static_cast<uint32_t>((kArenaBytes >> 32) - 1);
 
-// Emits instructions in order; jumps forward to a label are patched when the label is bound. Conditional jumps
-// reach 255 instructions only, so they always skip over an unconditional one, which reaches everywhere.
+// Emits instructions in order; jumps forward to a label are patched when the label is bound. Conditional
+// jumps reach 255 instructions only, so they always skip over an unconditional one, which reaches everywhere.
 class Assembler {
  public:
   struct Label {
@@ -71,12 +69,17 @@ struct Builder {
 
   Assembler::Label* TargetOf(unsigned number) {
     switch (number) {
-      case SYS_close: return &close_call;
+      case SYS_close:
+        return &close_call;
       case SYS_dup2:
-      case SYS_dup3: return &dup2_call;
-      case SYS_close_range: return &close_range_call;
-      case 425: return &no_uring;  // io_uring_setup: its buffers are hidden from us.
-      default: return &masks[SyscallSpecOf(number).PointerMask()];
+      case SYS_dup3:
+        return &dup2_call;
+      case SYS_close_range:
+        return &close_range_call;
+      case 425:
+        return &no_uring;  // io_uring_setup: its buffers are hidden from us.
+      default:
+        return &masks[SyscallSpecOf(number).PointerMask()];
     }
   }
   // Binary search over the numbers that concern us; the rest is allowed at once.

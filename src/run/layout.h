@@ -1,6 +1,7 @@
 #pragma once
-// Fixed places in the address space of a program under `farpool run`. Below the arena, where neither the kernel
-// nor the loader puts anything; fixed so that one constant seccomp filter and one trampoline serve every process.
+// Fixed places in the address space of a program under `farpool run`. Below the arena, where neither the
+// kernel nor the loader puts anything; fixed so that one constant seccomp filter and one trampoline serve
+// every process.
 
 #include <cstddef>
 #include <cstdint>
@@ -9,25 +10,27 @@
 
 namespace farpool {
 
-inline constexpr uintptr_t kSlabWindow = 0x080000000000;    // Slab i is mapped at + i * 1 GiB, 16 TiB in all.
+inline constexpr uintptr_t kSlabWindow = 0x080000000000;  // Slab i is mapped at + i * 1 GiB, 16 TiB in all.
 inline constexpr size_t kSlabStride = size_t{1} << 30;
-inline constexpr uintptr_t kTableBase = 0x1a0000000000;     // Page table, 96 GiB of address space.
-inline constexpr uintptr_t kSegmentBase = 0x1c0000000000;   // RunSegment.
+inline constexpr uintptr_t kTableBase = 0x1a0000000000;    // Page table, 96 GiB of address space.
+inline constexpr uintptr_t kSegmentBase = 0x1c0000000000;  // RunSegment.
 inline constexpr uintptr_t kStagingBase = 0x1f0000000000;
-inline constexpr uintptr_t kTrampoline = 0x1ffffffff000;    // One page: syscall; ret.
-inline constexpr uintptr_t kArenaBase = 0x200000000000;     // Exactly the addresses with bits 44.. == 2.
+inline constexpr uintptr_t kTrampoline = 0x1ffffffff000;  // One page: syscall; ret.
+inline constexpr uintptr_t kArenaBase = 0x200000000000;   // Exactly the addresses with bits 44.. == 2.
 inline constexpr size_t kArenaBytes = size_t{1} << 44;
 inline constexpr uint64_t kArenaPages = kArenaBytes / kPageBytes;
 
 inline constexpr bool InArena(uintptr_t address) { return address >> 44 == kArenaBase >> 44; }
 
-// Descriptors of the runtime, counted from RunSegment::fd_base; the filter keeps the program from closing them.
+// Descriptors of the runtime, counted from RunSegment::fd_base; the filter keeps the program from closing
+// them.
 enum RuntimeFd : int {
-  kFdSegment = 0,   // RunSegment, inherited through exec.
-  kFdControl = 1,   // Shared way to the supervisor, inherited through exec.
-  kFdChannel = 2,   // This process's own channel; its end tells the supervisor that the process or image is gone.
+  kFdSegment = 0,  // RunSegment, inherited through exec.
+  kFdControl = 1,  // Shared way to the supervisor, inherited through exec.
+  kFdChannel =
+      2,  // This process's own channel; its end tells the supervisor that the process or image is gone.
   kFdUserfault = 3,
-  kFdTcp = 8,       // One per donor from here.
+  kFdTcp = 8,  // One per donor from here.
   kRuntimeFds = 8 + 64,
 };
 

@@ -1,6 +1,6 @@
 #pragma once
-// Shared memory of one run: made by the supervisor, mapped by every process of the run. Constant settings, the
-// budget, the counters, who the donors are and which slots are held.
+// Shared memory of one run: made by the supervisor, mapped by every process of the run. Constant settings,
+// the budget, the counters, who the donors are and which slots are held.
 
 #include <atomic>
 #include <cstdint>

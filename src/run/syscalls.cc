@@ -14,7 +14,9 @@ constexpr SyscallArg O{SyscallArg::kOpaque, 0, 0};
 constexpr SyscallArg M{SyscallArg::kMessage, 0, 0};
 constexpr SyscallArg A{SyscallArg::kMapping, 0, 0};
 constexpr SyscallArg P(uint16_t size) { return {SyscallArg::kFixed, 0, size}; }
-constexpr SyscallArg L(uint8_t count_arg, uint16_t size = 1) { return {SyscallArg::kCounted, count_arg, size}; }
+constexpr SyscallArg L(uint8_t count_arg, uint16_t size = 1) {
+  return {SyscallArg::kCounted, count_arg, size};
+}
 constexpr SyscallArg V(uint8_t count_arg) { return {SyscallArg::kIovec, count_arg, 0}; }
 constexpr SyscallArg MM(uint8_t count_arg) { return {SyscallArg::kMessages, count_arg, 0}; }
 
@@ -95,9 +97,9 @@ struct Table {
     Add(SYS_vmsplice, N, V(2));
     Add(SYS_process_vm_readv, N, V(2), N, O);
     Add(SYS_process_vm_writev, N, V(2), N, O);
-    for (unsigned number : {SYS_open, SYS_creat, SYS_access, SYS_chdir, SYS_mkdir, SYS_rmdir, SYS_unlink, SYS_chmod,
-                            SYS_chown, SYS_lchown, SYS_truncate, SYS_mknod, SYS_chroot, SYS_memfd_create,
-                            SYS_swapon, SYS_swapoff, SYS_umount2})
+    for (unsigned number : {SYS_open, SYS_creat, SYS_access, SYS_chdir, SYS_mkdir, SYS_rmdir, SYS_unlink,
+                            SYS_chmod, SYS_chown, SYS_lchown, SYS_truncate, SYS_mknod, SYS_chroot,
+                            SYS_memfd_create, SYS_swapon, SYS_swapoff, SYS_umount2})
       Add(number, S);
     for (unsigned number : {SYS_openat, SYS_mkdirat, SYS_mknodat, SYS_fchownat, SYS_unlinkat, SYS_fchmodat,
                             SYS_faccessat, SYS_faccessat2, SYS_inotify_add_watch})
@@ -128,7 +130,8 @@ struct Table {
     Add(SYS_sendfile, N, N, P(8));
     Add(SYS_splice, N, P(8), N, P(8));
     Add(SYS_copy_file_range, N, P(8), N, P(8));
-    for (unsigned number : {SYS_setxattr, SYS_lsetxattr, SYS_getxattr, SYS_lgetxattr}) Add(number, S, S, L(3));
+    for (unsigned number : {SYS_setxattr, SYS_lsetxattr, SYS_getxattr, SYS_lgetxattr})
+      Add(number, S, S, L(3));
     for (unsigned number : {SYS_fsetxattr, SYS_fgetxattr}) Add(number, N, S, L(3));
     for (unsigned number : {SYS_listxattr, SYS_llistxattr}) Add(number, S, L(2));
     Add(SYS_flistxattr, N, L(2));
@@ -155,7 +158,8 @@ struct Table {
     // Sockets.
     Add(SYS_connect, N, L(2));
     Add(SYS_bind, N, L(2));
-    for (unsigned number : {SYS_accept, SYS_accept4, SYS_getsockname, SYS_getpeername}) Add(number, N, P(128), P(4));
+    for (unsigned number : {SYS_accept, SYS_accept4, SYS_getsockname, SYS_getpeername})
+      Add(number, N, P(128), P(4));
     Add(SYS_sendto, N, L(2), N, N, L(5));
     Add(SYS_recvfrom, N, L(2), N, N, P(128), P(4));
     Set(SYS_sendmsg, kAlways, N, M);
@@ -168,7 +172,8 @@ struct Table {
     // Time and the rest.
     Add(SYS_nanosleep, P(kTimespec), P(kTimespec));
     Add(SYS_clock_nanosleep, N, N, P(kTimespec), P(kTimespec));
-    for (unsigned number : {SYS_clock_gettime, SYS_clock_getres, SYS_clock_settime}) Add(number, N, P(kTimespec));
+    for (unsigned number : {SYS_clock_gettime, SYS_clock_getres, SYS_clock_settime})
+      Add(number, N, P(kTimespec));
     Add(SYS_clock_adjtime, N, O);
     Add(SYS_gettimeofday, P(16), P(8));
     Add(SYS_settimeofday, P(16), P(8));

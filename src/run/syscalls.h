@@ -1,8 +1,8 @@
 #pragma once
-// Which arguments of which system call (x86-64) are pointers, and to how many bytes. One table for both users:
-// the seccomp filter, which must know where a far pointer can stand, and the guard, which makes the memory behind
-// it present. Unused argument registers hold stale pointers, so only true pointer arguments count.
-// Source: the kernel's include/linux/syscalls.h.
+// Which arguments of which system call (x86-64) are pointers, and to how many bytes. One table for both
+// users: the seccomp filter, which must know where a far pointer can stand, and the guard, which makes the
+// memory behind it present. Unused argument registers hold stale pointers, so only true pointer arguments
+// count. Source: the kernel's include/linux/syscalls.h.
 
 #include <cstdint>
 
@@ -11,14 +11,14 @@ namespace farpool {
 struct SyscallArg {
   enum Kind : uint8_t {
     kNone,
-    kFixed,    // `size` bytes.
-    kCounted,  // `size` bytes times the value of argument `count_arg`.
-    kString,   // Up to and with the terminating zero.
-    kIovec,    // `count_arg` iovecs and the buffers they name.
-    kMessage,  // A msghdr and all it names.
-    kMessages, // `count_arg` mmsghdrs.
-    kOpaque,   // Depends on other arguments: the page it is on and the next.
-    kMapping,  // An address range, not memory to be read: the call itself is ours to carry out.
+    kFixed,     // `size` bytes.
+    kCounted,   // `size` bytes times the value of argument `count_arg`.
+    kString,    // Up to and with the terminating zero.
+    kIovec,     // `count_arg` iovecs and the buffers they name.
+    kMessage,   // A msghdr and all it names.
+    kMessages,  // `count_arg` mmsghdrs.
+    kOpaque,    // Depends on other arguments: the page it is on and the next.
+    kMapping,   // An address range, not memory to be read: the call itself is ours to carry out.
   };
   Kind kind = kNone;
   uint8_t count_arg = 0;
@@ -27,9 +27,9 @@ struct SyscallArg {
 
 struct SyscallSpec {
   enum Route : uint8_t {
-    kPlain,    // Does not concern us.
-    kPointers, // Prepared when an argument is far.
-    kAlways,   // Looked at in any case: hidden pointers, masks, mappings.
+    kPlain,     // Does not concern us.
+    kPointers,  // Prepared when an argument is far.
+    kAlways,    // Looked at in any case: hidden pointers, masks, mappings.
   };
   Route route = kPlain;
   SyscallArg args[6];

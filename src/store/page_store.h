@@ -1,11 +1,12 @@
 #pragma once
 // Where pages live while they are not resident: slots on one or more donors. Paging knows only this.
 //
-// A slot holds one page of kPageBytes and a count of holders (processes that share it after fork). Contents are
-// what was last stored; there is no check here: whoever stores keeps the hash and verifies what comes back.
+// A slot holds one page of kPageBytes and a count of holders (processes that share it after fork). Contents
+// are what was last stored; there is no check here: whoever stores keeps the hash and verifies what comes
+// back.
 //
-// Threads: one at a time per object (the fault engine's lock); slots and their counts may be shared with other
-// processes through shared memory.
+// Threads: one at a time per object (the fault engine's lock); slots and their counts may be shared with
+// other processes through shared memory.
 
 #include <cstdint>
 

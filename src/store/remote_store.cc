@@ -8,7 +8,8 @@
 namespace farpool {
 
 namespace {
-// A link that breaks is tried again this often within one transfer; each try is bounded by the link's deadline.
+// A link that breaks is tried again this often within one transfer; each try is bounded by the link's
+// deadline.
 constexpr int kRetriesMax = 3;
 }  // namespace
 
@@ -26,7 +27,8 @@ void RemoteStore::AfterFork() {
   current_ = 0;  // Parent and child take their slots from different slabs while there are several.
 }
 
-// The shared-memory link names slabs by their index in the table: the donor's own id is not needed for a load.
+// The shared-memory link names slabs by their index in the table: the donor's own id is not needed for a
+// load.
 std::byte* RemoteStore::Lookup(void* self, SlabId slab, uint64_t* bytes) {
   auto* store = static_cast<RemoteStore*>(self);
   const auto index = static_cast<uint32_t>(slab);
@@ -96,7 +98,8 @@ Status RemoteStore::LinkFor(uint32_t slab, Link** link) {
   return Status::Ok();
 }
 
-Status RemoteStore::TransferOnce(LinkOp::Kind kind, const PageIo* pages, unsigned count, uint32_t* broken_donor) {
+Status RemoteStore::TransferOnce(LinkOp::Kind kind, const PageIo* pages, unsigned count,
+                                 uint32_t* broken_donor) {
   FARPOOL_ASSERT(count <= kStoreBatchMax);
   Link* links[kStoreBatchMax];
   unsigned ops = 0;

@@ -12,8 +12,8 @@ inline constexpr unsigned kDonorsMax = 64;
 // The most pages one Load or Store may carry: one group of the fault engine.
 inline constexpr unsigned kStoreBatchMax = 64;
 
-// What the store needs from whoever holds the sessions with the donors (the supervisor, reached over a socket).
-// Called with the engine's lock held, possibly in a signal handler. Each call ends in bounded time.
+// What the store needs from whoever holds the sessions with the donors (the supervisor, reached over a
+// socket). Called with the engine's lock held, possibly in a signal handler. Each call ends in bounded time.
 class SlabProvider {
  public:
   // A slab with free slots was added to the table: its index.
@@ -39,10 +39,15 @@ class RemoteStore final : public PageStore {
   void Retain(SlotId slot) override { table_->Retain(slot); }
   void Release(SlotId slot) override { table_->Release(slot); }
   bool Exclusive(SlotId slot) const override { return table_->Exclusive(slot); }
-  Status Load(const PageIo* pages, unsigned count) override { return Transfer(LinkOp::Kind::kRead, pages, count); }
-  Status Store(const PageIo* pages, unsigned count) override { return Transfer(LinkOp::Kind::kWrite, pages, count); }
+  Status Load(const PageIo* pages, unsigned count) override {
+    return Transfer(LinkOp::Kind::kRead, pages, count);
+  }
+  Status Store(const PageIo* pages, unsigned count) override {
+    return Transfer(LinkOp::Kind::kWrite, pages, count);
+  }
 
-  // In a forked child, before anything else: connections are the parent's; mappings of slabs are shared and stay.
+  // In a forked child, before anything else: connections are the parent's; mappings of slabs are shared and
+  // stay.
   void AfterFork();
 
  private:

@@ -2,8 +2,8 @@
 // The slabs of one run and who holds their slots, in memory shared by all processes of the run and its
 // supervisor. The supervisor adds slabs; any process reserves, retains and releases slots.
 //
-// A slot is free when its count is 0. Counts are per holder (a process whose page table names the slot), so the
-// supervisor can drop the holdings of a process that was killed by walking that process's page table.
+// A slot is free when its count is 0. Counts are per holder (a process whose page table names the slot), so
+// the supervisor can drop the holdings of a process that was killed by walking that process's page table.
 // Threads: any, in any process; everything is an atomic or constant once a slab is ready.
 
 #include <atomic>
@@ -14,10 +14,10 @@
 
 namespace farpool {
 
-inline constexpr unsigned kSlotBits = 18;                        // Slots per slab at most: 1 GiB slabs.
+inline constexpr unsigned kSlotBits = 18;  // Slots per slab at most: 1 GiB slabs.
 inline constexpr uint32_t kSlotsPerSlabMax = 1u << kSlotBits;
-inline constexpr uint32_t kSlabsMax = 1u << (32 - kSlotBits);    // Index 0 is never used: SlotId 0 is none.
-inline constexpr uint16_t kHoldersMax = 60000;                   // Of one slot; fork refuses beyond.
+inline constexpr uint32_t kSlabsMax = 1u << (32 - kSlotBits);  // Index 0 is never used: SlotId 0 is none.
+inline constexpr uint16_t kHoldersMax = 60000;                 // Of one slot; fork refuses beyond.
 
 inline SlotId MakeSlot(uint32_t slab, uint32_t slot) { return SlotId{(slab << kSlotBits) | slot}; }
 inline uint32_t SlabOf(SlotId slot) { return static_cast<uint32_t>(slot) >> kSlotBits; }
@@ -26,9 +26,9 @@ inline uint32_t SlotOf(SlotId slot) { return static_cast<uint32_t>(slot) & (kSlo
 struct SlabEntry {
   enum State : uint32_t { kUnused = 0, kReady = 1, kLost = 2 };
   std::atomic<uint32_t> state;
-  uint32_t donor;   // Index into the run's donors.
-  SlabId id;        // At that donor.
-  uint32_t slots;   // In this slab.
+  uint32_t donor;                // Index into the run's donors.
+  SlabId id;                     // At that donor.
+  uint32_t slots;                // In this slab.
   std::atomic<uint32_t> used;    // Slots with at least one holder.
   std::atomic<uint32_t> cursor;  // Where to look next for a free slot: a hint.
 };
@@ -39,9 +39,7 @@ struct SlabTable {
   SlabEntry slabs[kSlabsMax];
   std::atomic<uint16_t> holders[kSlabsMax][kSlotsPerSlabMax];  // 8 GiB, sparse: only used slabs take memory.
 
-  void Retain(SlotId slot) {
-    holders[SlabOf(slot)][SlotOf(slot)].fetch_add(1, std::memory_order_relaxed);
-  }
+  void Retain(SlotId slot) { holders[SlabOf(slot)][SlotOf(slot)].fetch_add(1, std::memory_order_relaxed); }
   void Release(SlotId slot) {
     SlabEntry& slab = slabs[SlabOf(slot)];
     if (holders[SlabOf(slot)][SlotOf(slot)].fetch_sub(1, std::memory_order_acq_rel) == 1) {

@@ -12,8 +12,8 @@
 namespace farpool {
 
 namespace {
-constexpr uint64_t kGraceMs = 10'000;            // Leases outlive a broken connection this long.
-constexpr uint64_t kResumeNs = 2'000'000'000;    // A donor that does not answer for this long is gone.
+constexpr uint64_t kGraceMs = 10'000;          // Leases outlive a broken connection this long.
+constexpr uint64_t kResumeNs = 2'000'000'000;  // A donor that does not answer for this long is gone.
 constexpr auto kResumePause = std::chrono::milliseconds(50);
 }  // namespace
 
@@ -59,8 +59,8 @@ Result<uint32_t> Donors::LeaseSlab() {
   std::vector<DonorLoad> loads(donors_.size());
   for (;;) {
     for (size_t i = 0; i < donors_.size(); ++i)
-      loads[i] = {donors_[i].free_bytes, loads[i].usable && !donors_[i].gone &&
-                                             donors_[i].free_bytes >= donors_[i].slab_bytes};
+      loads[i] = {donors_[i].free_bytes,
+                  loads[i].usable && !donors_[i].gone && donors_[i].free_bytes >= donors_[i].slab_bytes};
     const size_t chosen = ChooseDonor(loads, 1, random_);
     if (chosen == kNoDonor) break;
     Result<SlabLease> lease = donors_[chosen].session->LeaseSlab();
@@ -77,7 +77,9 @@ Result<uint32_t> Donors::LeaseSlab() {
     return index;
   }
   TextBuffer<160> text;
-  text.Add("the pool is full: all ").Add(leased_bytes_ >> 20).Add(" MiB it lends to this run are in use; add a donor or raise --local");
+  text.Add("the pool is full: all ")
+      .Add(leased_bytes_ >> 20)
+      .Add(" MiB it lends to this run are in use; add a donor or raise --local");
   return Status::Exhausted(text.c_str());
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// The sessions of one run with its donors: leasing slabs, handing out their memory or connections, noticing and
-// surviving trouble. Fills the run's slab table. Threads: the supervisor's only.
+// The sessions of one run with its donors: leasing slabs, handing out their memory or connections, noticing
+// and surviving trouble. Fills the run's slab table. Threads: the supervisor's only.
 
 #include <deque>
 #include <memory>
@@ -22,13 +22,15 @@ class Donors {
   // Memory of a slab of a shared-memory donor, borrowed.
   Result<int> SlabMemory(uint32_t index) const;
   Result<Fd> Connect(uint32_t donor);
-  // The control connection of `donor` broke, or a process says its link did. Ok: it works (again). Otherwise the
-  // donor is gone for good; `lost_bytes` says how much of the run's data only it had.
+  // The control connection of `donor` broke, or a process says its link did. Ok: it works (again). Otherwise
+  // the donor is gone for good; `lost_bytes` says how much of the run's data only it had.
   Status Check(uint32_t donor, uint64_t* lost_bytes);
   void Close();
 
   size_t size() const { return donors_.size(); }
-  int control_fd(size_t donor) const { return donors_[donor].gone ? -1 : donors_[donor].session->control_fd(); }
+  int control_fd(size_t donor) const {
+    return donors_[donor].gone ? -1 : donors_[donor].session->control_fd();
+  }
   std::string Names() const;
   uint64_t leased_bytes() const { return leased_bytes_; }
 

@@ -44,16 +44,16 @@ void Processes::Remove(uint32_t index) {
     const off_t begin = lseek(fd, at, SEEK_DATA);
     if (begin < 0) break;  // ENXIO: no more data.
     const off_t end = lseek(fd, begin, SEEK_HOLE);
-    // Extents are whole pages of the file, entries of 24 bytes are not: start at the entry that reaches in. It
-    // may lie partly in a hole before, which then holds zeros.
+    // Extents are whole pages of the file, entries of 24 bytes are not: start at the entry that reaches in.
+    // It may lie partly in a hole before, which then holds zeros.
     const auto first = static_cast<uint64_t>(begin) / sizeof(PageEntry);
     const auto last = (static_cast<uint64_t>(end) + sizeof(PageEntry) - 1) / sizeof(PageEntry);
     const off_t map_at = static_cast<off_t>(first * sizeof(PageEntry)) & ~static_cast<off_t>(kPageBytes - 1);
     const size_t map_bytes = last * sizeof(PageEntry) - static_cast<size_t>(map_at);
     void* map = mmap(nullptr, map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, map_at);
     if (map == MAP_FAILED) break;
-    auto* entries =
-        reinterpret_cast<PageEntry*>(static_cast<std::byte*>(map) + (first * sizeof(PageEntry) - static_cast<size_t>(map_at)));
+    auto* entries = reinterpret_cast<PageEntry*>(static_cast<std::byte*>(map) +
+                                                 (first * sizeof(PageEntry) - static_cast<size_t>(map_at)));
     for (uint64_t i = 0; i < last - first; ++i) {
       PageEntry& entry = entries[i];
       if (entry.state == PageEntry::State::kNone) continue;

@@ -1,6 +1,6 @@
 #pragma once
-// The processes of a run that have far memory: their channels, page tables and share of the budget. When one ends,
-// is killed or replaces its image its holdings are given back by walking its page table.
+// The processes of a run that have far memory: their channels, page tables and share of the budget. When one
+// ends, is killed or replaces its image its holdings are given back by walking its page table.
 
 #include <map>
 

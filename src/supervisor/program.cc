@@ -28,7 +28,8 @@ Status CheckFile(const std::string& path, int depth) {
   std::ifstream file(path, std::ios::binary);
   char head[256] = {};
   file.read(head, sizeof(head) - 1);
-  // Execute permission without read: nothing can be said, and the kernel ignores the preload for none of these.
+  // Execute permission without read: nothing can be said, and the kernel ignores the preload for none of
+  // these.
   if (!file && file.gcount() == 0) return Status::Ok();
   if (head[0] == '#' && head[1] == '!') {
     std::istringstream line(std::string(head + 2, std::strcspn(head + 2, "\n")));
@@ -40,7 +41,8 @@ Status CheckFile(const std::string& path, int depth) {
   struct stat info;
   if (stat(path.c_str(), &info) == 0 && (info.st_mode & S_ISUID) != 0 && info.st_uid != geteuid())
     return Refuse("'" + path + "' is set-user-ID: the loader ignores preloaded libraries there");
-  if (file.gcount() < static_cast<std::streamsize>(sizeof(Elf64_Ehdr)) || std::memcmp(head, ELFMAG, SELFMAG) != 0)
+  if (file.gcount() < static_cast<std::streamsize>(sizeof(Elf64_Ehdr)) ||
+      std::memcmp(head, ELFMAG, SELFMAG) != 0)
     return Status::Ok();  // execve or the shell will say.
   Elf64_Ehdr header;
   std::memcpy(&header, head, sizeof(header));
@@ -68,7 +70,8 @@ Program FindProgram(const std::string& name) {
   if (name.find('/') != std::string::npos) {
     const int error = check(name);
     if (error == 0) return {name, 0, Status::Ok()};
-    return Failed(error == ENOENT || error == ENOTDIR ? 127 : 126, "cannot run '" + name + "': " + strerror(error));
+    return Failed(error == ENOENT || error == ENOTDIR ? 127 : 126,
+                  "cannot run '" + name + "': " + strerror(error));
   }
   const char* path = getenv("PATH");
   std::istringstream folders(path != nullptr ? path : "/bin:/usr/bin");
@@ -94,11 +97,13 @@ Result<std::string> FindRuntimeLibrary() {
     const fs::path candidate = (folder / place / "libfarpool-preload.so").lexically_normal();
     if (access(candidate.c_str(), R_OK) == 0) {
       if (candidate.string().find_first_of(": ") != std::string::npos)
-        return Refuse("the path '" + candidate.string() + "' has a space or colon: the loader cannot preload it");
+        return Refuse("the path '" + candidate.string() +
+                      "' has a space or colon: the loader cannot preload it");
       return candidate.string();
     }
   }
-  return Status(Status::Code::kNotFound, "libfarpool-preload.so is not beside this program: build or install all of farpool");
+  return Status(Status::Code::kNotFound,
+                "libfarpool-preload.so is not beside this program: build or install all of farpool");
 }
 
 }  // namespace farpool

@@ -30,8 +30,8 @@ namespace farpool {
 
 namespace {
 
-constexpr uint64_t kLocalMin = 4u << 20;          // Below this the staging area alone would fill the limit.
-constexpr uint64_t kLocalShareMin = 16u << 20;    // With --local N%.
+constexpr uint64_t kLocalMin = 4u << 20;        // Below this the staging area alone would fill the limit.
+constexpr uint64_t kLocalShareMin = 16u << 20;  // With --local N%.
 constexpr uint64_t kThresholdDefault = 64u << 10;
 constexpr rlim_t kFdCeiling = 4096;  // Our descriptors end here, or at the hard limit if that is lower.
 
@@ -55,7 +55,8 @@ struct PrivateDonor {
   Status Start(uint64_t bytes, PoolEntry* entry) {
     const char* tmp = getenv("TMPDIR");
     std::string path = std::string(tmp != nullptr ? tmp : "/tmp") + "/farpool-XXXXXX";
-    if (mkdtemp(path.data()) == nullptr) return Status::FromErrno(("making a folder in " + path).c_str(), errno);
+    if (mkdtemp(path.data()) == nullptr)
+      return Status::FromErrno(("making a folder in " + path).c_str(), errno);
     folder = path;
     DonorOptions options;
     options.unix_path = folder + "/donor.sock";
@@ -73,12 +74,14 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, Fd* fd) {
   *fd = Fd(memfd_create("farpool-run", MFD_CLOEXEC));
   if (!fd->valid()) return Status::FromErrno("memfd_create", errno);
   if (ftruncate(fd->get(), sizeof(RunSegment)) != 0)
-    return Status::FromErrno("making room for the run's shared state (a limit on file sizes, ulimit -f?)", errno);
-  void* map = mmap(nullptr, sizeof(RunSegment), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd->get(), 0);
+    return Status::FromErrno("making room for the run's shared state (a limit on file sizes, ulimit -f?)",
+                             errno);
+  void* map =
+      mmap(nullptr, sizeof(RunSegment), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd->get(), 0);
   if (map == MAP_FAILED)
     return Status::FromErrno("mapping the run's shared state (a limit on address space, ulimit -v?)", errno);
-  // A fresh memfd is zero, which is every member's initial state; constructing 8 GiB of sparse counters in place
-  // would touch them all.
+  // A fresh memfd is zero, which is every member's initial state; constructing 8 GiB of sparse counters in
+  // place would touch them all.
   auto* segment = static_cast<RunSegment*>(map);
   segment->magic = kSegmentMagic;
   if (getrandom(&segment->hash_seed, sizeof(segment->hash_seed), 0) != sizeof(segment->hash_seed))
@@ -94,7 +97,8 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, Fd* fd) {
   rlimit files;
   getrlimit(RLIMIT_NOFILE, &files);
   const rlim_t ceiling = std::min(files.rlim_max, kFdCeiling);
-  if (ceiling < 4 * kRuntimeFds) return Status::Unsupported("too few file descriptors: raise the hard limit (ulimit -Hn) to 1024");
+  if (ceiling < 4 * kRuntimeFds)
+    return Status::Unsupported("too few file descriptors: raise the hard limit (ulimit -Hn) to 1024");
   segment->fd_base = static_cast<int32_t>(ceiling) - kRuntimeFds;
   return segment;
 }
@@ -154,8 +158,9 @@ std::string Quoted(const std::vector<std::string>& words) {
   std::string text;
   for (const std::string& word : words) {
     if (!text.empty()) text += ' ';
-    if (!word.empty() && word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                                "%+,-./:=@_") == std::string::npos) {
+    if (!word.empty() &&
+        word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                               "%+,-./:=@_") == std::string::npos) {
       text += word;
       continue;
     }
@@ -205,7 +210,8 @@ void WriteReport(const std::string& path, const std::string& text, FILE* dash) {
   }
   std::ofstream file(path);
   file << text;
-  if (!file.flush()) fprintf(stderr, "farpool: cannot write the report to '%s': %s\n", path.c_str(), strerror(errno));
+  if (!file.flush())
+    fprintf(stderr, "farpool: cannot write the report to '%s': %s\n", path.c_str(), strerror(errno));
 }
 
 }  // namespace

@@ -38,7 +38,8 @@ std::set<pid_t> Descendants() {
     const size_t paren = text.rfind(')');
     int parent = 0;
     char state = 0;
-    if (paren == std::string::npos || sscanf(text.c_str() + paren + 1, " %c %d", &state, &parent) != 2) continue;
+    if (paren == std::string::npos || sscanf(text.c_str() + paren + 1, " %c %d", &state, &parent) != 2)
+      continue;
     if (state != 'Z') children.emplace(parent, std::stoi(name));
   }
   std::set<pid_t> found;
@@ -156,13 +157,15 @@ void Supervisor::OnChannel(uint32_t index) {
       return;
     }
     case ControlOp::kForkFailed:
-      if (processes_.Has(static_cast<uint32_t>(request.arg))) processes_.Remove(static_cast<uint32_t>(request.arg));
+      if (processes_.Has(static_cast<uint32_t>(request.arg)))
+        processes_.Remove(static_cast<uint32_t>(request.arg));
       return;
     case ControlOp::kFatal:
       request.text[sizeof(request.text) - 1] = 0;
       Stop(static_cast<int>(request.arg), request.text);
       return;
-    case ControlOp::kRegister: return;
+    case ControlOp::kRegister:
+      return;
   }
 }
 

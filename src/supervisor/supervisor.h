@@ -13,8 +13,8 @@ class Supervisor {
   Supervisor(RunSegment* segment, Donors* donors, int control, int signals)
       : segment_(segment), donors_(donors), processes_(segment), control_(control), signals_(signals) {}
 
-  // Until the program `child` and every process of the run with far memory have ended. Returns the exit status
-  // for farpool run.
+  // Until the program `child` and every process of the run with far memory have ended. Returns the exit
+  // status for farpool run.
   int Loop(pid_t child);
   uint64_t table_bytes_peak() const { return processes_.table_bytes_peak(); }
   uint64_t stored_bytes() const { return stored_bytes_; }
