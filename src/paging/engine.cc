@@ -234,7 +234,11 @@ Status Engine::Fetch(uint64_t page, const Area& area) {
     io[i] = {config_.table[page + i].slot, FrameAt(frame + i)};
     zero_[(frame + i) / kGroupPages] &= ~(uint64_t{1} << ((frame + i) % kGroupPages));
   }
-  if (Status s = config_.store->Load(io, count); !s.ok()) return s;
+  config_.store->StartLoad(io, count);
+  // While they travel: make frames free for the next fault.
+  const Status ready = KeepReserve(count);
+  if (Status s = config_.store->FinishLoad(); !s.ok()) return s;
+  if (!ready.ok()) return ready;
   for (unsigned i = 0; i < count; ++i) {
     if (HashPage(FrameAt(frame + i), config_.hash_seed) == config_.table[page + i].hash) continue;
     TextBuffer<128> text;

@@ -132,6 +132,8 @@ class Engine {
 
   // Frames: `count` neighbouring free ones; fewer (at least one) if there is no such run.
   Status TakeFrames(unsigned count, uint32_t* first, unsigned* got);
+  // While `in_use` free frames receive pages: frees as many others, if that means eviction. Takes none itself.
+  Status KeepReserve(unsigned in_use);
   bool FindRun(unsigned count, uint32_t* first);
   bool Populate(bool even_over_limit);
   bool Compact();

@@ -201,6 +201,16 @@ Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
   }
 }
 
+Status Engine::KeepReserve(unsigned in_use) {
+  const uint64_t free = populated_ - staged_;
+  if (free >= 2 * uint64_t{in_use}) return Status::Ok();
+  if (config_.budget.used() + kGroupPages <= config_.budget.limit()) return Status::Ok();  // Populate() will do.
+  bool progress = true;
+  if (populated_ < StagingTarget() + in_use)
+    if (Status s = Evict(in_use > 1 ? kGroupPages : kSlicePages, &progress); !s.ok()) return s;
+  return staged_ > 0 ? Drain(in_use > kDrainPages ? kGroupPages : kDrainPages) : Status::Ok();
+}
+
 // Hashes the oldest staged pages, at most `most`, writes those that changed, frees their frames. On an error
 // they stay staged.
 Status Engine::Drain(unsigned most) {

@@ -8,9 +8,8 @@
 namespace farpool {
 
 namespace {
-// A link that breaks is tried again this often within one transfer; each try is bounded by the link's
-// deadline.
-constexpr int kRetriesMax = 3;
+// A transfer whose link breaks is tried this often; each try is bounded by the link's deadline.
+constexpr int kTriesMax = 3;
 }  // namespace
 
 void RemoteStore::Init(SlabTable* table, SlabProvider* provider) {
@@ -98,19 +97,26 @@ Status RemoteStore::LinkFor(uint32_t slab, Link** link) {
   return Status::Ok();
 }
 
-Status RemoteStore::TransferOnce(LinkOp::Kind kind, const PageIo* pages, unsigned count,
-                                 uint32_t* broken_donor) {
+void RemoteStore::Start(Transfer* transfer, LinkOp::Kind kind, const PageIo* pages, unsigned count) {
   FARPOOL_ASSERT(count <= kStoreBatchMax);
-  Link* links[kStoreBatchMax];
-  unsigned ops = 0;
+  transfer->kind = kind;
+  transfer->pages = pages;
+  transfer->count = count;
+  PostAll(transfer);
+}
+
+void RemoteStore::PostAll(Transfer* transfer) {
+  const PageIo* pages = transfer->pages;
+  const unsigned count = transfer->count;
+  transfer->ops = 0;
+  transfer->status = Status::Ok();
   for (unsigned i = 0; i < count;) {
     const uint32_t slab = SlabOf(pages[i].slot);
-    *broken_donor = table_->slabs[slab].donor;
     Link* link = nullptr;
-    if (Status s = LinkFor(slab, &link); !s.ok()) return s;
-    LinkOp& op = ops_[ops];
+    if (transfer->status = LinkFor(slab, &link); !transfer->status.ok()) return;
+    LinkOp& op = transfer->op[transfer->ops];
     op = LinkOp{};
-    op.kind = kind;
+    op.kind = transfer->kind;
     op.slab = link == &shm_ ? SlabId{slab} : table_->slabs[slab].id;
     op.offset = static_cast<uint64_t>(SlotOf(pages[i].slot)) * kPageBytes;
     op.local = pages[i].page;
@@ -124,34 +130,37 @@ Status RemoteStore::TransferOnce(LinkOp::Kind kind, const PageIo* pages, unsigne
       op.bytes += kPageBytes;
       ++k;
     }
-    links[ops] = link;
+    transfer->link[transfer->ops++] = link;
     LinkOp* pointer = &op;
     link->Post(&pointer, 1);
-    ++ops;
     i = k;
   }
-  Status result;
-  for (unsigned i = 0; i < ops; ++i) {
-    if (!ops_[i].done) links[i]->Wait(&ops_[i]);
-    if (ops_[i].code != Status::Code::kOk && result.ok())
-      result = Status(ops_[i].code, "a donor did not answer or refused a page transfer");
+}
+
+// Waits for all that was posted, whatever becomes of it: until then the pages belong to the links.
+Status RemoteStore::WaitAll(Transfer* transfer) {
+  Status result = transfer->status;
+  for (unsigned i = 0; i < transfer->ops; ++i) {
+    LinkOp& op = transfer->op[i];
+    if (!op.done) transfer->link[i]->Wait(&op);
+    if (op.code != Status::Code::kOk && result.ok())
+      result = Status(op.code, "a donor did not answer or refused a page transfer");
   }
   return result;
 }
 
-Status RemoteStore::Transfer(LinkOp::Kind kind, const PageIo* pages, unsigned count) {
-  Status last;
-  for (int attempt = 0; attempt < kRetriesMax; ++attempt) {
-    uint32_t donor = 0;
-    last = TransferOnce(kind, pages, count, &donor);
-    if (last.ok()) return last;
+Status RemoteStore::Finish(Transfer* transfer) {
+  Status last = WaitAll(transfer);
+  for (int attempt = 1; !last.ok() && attempt < kTriesMax; ++attempt) {
     // Reads and whole-page writes may be repeated: a page write that happened twice leaves the same bytes.
-    for (unsigned i = 0; i < count; ++i) {
-      donor = table_->slabs[SlabOf(pages[i].slot)].donor;
+    for (unsigned i = 0; i < transfer->count; ++i) {
+      const uint32_t donor = table_->slabs[SlabOf(transfer->pages[i].slot)].donor;
       if (provider_->shared_memory(donor) || (tcp_fd_[donor] >= 0 && tcp_[donor].alive())) continue;
       if (Status s = provider_->LinkBroke(donor); !s.ok()) return s;
       break;
     }
+    PostAll(transfer);
+    last = WaitAll(transfer);
   }
   return last;
 }

@@ -40,11 +40,17 @@ class RemoteStore final : public PageStore {
   void Release(SlotId slot) override { table_->Release(slot); }
   bool Exclusive(SlotId slot) const override { return table_->Exclusive(slot); }
   Status Load(const PageIo* pages, unsigned count) override {
-    return Transfer(LinkOp::Kind::kRead, pages, count);
+    StartLoad(pages, count);
+    return FinishLoad();
   }
   Status Store(const PageIo* pages, unsigned count) override {
-    return Transfer(LinkOp::Kind::kWrite, pages, count);
+    Start(&stores_, LinkOp::Kind::kWrite, pages, count);
+    return Finish(&stores_);
   }
+  void StartLoad(const PageIo* pages, unsigned count) override {
+    Start(&loads_, LinkOp::Kind::kRead, pages, count);
+  }
+  Status FinishLoad() override { return Finish(&loads_); }
 
   // In a forked child, before anything else: connections are the parent's; mappings of slabs are shared and
   // stay.
@@ -52,8 +58,21 @@ class RemoteStore final : public PageStore {
 
  private:
   static std::byte* Lookup(void* self, SlabId slab, uint64_t* bytes);
-  Status Transfer(LinkOp::Kind kind, const PageIo* pages, unsigned count);
-  Status TransferOnce(LinkOp::Kind kind, const PageIo* pages, unsigned count, uint32_t* broken_donor);
+
+  // One Load or Store under way.
+  struct Transfer {
+    LinkOp::Kind kind;
+    const PageIo* pages;
+    unsigned count;
+    unsigned ops;   // Used of `op` and `link`.
+    Status status;  // Why not everything could be posted.
+    LinkOp op[kStoreBatchMax];
+    Link* link[kStoreBatchMax];
+  };
+  void Start(Transfer* transfer, LinkOp::Kind kind, const PageIo* pages, unsigned count);
+  void PostAll(Transfer* transfer);
+  Status WaitAll(Transfer* transfer);
+  Status Finish(Transfer* transfer);
   Status LinkFor(uint32_t slab, Link** link);
 
   SlabTable* table_ = nullptr;
@@ -63,7 +82,8 @@ class RemoteStore final : public PageStore {
   TcpLink tcp_[kDonorsMax];
   int tcp_fd_[kDonorsMax];
   std::byte* mapped_[kSlabsMax] = {};
-  LinkOp ops_[kStoreBatchMax];
+  Transfer loads_;
+  Transfer stores_;
 };
 
 }  // namespace farpool
