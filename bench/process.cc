@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <fstream>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -20,9 +21,9 @@ namespace {
 volatile sig_atomic_t interrupt_seen = 0;
 struct sigaction before_int, before_term;
 
-// Starts `argv` with its stdout in a pipe.
+// Starts `argv` with its stdout in a pipe; its stderr is ours unless there is a `log_path`.
 Result<pid_t> Spawn(const std::vector<std::string>& argv, const std::string& cgroup_procs,
-                    farpool::Fd* output) {
+                    const std::string& log_path, farpool::Fd* output) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return Status::FromErrno("pipe2", errno);
   *output = farpool::Fd(ends[0]);
@@ -43,9 +44,21 @@ Result<pid_t> Spawn(const std::vector<std::string>& argv, const std::string& cgr
     const int procs = open(cgroup_procs.c_str(), O_WRONLY | O_CLOEXEC);
     if (procs < 0 || write(procs, "0", 1) != 1) _exit(124);
   }
+  if (!log_path.empty()) {
+    const int log = open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (log < 0 || dup2(log, STDERR_FILENO) < 0) _exit(123);
+  }
   dup2(ends[1], STDOUT_FILENO);
   execvp(words[0], words.data());
   _exit(127);
+}
+
+std::string LastLine(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::string last = "no word from it";
+  while (std::getline(file, line)) last = line;
+  return last;
 }
 
 // Ends `pid` and collects it: politely first.
@@ -78,7 +91,7 @@ bool InterruptGuard::interrupted() { return interrupt_seen != 0; }
 Result<std::string> RunForOutput(const std::vector<std::string>& argv, unsigned seconds_max,
                                  const std::string& cgroup_procs) {
   farpool::Fd output;
-  const Result<pid_t> pid = Spawn(argv, cgroup_procs, &output);
+  const Result<pid_t> pid = Spawn(argv, cgroup_procs, "", &output);
   if (!pid.ok()) return pid.status();
   const uint64_t deadline = farpool::NowNs() + seconds_max * 1'000'000'000ull;
   std::string text;
@@ -105,15 +118,17 @@ Result<std::string> RunForOutput(const std::vector<std::string>& argv, unsigned 
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return text;
   const std::string how = WIFEXITED(status) ? "status " + std::to_string(WEXITSTATUS(status))
                                             : "signal " + std::to_string(WTERMSIG(status));
-  return Status(Status::Code::kInternal, (argv[0] + " ended with " + how).c_str());
+  const bool killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+  return Status(killed ? Status::Code::kExhausted : Status::Code::kInternal,
+                (argv[0] + " ended with " + how).c_str());
 }
 
-Result<std::unique_ptr<Donor>> Donor::Start(const std::string& farpool,
-                                            const std::vector<std::string>& flags) {
+Result<std::unique_ptr<Donor>> Donor::Start(const std::string& farpool, const std::vector<std::string>& flags,
+                                            const std::string& log_path) {
   std::vector<std::string> argv = {farpool, "donor"};
   argv.insert(argv.end(), flags.begin(), flags.end());
   farpool::Fd output;
-  const Result<pid_t> pid = Spawn(argv, "", &output);
+  const Result<pid_t> pid = Spawn(argv, "", log_path, &output);
   if (!pid.ok()) return pid.status();
   std::unique_ptr<Donor> donor(new Donor(pid.value(), output.Release()));
   const uint64_t deadline = farpool::NowNs() + 10'000'000'000u;
@@ -125,7 +140,7 @@ Result<std::unique_ptr<Donor>> Donor::Start(const std::string& farpool,
     if (poll(&wait, 1, 200) <= 0) continue;
     char buffer[1024];
     const ssize_t n = read(donor->output_, buffer, sizeof(buffer));
-    if (n == 0) return Status::Unavailable("the donor ended at once");
+    if (n == 0) return Status::Unavailable(("the donor ended at once: " + LastLine(log_path)).c_str());
     if (n > 0) text.append(buffer, static_cast<size_t>(n));
   }
   constexpr const char kListening[] = "listening on ";

@@ -154,7 +154,7 @@ std::vector<std::string> Results::Ratios() const {
       const std::string of = config + " " + what;
       add(of + ": p50 / floor p50", Find(config, what, "p50"), Find("floor", "page", "p50"));
       add(of + ": p99 / p50", Find(config, what, "p99"), Find(config, what, "p50"));
-      if (config == "farpool-tcp")
+      if (config.starts_with("farpool-tcp"))
         add(of + ": p50 / raw-tcp p50", Find(config, what, "p50"), Find("raw-tcp", "page", "p50"));
       if (config == "zram") continue;
       add(of + ": faults per second / zram", Find(config, what, "rate"), Find("zram", what, "rate"));

@@ -68,11 +68,10 @@ Status Engine::FaultLocked(uint64_t page) {
   const uint64_t start = NowNs();
   switch (config_.table[page].state) {
     case PageEntry::State::kResident: {
-      // Usually another thread was faster. If the same page faults again and again its memory was taken away
-      // behind our back (a raw madvise): what the kernel promises then is zeros.
-      if (last_resident_fault_ != page) resident_fault_repeats_ = 0;
-      last_resident_fault_ = page;
-      if (++resident_fault_repeats_ < 64) return Status::Ok();
+      // Usually another thread was faster. Or the memory was taken away behind our back (a raw madvise): what the
+      // kernel promises then is zeros. The kernel knows which.
+      unsigned char present = 1;
+      if (sys::Call(SYS_mincore, PageAt(page), kPageBytes, &present) != 0 || (present & 1) != 0) return Status::Ok();
       DiscardLocked(page, page + 1);
       return FirstTouch(page, *area);
     }
@@ -130,9 +129,10 @@ void Engine::BecameResident(uint64_t page, unsigned count) {
 }
 
 // Puts `count` neighbouring frames in place at `page`. The frames are gone afterwards. COPY is
-// for mappings that MOVE refuses: it wants both sides writable with equal protection.
+// for kernels without MOVE (before 6.8) and for mappings that MOVE refuses: it wants both sides writable with equal
+// protection.
 Status Engine::Install(uint64_t page, uint32_t frame, unsigned count, const Area& area) {
-  bool move = area.protection == (PROT_READ | PROT_WRITE);
+  bool move = config_.move && area.protection == (PROT_READ | PROT_WRITE);
   unsigned chunk = count;
   for (unsigned done = 0; done < count;) {
     if (chunk > count - done) chunk = count - done;
@@ -329,7 +329,7 @@ Status Engine::RemapLocked(uint64_t from, uint64_t to, uint64_t count) {
                           .len = (run - done) * kPageBytes,
                           .mode = 0,
                           .move = 0};
-      const long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_MOVE, &move);
+      const long r = config_.move ? sys::Call(SYS_ioctl, config_.uffd, UFFDIO_MOVE, &move) : -EINVAL;
       const uint64_t moved = move.move > 0 ? static_cast<uint64_t>(move.move) / kPageBytes : 0;
       for (uint64_t k = 0; k < moved; ++k) {
         PageEntry& old = config_.table[from + i + done + k];

@@ -48,7 +48,8 @@ struct EngineConfig {
   uint64_t arena_pages = 0;
   PageEntry* table = nullptr;    // arena_pages entries, all zero, demand-allocated.
   std::byte* staging = nullptr;  // kStagingBytes of address space, nothing there yet.
-  int uffd = -1;                 // The arena is registered with it (missing pages).
+  int uffd = -1;                 // The arena is registered with it (missing pages; write-protect too without move).
+  bool move = true;              // The kernel has UFFDIO_MOVE (6.8). Without it pages are copied both ways.
   uint64_t hash_seed = 0;
   PageStore* store = nullptr;
   Budget budget;
@@ -177,8 +178,6 @@ class Engine {
   static constexpr unsigned kStreams = 16;
   Stream streams_[kStreams] = {};
   uint32_t stream_clock_ = 0;
-  uint64_t last_resident_fault_ = UINT64_MAX;
-  unsigned resident_fault_repeats_ = 0;
 };
 
 }  // namespace farpool

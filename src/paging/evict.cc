@@ -327,14 +327,24 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
     --GroupOf(page).resident;
     ++went;
   };
-  if (area.protection == PROT_READ || area.protection == (PROT_READ | PROT_EXEC)) {
-    // Nobody can write these: a copy is as good as a MOVE, which wants writable pages.
+  const bool writable = (area.protection & PROT_WRITE) != 0;
+  if ((area.protection & PROT_READ) != 0 && (!writable || !config_.move)) {
+    // A copy is as good as a MOVE where nobody can write meanwhile: in mappings without the right to, which MOVE
+    // refuses, and, without MOVE, behind a write protection: a writer then waits in the fault handler for our lock.
+    if (writable) {
+      uffdio_writeprotect protect = {.range = {reinterpret_cast<uint64_t>(PageAt(first)), (last - first) * kPageBytes},
+                                     .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+      long r;
+      do r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_WRITEPROTECT, &protect);
+      while (r == -EAGAIN);
+      if (r != 0) return 0;  // Stays resident.
+    }
     for (uint64_t page = first; page < last; ++page) {
       if (config_.table[page].state != PageEntry::State::kResident) continue;
       std::memcpy(FrameAt(frame + static_cast<uint32_t>(page - first)), PageAt(page), kPageBytes);
-      sys::Call(SYS_madvise, PageAt(page), kPageBytes, MADV_DONTNEED);
       staged(page);
     }
+    sys::Call(SYS_madvise, PageAt(first), (last - first) * kPageBytes, MADV_DONTNEED);
   } else if (area.protection == (PROT_READ | PROT_WRITE)) {
     int unshare_tries = 0;
     uint64_t chunk = last - first;

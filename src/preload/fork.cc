@@ -46,7 +46,8 @@ long GuardFork(GuardFrame* frame) {
       if (sys::Failed(map)) Fatal(Status::FromErrno("mmap of the page table", static_cast<int>(-map)));
       g_runtime.store.AfterFork();
       int uffd = -1;
-      if (Status s = OpenUserfault(&uffd); !s.ok()) Fatal(s);
+      bool move;  // The same kernel as the parent's.
+      if (Status s = OpenUserfault(&uffd, &move); !s.ok()) Fatal(s);
       sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);
       if (Status s = engine.AfterForkInChild(uffd, child_budget); !s.ok()) Fatal(s);
       return 0;

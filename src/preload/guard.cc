@@ -75,8 +75,23 @@ class Prepared {
     return missing;
   }
   bool any() const { return any_; }
-  // All of it is mapped: an EFAULT cannot be the program's own fault as far as we know.
+  // False: a part is not mapped, and more attempts are pointless.
   bool complete() const { return complete_; }
+  // The program itself may read and write all of it: then an EFAULT is ours, as far as we know. Which of the
+  // two the call does is not known here; a pointer to near memory may be bad all the same.
+  bool Accessible() const {
+    constexpr int kReadWrite = PROT_READ | PROT_WRITE;
+    SignalsBlocked blocked;
+    MutexLock hold(g_runtime.engine.lock());
+    for (unsigned i = 0; i < count_; ++i)
+      for (uint64_t page = (ranges_[i].begin - kArenaBase) / kPageBytes;
+           page <= (ranges_[i].end - 1 - kArenaBase) / kPageBytes;) {
+        const Area* area = g_runtime.engine.areas().Find(page);
+        if (area == nullptr || (area->protection & kReadWrite) != kReadWrite) return false;
+        page = area->last;
+      }
+    return true;
+  }
 
  private:
   struct Range {
@@ -179,7 +194,7 @@ long CallPrepared(const GuardFrame* frame) {
     }
     // Memory that only the call itself knows of (ioctl). More of the neighbourhood, then the truth.
     if (attempt >= 3 || !prepared.complete()) {
-      if (prepared.complete()) Count(g_runtime.segment->stats.efault_uncured);
+      if (prepared.complete() && prepared.Accessible()) Count(g_runtime.segment->stats.efault_uncured);
       return -EFAULT;
     }
     opaque_bytes *= 8;

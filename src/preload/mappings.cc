@@ -50,7 +50,7 @@ void Reclaim(uint64_t first, uint64_t last) {
   sys::Call(SYS_mmap, AddressOf(first), bytes, PROT_NONE,
             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   uffdio_register reg = {
-      .range = {AddressOf(first), bytes}, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
+      .range = {AddressOf(first), bytes}, .mode = g_runtime.register_mode, .ioctls = 0};
   if (long r = sys::Call(SYS_ioctl, g_runtime.segment->fd_base + kFdUserfault, UFFDIO_REGISTER, &reg); r != 0)
     Fatal(Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-r)));
   sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_DONTFORK);

@@ -69,12 +69,12 @@ Status Start() {
         "no 16 TiB of address space for far memory: lift `ulimit -v` (see farpool doctor)");
   if (sys::Failed(arena)) return Status::FromErrno("reserving the far arena", static_cast<int>(-arena));
   int uffd = -1;
-  if (Status s = OpenUserfault(&uffd); !s.ok()) return s;
+  EngineConfig config;
+  if (Status s = OpenUserfault(&uffd, &config.move); !s.ok()) return s;
   // A fork that goes unnoticed would give the child zeros for absent pages; like this it gets none at all.
   // GuardFork lifts it for the forks it serves.
   sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);
   g_runtime.store.Init(&g_runtime.segment->slabs, &g_runtime.supervisor);
-  EngineConfig config;
   config.arena = reinterpret_cast<std::byte*>(kArenaBase);
   config.arena_pages = kArenaPages;
   config.table = reinterpret_cast<PageEntry*>(kTableBase);
@@ -109,20 +109,36 @@ int PlaceFd(int fd, int which) {
   return static_cast<int>(r);
 }
 
-Status OpenUserfault(int* uffd) {
-  long fd = sys::Call(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
-  if (fd == -EPERM || fd == -ENOSYS)
-    return Status::Unsupported(
-        "userfaultfd is not allowed here (a container's seccomp profile?); see farpool doctor");
-  if (fd < 0) return Status::FromErrno("userfaultfd", static_cast<int>(-fd));
-  uffdio_api api = {.api = UFFD_API,
-                    .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MOVE | UFFD_FEATURE_PAGEFAULT_FLAG_WP,
-                    .ioctls = 0};
-  if (sys::Call(SYS_ioctl, fd, UFFDIO_API, &api) != 0) {
-    sys::Call(SYS_close, fd);
-    return Status::Unsupported(
-        "this kernel has no UFFDIO_MOVE; Linux 6.8 or newer is needed (see farpool doctor)");
+namespace {
+
+// A userfaultfd with `features`, or -errno. Features the kernel does not know make it refuse all.
+long OpenWith(uint64_t features) {
+  const long fd = sys::Call(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+  if (fd < 0) return fd;
+  uffdio_api api = {.api = UFFD_API, .features = features, .ioctls = 0};
+  const long r = sys::Call(SYS_ioctl, fd, UFFDIO_API, &api);
+  if (r == 0) return fd;
+  sys::Call(SYS_close, fd);
+  return r;
+}
+
+}  // namespace
+
+Status OpenUserfault(int* uffd, bool* move) {
+  constexpr uint64_t kNeeded = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_PAGEFAULT_FLAG_WP;
+  *move = (g_runtime.segment->flags & RunSegment::kNoMove) == 0;
+  long fd = *move ? OpenWith(kNeeded | UFFD_FEATURE_MOVE) : -EINVAL;
+  if (fd == -EINVAL) {
+    *move = false;
+    fd = OpenWith(kNeeded);
   }
+  if (fd == -EPERM || fd == -ENOSYS)
+    return Status::Unsupported("userfaultfd is not allowed here (a container's seccomp profile?); see farpool doctor");
+  if (fd == -EINVAL)
+    return Status::Unsupported("this kernel's userfaultfd is too old; Linux 5.11 or newer is needed (see farpool doctor)");
+  if (fd < 0) return Status::FromErrno("userfaultfd", static_cast<int>(-fd));
+  if (!*move) g_runtime.segment->copies.store(true, std::memory_order_relaxed);
+  g_runtime.register_mode = UFFDIO_REGISTER_MODE_MISSING | (*move ? 0 : UFFDIO_REGISTER_MODE_WP);
   *uffd = PlaceFd(static_cast<int>(fd), kFdUserfault);
   // Files that the program mapped over far memory cannot be registered and need not be: go around them.
   const AreaMap& areas = g_runtime.engine.areas();
@@ -133,7 +149,7 @@ Status OpenUserfault(int* uffd) {
     const uint64_t to = end ? kArenaPages : areas.at(i).first;
     if (from < to) {
       uffdio_register reg = {.range = {kArenaBase + from * kPageBytes, (to - from) * kPageBytes},
-                             .mode = UFFDIO_REGISTER_MODE_MISSING,
+                             .mode = g_runtime.register_mode,
                              .ioctls = 0};
       if (long r = sys::Call(SYS_ioctl, *uffd, UFFDIO_REGISTER, &reg); r != 0)
         return Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-r));

@@ -49,6 +49,7 @@ struct Runtime {
   Mutex start_lock;
   SupervisorClient supervisor;
   RemoteStore store;
+  uint64_t register_mode = 0;  // With which the arena is registered (UFFDIO_REGISTER_MODE_*).
   Engine engine;
 };
 
@@ -60,8 +61,9 @@ void EnsureStarted();
 // Ends the run because of `status`: one line from the supervisor, exit status 74 where data was lost.
 [[noreturn]] void Fatal(const Status& status);
 
-// Opens a userfaultfd of this process in the runtime's place and registers the arena.
-Status OpenUserfault(int* uffd);
+// Opens a userfaultfd of this process in the runtime's place and registers the arena. `move`: this kernel has
+// UFFDIO_MOVE.
+Status OpenUserfault(int* uffd, bool* move);
 
 // Moves `fd` to one of the runtime's own descriptors (RuntimeFd), close-on-exec.
 int PlaceFd(int fd, int which);

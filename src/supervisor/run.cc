@@ -86,6 +86,9 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, Fd* fd) {
   segment->magic = kSegmentMagic;
   if (getrandom(&segment->hash_seed, sizeof(segment->hash_seed), 0) != sizeof(segment->hash_seed))
     return Status::FromErrno("getrandom", errno);
+  // Not a flag: no user has a reason to be slower.
+  if (const char* fill = getenv("FARPOOL_TEST_FILL"); fill != nullptr && std::string(fill) == "copy")
+    segment->flags |= RunSegment::kNoMove;
   segment->threshold_bytes = options.threshold_bytes != 0 ? options.threshold_bytes : kThresholdDefault;
   if (options.local_bytes != 0) {
     segment->budget.limit.store(options.local_bytes / kPageBytes);
@@ -175,7 +178,7 @@ RunReport MakeReport(const RunOptions& options, const RunSegment& segment, const
   RunReport r;
   r.command = Quoted(options.command);
   r.handoff = "direct";
-  r.fill = "move";
+  r.fill = segment.copies.load() ? "copy" : "move";
   r.pool = pool;
   r.local_limit_bytes = segment.budget.limit.load() * kPageBytes;
   r.peak_resident_bytes = segment.budget.used_peak.load() * kPageBytes;

@@ -5,6 +5,8 @@
 #   programs_test.sh [--short|--long] [NAME...]
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=workloads.sh
+. "$(dirname "$0")/workloads.sh"
 
 long=0
 names=()
@@ -93,64 +95,28 @@ compare mmaps-2 32M "$programs/mmaps" 2 1500
 compare syscalls 32M "$programs/syscalls" 96
 compare signals 32M "$programs/signals" 96
 
+# --- as on a kernel without UFFDIO_MOVE (before 6.8): pages are copied both ways
+FARPOOL_TEST_FILL=copy compare fork-copy 32M "$programs/forker" fork
+FARPOOL_TEST_FILL=copy compare threads-copy 32M "$programs/threads" 96
+FARPOOL_TEST_FILL=copy compare mmaps-copy 32M "$programs/mmaps" 3 1500
+
 # --- programs of the system
 lines=$((long ? 1024 : 200))
 if wanted sort; then
-  # Random lines of 50 bytes; openssl's stream is the same on every machine.
-  openssl enc -aes-128-ctr -nosalt -K 00 -iv 00 -in /dev/zero 2>/dev/null | base64 -w 49 |
-    head -c $((lines * 1024 * 1024 / 50 * 50)) >"$work/lines"
-  chmod a+r "$work/lines"
+  write_lines "$lines" "$work/lines"
   sort_buffer=$((long ? 3 : 1))G
   compare sort 64M sort -S "$sort_buffer" --parallel=2 "$work/lines"
   rm -f "$work/lines"
 fi
 
-cat >"$work/dict.py" <<'PY'
-import hashlib
-d = {}
-for i in range(1500000):
-    d["key%d" % (i * 7919 % 1500007)] = "value%d" % i
-digest = hashlib.sha256()
-for key in sorted(d)[::3]:
-    digest.update(d[key].encode())
-print(len(d), digest.hexdigest())
-PY
-chmod a+r "$work/dict.py"
+write_dict_py "$work/dict.py"
 compare python3 64M env PYTHONHASHSEED=1 /usr/bin/python3 "$work/dict.py"
 
-cat >"$work/joins.sql" <<'SQL'
-.bail on
-create table orders(id integer primary key, customer integer, amount integer, note text);
-create table customers(id integer primary key, name text);
-with recursive n(i) as (select 1 union all select i + 1 from n where i < 20000)
-  insert into customers select i, 'customer ' || (i * 7919 % 20011) from n;
-with recursive n(i) as (select 1 union all select i + 1 from n where i < 1200000)
-  insert into orders select i, 1 + i * 104729 % 20000, i * 31337 % 1000, 'note ' || (i * 15485863 % 1000003) || ' padded to be longer' from n;
-create index by_customer on orders(customer, amount);
-create index by_note on orders(note);
-select count(*), sum(amount), min(note), max(note) from orders;
-select c.name, count(*), sum(o.amount) s from customers c join orders o on o.customer = c.id group by c.id order by s desc, c.id limit 20;
-select count(*) from orders a join orders b on b.note = a.note and b.id > a.id;
-select sum(length(note)) from orders where note between 'note 3' and 'note 5';
-SQL
-chmod a+r "$work/joins.sql"
+write_joins_sql "$work/joins.sql"
 compare sqlite3 64M sqlite3 -init "$work/joins.sql" :memory: .exit
 
 if wanted gcc; then
-  python3 - >"$work/large.c" <<'PY'
-print("static unsigned v(unsigned x) { return x * 2654435761u; }")
-for i in range(1500):
-    print(f"unsigned f{i}(unsigned *p, unsigned n) {{ unsigned s = {i};"
-          f" for (unsigned i = 0; i < n; i++) {{ s += v(p[i] ^ {i * 7919 % 65536});"
-          f" if (s % {i % 13 + 3} == 1) p[i] = s; }} return s; }}")
-print("unsigned (*table[])(unsigned *, unsigned) = {")
-print(", ".join(f"f{i}" for i in range(1500)))
-print("};\nconst unsigned words[] = {")
-for i in range(500000):
-    print(f"{i * 2654435761 % 2**32}u,", end="\n" if i % 16 == 0 else "")
-print("};")
-PY
-  chmod a+r "$work/large.c"
+  write_large_c "$work/large.c"
   # shellcheck disable=SC2016  # $out is for the inner shell
   compare gcc 48M sh -c 'cd "$(dirname "$out")" && gcc -O2 -fno-asynchronous-unwind-tables -c large.c -o "$out"'
 fi

@@ -1,0 +1,785 @@
+// The fault engine in this process: a real userfaultfd, SIGBUS answered by Engine::Fault, and a store in
+// memory that can be told to misbehave. What is compared is what a program would see, and what it would cost
+// it.
+
+#include "paging/engine.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <csignal>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/uffd_abi.h"
+
+// ASan would report the first page fault as a crash of its own.
+extern "C" const char* __asan_default_options();
+extern "C" const char* __asan_default_options() { return "handle_sigbus=0"; }
+
+namespace farpool {
+namespace {
+
+constexpr uint64_t kSeed = 0x5eed;
+void* const kStagingHint = reinterpret_cast<void*>(0x7e9000000000);
+
+template <typename T>
+T* Shared(size_t count = 1) {
+  void* map = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return map == MAP_FAILED ? nullptr : static_cast<T*>(map);
+}
+
+// A pool of `slots` pages. All of it is shared memory, so that a forked child works on the same one.
+class MemoryStore final : public PageStore {
+ public:
+  struct State {
+    Mutex mutex;
+    uint32_t cursor;
+    std::atomic<uint64_t> stores, loads;  // Calls.
+    std::atomic<uint64_t> pages_stored, pages_loaded;
+    std::atomic<uint32_t> used;
+    std::atomic<Status::Code> fail_load, fail_store;  // While not kOk.
+    std::atomic<bool> misused;                        // A free slot was used, or two loads at once.
+  };
+
+  explicit MemoryStore(uint32_t slots)
+      : slots_(slots),
+        state_(Shared<State>()),
+        holders_(Shared<std::atomic<uint16_t>>(slots + 1)),
+        bytes_(Shared<std::byte>((slots + 1) * kPageBytes)) {}
+  ~MemoryStore() {
+    munmap(state_, sizeof(State));
+    munmap(holders_, (slots_ + 1) * sizeof(*holders_));
+    munmap(bytes_, (slots_ + 1) * kPageBytes);
+  }
+
+  Status Reserve(unsigned count, SlotId* out, unsigned* reserved) override {
+    MutexLock hold(&state_->mutex);
+    *reserved = 0;
+    for (uint32_t looked = 0; looked < slots_ && *reserved < count; ++looked) {
+      const uint32_t slot = 1 + state_->cursor++ % slots_;
+      if (holders_[slot] != 0) continue;
+      holders_[slot] = 1;
+      out[(*reserved)++] = SlotId{slot};
+    }
+    state_->used += *reserved;
+    return *reserved > 0 ? Status::Ok() : Status::Exhausted("no slot is left");
+  }
+  void Retain(SlotId slot) override {
+    Check(slot);
+    ++holders_[Index(slot)];
+  }
+  void Release(SlotId slot) override {
+    Check(slot);
+    MutexLock hold(&state_->mutex);
+    if (--holders_[Index(slot)] == 0) --state_->used;
+  }
+  bool Exclusive(SlotId slot) const override { return holders_[Index(slot)] == 1; }
+  Status Load(const PageIo* pages, unsigned count) override {
+    StartLoad(pages, count);
+    return FinishLoad();
+  }
+  // Pages arrive as late as they may: in FinishLoad. Until then what is there is rubbish.
+  void StartLoad(const PageIo* pages, unsigned count) override {
+    if (loading_count_ != 0) state_->misused = true;
+    loading_ = pages;
+    loading_count_ = count;
+    for (unsigned i = 0; i < count; ++i) {
+      Check(pages[i].slot);
+      std::memset(pages[i].page, 0xee, kPageBytes);
+    }
+  }
+  Status FinishLoad() override {
+    const unsigned count = loading_count_;
+    loading_count_ = 0;
+    ++state_->loads;
+    if (state_->fail_load != Status::Code::kOk) return Status(state_->fail_load, "told to fail");
+    state_->pages_loaded += count;
+    for (unsigned i = 0; i < count; ++i) std::memcpy(loading_[i].page, PageOf(loading_[i].slot), kPageBytes);
+    return Status::Ok();
+  }
+  Status Store(const PageIo* pages, unsigned count) override {
+    ++state_->stores;
+    if (state_->fail_store != Status::Code::kOk) return Status(state_->fail_store, "told to fail");
+    state_->pages_stored += count;
+    for (unsigned i = 0; i < count; ++i) {
+      Check(pages[i].slot);
+      std::memcpy(PageOf(pages[i].slot), pages[i].page, kPageBytes);
+    }
+    return Status::Ok();
+  }
+
+  std::byte* PageOf(SlotId slot) { return bytes_ + Index(slot) * kPageBytes; }
+  unsigned holders(SlotId slot) const { return holders_[Index(slot)]; }
+  State& state() { return *state_; }
+
+ private:
+  static uint32_t Index(SlotId slot) { return static_cast<uint32_t>(slot); }
+  void Check(SlotId slot) {
+    if (slot == SlotId::kNone || Index(slot) > slots_ || holders_[Index(slot)] == 0) state_->misused = true;
+  }
+  const uint32_t slots_;
+  const PageIo* loading_ = nullptr;
+  unsigned loading_count_ = 0;
+  State* state_;
+  std::atomic<uint16_t>* holders_;
+  std::byte* bytes_;
+};
+
+struct World;
+World* g_world = nullptr;
+
+// An arena with its engine.
+struct World {
+  struct Options {
+    uint64_t pages = 16384;  // Of the arena.
+    uint64_t limit = 1024;
+    uint32_t slots = 32768;
+  };
+  struct Books {
+    BudgetState budget;
+    std::atomic<uint64_t> mine[2];
+    PagingStats stats;
+    std::atomic<uint64_t> faults;
+  };
+
+  explicit World(const Options& o) : options(o), store(o.slots), books(Shared<Books>()) {
+    books->budget.limit = o.limit;
+    void* map =
+        mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    arena = static_cast<std::byte*>(map);
+    table_fd = memfd_create("table", MFD_CLOEXEC);
+    EXPECT_EQ(ftruncate(table_fd, static_cast<off_t>(table_bytes())), 0);
+    table = static_cast<PageEntry*>(
+        mmap(nullptr, table_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, table_fd, 0));
+    // Free address space for the engine to take, below where the kernel puts what may go anywhere.
+    staging = static_cast<std::byte*>(mmap(kStagingHint, Engine::kStagingBytes, PROT_NONE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    munmap(staging, Engine::kStagingBytes);
+    uffd = OpenUserfault();
+    EngineConfig config;
+    config.arena = arena;
+    config.arena_pages = o.pages;
+    config.table = table;
+    config.staging = staging;
+    config.uffd = uffd;
+    config.hash_seed = kSeed;
+    config.store = &store;
+    config.budget = Budget(&books->budget, &books->mine[0]);
+    config.stats = &books->stats;
+    engine = std::make_unique<Engine>();
+    const Status s = engine->Init(config);
+    EXPECT_TRUE(s.ok()) << s.text();
+    EXPECT_TRUE(engine->areas().Set(0, o.pages, PROT_READ | PROT_WRITE));
+    g_world = this;
+    struct sigaction action = {};
+    action.sa_sigaction = &World::OnBus;
+    action.sa_flags = SA_SIGINFO;
+    sigfillset(&action.sa_mask);
+    sigaction(SIGBUS, &action, nullptr);
+  }
+  ~World() {
+    EXPECT_FALSE(store.state().misused);
+    signal(SIGBUS, SIG_DFL);
+    g_world = nullptr;
+    close(uffd);
+    close(table_fd);
+    munmap(arena, bytes());
+    munmap(staging, Engine::kStagingBytes);
+    munmap(table, table_bytes());
+    munmap(books, sizeof(Books));
+  }
+
+  int OpenUserfault() const {
+    const auto fd = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY));
+    uffdio_api api = {.api = UFFD_API,
+                      .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MOVE | UFFD_FEATURE_PAGEFAULT_FLAG_WP,
+                      .ioctls = 0};
+    uffdio_register reg = {.range = {reinterpret_cast<uint64_t>(arena), bytes()},
+                           .mode = UFFDIO_REGISTER_MODE_MISSING,
+                           .ioctls = 0};
+    if (ioctl(fd, UFFDIO_API, &api) != 0 || ioctl(fd, UFFDIO_REGISTER, &reg) != 0) return -1;
+    return fd;
+  }
+
+  static void OnBus(int, siginfo_t* info, void*) {
+    const int saved = errno;
+    const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
+    ++g_world->books->faults;
+    if (address - reinterpret_cast<uintptr_t>(g_world->arena) >= g_world->bytes()) abort();
+    if (Status s = g_world->engine->Fault(address); !s.ok()) {
+      // The test cannot go on from here, as a program could not.
+      (void)!write(2, s.text(), std::strlen(s.text()));
+      (void)!write(2, "\n", 1);
+      _exit(99);
+    }
+    errno = saved;
+  }
+
+  size_t bytes() const { return options.pages * kPageBytes; }
+  size_t table_bytes() const { return options.pages * sizeof(PageEntry); }
+  std::byte* At(uint64_t page) const { return arena + page * kPageBytes; }
+  uint64_t* Words(uint64_t page) const { return reinterpret_cast<uint64_t*>(At(page)); }
+  Status Fault(uint64_t page) { return engine->Fault(reinterpret_cast<uintptr_t>(At(page))); }
+  uint64_t held() const { return engine->resident_pages() + engine->staging_pages(); }
+
+  // What the kernel says is there.
+  static uint64_t Present(const std::byte* from, uint64_t pages) {
+    std::vector<unsigned char> there(pages);
+    EXPECT_EQ(mincore(const_cast<std::byte*>(from), pages * kPageBytes, there.data()), 0);
+    return static_cast<uint64_t>(std::count_if(there.begin(), there.end(), [](auto c) { return c & 1; }));
+  }
+  uint64_t PresentPages(uint64_t first, uint64_t count) const { return Present(At(first), count); }
+
+  // The engine's books agree with the kernel's and with the budget.
+  void ExpectBooksRight() {
+    EXPECT_EQ(engine->resident_pages(), Present(arena, options.pages));
+    EXPECT_EQ(engine->staging_pages(), Present(staging, Engine::kStagingBytes / kPageBytes));
+    EXPECT_EQ(books->mine[0].load(), held());
+    EXPECT_EQ(books->budget.used.load(), held());
+    EXPECT_LE(books->budget.used_peak.load(), books->budget.limit.load());
+    uint64_t far = 0, slots = 0;
+    for (uint64_t p = 0; p < options.pages; ++p) {
+      far += table[p].state != PageEntry::State::kNone;
+      slots += table[p].slot != SlotId::kNone;
+    }
+    EXPECT_EQ(books->budget.far.load(), far);
+    EXPECT_EQ(store.state().used.load(), slots);
+  }
+
+  void FillPage(uint64_t page, uint64_t value) {
+    for (size_t i = 0; i < kPageBytes / 8; ++i) Words(page)[i] = value * 0x9e3779b97f4a7c15 + i;
+  }
+  bool PageIs(uint64_t page, uint64_t value) const {
+    for (size_t i = 0; i < kPageBytes / 8; ++i)
+      if (Words(page)[i] != value * 0x9e3779b97f4a7c15 + i) return false;
+    return true;
+  }
+  void Fill(uint64_t first, uint64_t count, uint64_t salt = 1) {
+    for (uint64_t p = first; p < first + count; ++p) FillPage(p, p * 1000 + salt);
+  }
+  // Pages of [first, first + count) that are not as Fill() left them.
+  uint64_t Wrong(uint64_t first, uint64_t count, uint64_t salt = 1) const {
+    uint64_t wrong = 0;
+    for (uint64_t p = first; p < first + count; ++p) wrong += !PageIs(p, p * 1000 + salt);
+    return wrong;
+  }
+  // Everything goes to the store.
+  void EvictAll() {
+    const Status s = engine->Shrink(0);
+    ASSERT_TRUE(s.ok()) << s.text();
+    ASSERT_EQ(held(), 0u);
+  }
+  void Protect(uint64_t first, uint64_t last, int protection) {
+    MutexLock hold(engine->lock());
+    ASSERT_EQ(mprotect(At(first), (last - first) * kPageBytes, protection), 0);
+    ASSERT_TRUE(engine->areas().Set(first, last, protection));
+  }
+
+  const Options options;
+  MemoryStore store;
+  Books* books;
+  std::byte* arena;
+  std::byte* staging;
+  PageEntry* table;
+  int table_fd;
+  int uffd;
+  std::unique_ptr<Engine> engine;
+};
+
+struct EngineTest : testing::Test {
+  void SetUp() override {
+    const auto fd = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY));
+    if (fd < 0) GTEST_SKIP() << "userfaultfd is not permitted here: " << strerror(errno);
+    uffdio_api api = {.api = UFFD_API,
+                      .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MOVE | UFFD_FEATURE_PAGEFAULT_FLAG_WP,
+                      .ioctls = 0};
+    const bool able = ioctl(fd, UFFDIO_API, &api) == 0;
+    close(fd);
+    if (!able) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE (Linux 6.8 or newer has)";
+  }
+  void Start(const World::Options& options) {
+    world = std::make_unique<World>(options);
+    ASSERT_GE(world->uffd, 0);
+  }
+  std::unique_ptr<World> world;
+};
+
+// Method: random operations on the arena and on a plain copy of it, many more pages than may be resident.
+TEST_F(EngineTest, ContentsAreThoseOfOrdinaryMemory) {
+  constexpr uint64_t kPages = 4096;
+  Start({.pages = kPages, .limit = 600, .slots = kPages});
+  World& w = *world;
+  std::vector<std::byte> model(kPages * kPageBytes);
+  std::mt19937_64 random(1);
+  auto page_count = [&](uint64_t most) { return 1 + random() % most; };
+  for (int step = 0; step < 40000; ++step) {
+    const uint64_t page = random() % kPages;
+    const uint64_t what = random() % 100;
+    if (what < 40) {  // One word.
+      const size_t at = page * kPageBytes + random() % (kPageBytes / 8) * 8;
+      const uint64_t value = random();
+      std::memcpy(&w.arena[at], &value, 8);
+      std::memcpy(&model[at], &value, 8);
+    } else if (what < 80) {
+      ASSERT_EQ(std::memcmp(w.At(page), &model[page * kPageBytes], kPageBytes), 0) << step << " " << page;
+    } else if (what < 92) {  // A run, written or read.
+      const uint64_t run = std::min(kPages - page, page_count(100));
+      if (what < 86) {
+        const int byte = what < 83 ? 0 : static_cast<int>(random() % 256);
+        std::memset(w.At(page), byte, run * kPageBytes);
+        std::memset(&model[page * kPageBytes], byte, run * kPageBytes);
+      } else {
+        ASSERT_EQ(std::memcmp(w.At(page), &model[page * kPageBytes], run * kPageBytes), 0) << step;
+      }
+    } else if (what < 95) {
+      const uint64_t run = std::min(kPages - page, page_count(150));
+      w.engine->Discard(page, page + run);
+      std::memset(&model[page * kPageBytes], 0, run * kPageBytes);
+    } else if (what < 99) {
+      const uint64_t run = page_count(150);
+      const uint64_t from = random() % (kPages / 2 - run);
+      const uint64_t to = kPages / 2 + random() % (kPages / 2 - run);
+      w.engine->Discard(to, to + run);
+      const Status s = w.engine->Remap(from, to, run);
+      ASSERT_TRUE(s.ok()) << s.text();
+      std::memcpy(&model[to * kPageBytes], &model[from * kPageBytes], run * kPageBytes);
+      std::memset(&model[from * kPageBytes], 0, run * kPageBytes);
+    } else {
+      const Status s = w.engine->Shrink(random() % 700);
+      ASSERT_TRUE(s.ok()) << s.text();
+    }
+    ASSERT_LE(w.held(), w.options.limit) << step;
+    if (step % 4000 == 0) w.ExpectBooksRight();
+    if (HasFailure()) FAIL() << "at step " << step;
+  }
+  ASSERT_EQ(std::memcmp(w.arena, model.data(), model.size()), 0);
+  w.ExpectBooksRight();
+  EXPECT_GT(w.books->stats.pages_in.load(), 10000u);
+  EXPECT_GT(w.books->stats.second_chance.count(), 100u);
+  w.engine->Discard(0, kPages);
+  w.ExpectBooksRight();
+  EXPECT_EQ(w.engine->resident_pages(), 0u);
+  EXPECT_EQ(w.store.state().used.load(), 0u);
+}
+
+TEST_F(EngineTest, WritesNoPageThatDidNotChange) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 4096);
+  w.EvictAll();
+  const uint64_t first = w.store.state().pages_stored;
+  EXPECT_GE(first, 4096u);
+  EXPECT_EQ(w.Wrong(0, 4096), 0u);  // Read only.
+  w.EvictAll();
+  w.Fill(0, 4096);  // Written, but with what was there.
+  w.EvictAll();
+  EXPECT_EQ(w.store.state().pages_stored, first);
+  for (uint64_t p = 0; p < 4096; p += 16) w.Words(p)[511] ^= 1;
+  w.EvictAll();
+  EXPECT_EQ(w.store.state().pages_stored, first + 256);
+  w.ExpectBooksRight();
+}
+
+TEST_F(EngineTest, ZeroPagesAreNeverStoredAndHoldNoSlot) {
+  Start({.limit = 512});
+  World& w = *world;
+  for (uint64_t p = 0; p < 4096; ++p) w.Words(p)[p % 512] = 0;
+  w.EvictAll();
+  EXPECT_EQ(w.store.state().stores, 0u);
+  EXPECT_EQ(w.store.state().used, 0u);
+  EXPECT_EQ(w.books->budget.far, 0u);
+  w.Fill(0, 1024);
+  w.EvictAll();
+  EXPECT_EQ(w.store.state().used, 1024u);
+  std::memset(w.arena, 0, 1024 * kPageBytes);
+  w.EvictAll();
+  EXPECT_EQ(w.store.state().used, 0u);
+  EXPECT_EQ(w.books->budget.far, 0u);
+  for (uint64_t p = 0; p < 1024; ++p) ASSERT_EQ(w.Words(p)[p % 512], 0u);
+  w.ExpectBooksRight();
+}
+
+TEST_F(EngineTest, ChangedPageIsReportedAndNeverMapped) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 2048);
+  w.EvictAll();
+  for (const size_t at : {size_t{0}, size_t{1234}, kPageBytes - 1}) {
+    const uint64_t page = 100 + at % 1000;
+    std::byte& byte = w.store.PageOf(w.table[page].slot)[at];
+    byte ^= std::byte{0x10};
+    for (int again = 0; again < 3; ++again) {
+      EXPECT_EQ(w.Fault(page).code(), Status::Code::kCorrupt);
+      EXPECT_EQ(w.PresentPages(page, 1), 0u);
+    }
+    byte ^= std::byte{0x10};
+  }
+  // Two slots that changed places.
+  std::swap(w.table[10].slot, w.table[11].slot);
+  EXPECT_EQ(w.Fault(10).code(), Status::Code::kCorrupt);
+  EXPECT_EQ(w.PresentPages(10, 1), 0u);
+}
+
+// Also for pages that would come along, ahead of the fault.
+TEST_F(EngineTest, ChangedPageIsNeverMappedByPrefetch) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 2048);
+  w.EvictAll();
+  for (uint64_t p = 0; p < 2048; p += 100) w.store.PageOf(w.table[p].slot)[99] ^= std::byte{1};
+  for (uint64_t p = 0; p < 2048; ++p) {
+    if (w.PresentPages(p, 1) != 0) continue;
+    const Status s = w.Fault(p);
+    ASSERT_TRUE(s.ok() || s.code() == Status::Code::kCorrupt) << s.text();
+  }
+  for (uint64_t p = 0; p < 2048; p += 100) EXPECT_EQ(w.PresentPages(p, 1), 0u) << p;
+}
+
+TEST_F(EngineTest, StoreFailuresAreReported) {
+  Start({.limit = 512});
+  World& w = *world;
+  w.Fill(0, 2048);
+  w.EvictAll();
+  w.store.state().fail_load = Status::Code::kUnavailable;
+  EXPECT_EQ(w.Fault(7).code(), Status::Code::kUnavailable);
+  EXPECT_EQ(w.PresentPages(7, 1), 0u);
+  w.store.state().fail_load = Status::Code::kOk;
+  w.store.state().fail_store = Status::Code::kTimeout;
+  Status s;
+  uint64_t page = 4096;
+  for (; s.ok() && page < 8192; ++page)
+    if (s = w.Fault(page); s.ok()) w.FillPage(page, page);
+  EXPECT_EQ(s.code(), Status::Code::kTimeout);
+  EXPECT_LE(page, 4096 + w.options.limit + 1);
+  EXPECT_EQ(w.engine->Shrink(0).code(), Status::Code::kTimeout);
+  // What could not be written is still here.
+  w.store.state().fail_store = Status::Code::kOk;
+  for (uint64_t p = 4096; p < page - 1; ++p) ASSERT_TRUE(w.PageIs(p, p)) << p;
+}
+
+// While clean resident pages hold slots nobody is told that the pool is full; when it is, that is said.
+TEST_F(EngineTest, FullPoolTakesTheSlotsOfResidentPagesThenSaysSo) {
+  constexpr uint32_t kSlots = 2048;
+  Start({.limit = 1024, .slots = kSlots});
+  World& w = *world;
+  w.Fill(0, kSlots - 64);
+  w.EvictAll();
+  ASSERT_EQ(w.store.state().used, kSlots - 64u);
+  // Resident now, clean, and still with slots.
+  ASSERT_EQ(w.Wrong(0, 512), 0u);
+  // More pages than slots, but no more than slots and memory together.
+  const uint64_t fit = kSlots + 512;
+  w.Fill(4096, fit - (kSlots - 64));
+  EXPECT_LE(w.store.state().used, kSlots);
+  EXPECT_EQ(w.Wrong(0, kSlots - 64), 0u);
+  EXPECT_EQ(w.Wrong(4096, fit - (kSlots - 64)), 0u);
+  w.ExpectBooksRight();
+  Status s;
+  uint64_t page = 8192;
+  for (; s.ok() && page < 8192 + 2048; ++page)
+    if (s = w.Fault(page); s.ok()) w.FillPage(page, page);
+  EXPECT_EQ(s.code(), Status::Code::kExhausted) << s.text();
+  EXPECT_LE(page - 8192, w.options.limit - 512 + 1);
+}
+
+TEST_F(EngineTest, PinnedPagesStayUntilUnpinned) {
+  Start({.limit = 1024});
+  World& w = *world;
+  const auto begin = reinterpret_cast<uintptr_t>(w.At(100));
+  const auto end = reinterpret_cast<uintptr_t>(w.At(163)) + 5;
+  const int pin = w.engine->pins().Pin(begin, end, 1, 1);
+  ASSERT_GE(pin, 0);
+  w.Fill(100, 64);
+  w.Fill(1000, 4000);
+  EXPECT_EQ(w.PresentPages(100, 64), 64u);
+  ASSERT_TRUE(w.engine->Shrink(0).ok());
+  EXPECT_EQ(w.PresentPages(100, 64), 64u);
+  EXPECT_EQ(w.PresentPages(1000, 4000), 0u);
+  w.engine->pins().Unpin(pin);
+  w.EvictAll();
+  EXPECT_EQ(w.Wrong(100, 64), 0u);
+  EXPECT_EQ(w.Wrong(1000, 4000), 0u);
+}
+
+// All that may be resident is pinned: the fault that needs one more page ends.
+TEST_F(EngineTest, EverythingPinnedDoesNotHang) {
+  Start({.limit = 512});
+  World& w = *world;
+  const int pin = w.engine->pins().Pin(reinterpret_cast<uintptr_t>(w.arena),
+                                       reinterpret_cast<uintptr_t>(w.At(16384)), 1, 1);
+  for (uint64_t p = 0; p < 1024; ++p) (void)w.Fault(p);
+  w.engine->pins().Unpin(pin);
+  ASSERT_TRUE(w.engine->Shrink(256).ok());
+  EXPECT_LE(w.held(), 256u);
+}
+
+TEST_F(EngineTest, SequentialScanCostsFewFaults) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 8192);
+  EXPECT_LT(w.books->faults, 8192u / 8);  // First touches, too.
+  w.EvictAll();
+  w.books->faults = 0;
+  const uint64_t out = w.store.state().pages_stored;
+  ASSERT_EQ(w.Wrong(0, 8192), 0u);
+  EXPECT_LT(w.books->faults, 8192u / 32);
+  EXPECT_EQ(w.store.state().pages_stored, out);
+  EXPECT_GT(w.books->stats.prefetch_hits * 10, w.books->stats.pages_prefetched * 9);
+  w.ExpectBooksRight();
+}
+
+// Two scans by turns are two streams.
+TEST_F(EngineTest, InterleavedScansCostFewFaults) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 4096);
+  w.Fill(8192, 4096);
+  w.EvictAll();
+  w.books->faults = 0;
+  for (uint64_t p = 0; p < 4096; ++p) {
+    ASSERT_TRUE(w.PageIs(p, p * 1000 + 1));
+    ASSERT_TRUE(w.PageIs(8192 + p, (8192 + p) * 1000 + 1));
+  }
+  EXPECT_LT(w.books->faults, 8192u / 16);
+}
+
+TEST_F(EngineTest, RandomReadsBringNothingElse) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 16384);
+  w.EvictAll();
+  w.books->faults = 0;
+  w.store.state().pages_loaded = 0;
+  std::vector<uint64_t> order(16384);
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), std::mt19937_64(3));
+  for (uint64_t i = 0; i < 4000; ++i) ASSERT_TRUE(w.PageIs(order[i], order[i] * 1000 + 1));
+  EXPECT_GE(w.store.state().pages_loaded, 3500u);
+  EXPECT_LT(w.store.state().pages_loaded, 4400u);
+}
+
+TEST_F(EngineTest, ReadOnlyAndUnreadableAreasKeepTheirContents) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 2048);
+  w.Protect(100, 1500, PROT_READ);  // Some resident, some staged, some stored.
+  EXPECT_EQ(w.Wrong(0, 2048), 0u);
+  w.EvictAll();
+  EXPECT_EQ(w.Wrong(0, 2048), 0u);
+  w.ExpectBooksRight();
+  // Never touched before.
+  w.Protect(5000, 5200, PROT_READ);
+  for (uint64_t p = 5000; p < 5200; ++p) ASSERT_EQ(w.Words(p)[0], 0u);
+  w.EvictAll();
+  w.Protect(200, 300, PROT_NONE);
+  EXPECT_TRUE(w.Fault(250).ok());
+  EXPECT_EQ(w.PresentPages(250, 1), 0u);
+  w.Protect(200, 300, PROT_READ | PROT_EXEC);
+  EXPECT_EQ(w.Wrong(0, 2048), 0u);
+  w.Protect(0, 6000, PROT_READ | PROT_WRITE);
+  EXPECT_EQ(w.Wrong(0, 2048), 0u);
+  w.Fill(0, 2048, 2);
+  w.EvictAll();
+  EXPECT_EQ(w.Wrong(0, 2048, 2), 0u);
+  w.ExpectBooksRight();
+}
+
+// Outside of any area, and where the program mapped something of its own, the engine keeps its hands off.
+TEST_F(EngineTest, LeavesUnmappedAndForeignPagesAlone) {
+  Start({.limit = 1024});
+  World& w = *world;
+  ASSERT_TRUE(w.engine->areas().Clear(64, 128));
+  ASSERT_TRUE(w.engine->areas().Set(128, 192, PROT_READ | PROT_WRITE, true));
+  for (uint64_t p = 64; p < 192; p += 8) {
+    EXPECT_TRUE(w.Fault(p).ok());
+    EXPECT_EQ(w.PresentPages(p, 1), 0u);
+  }
+  w.Fill(0, 64);  // Runs into the hole, but not over it.
+  EXPECT_EQ(w.PresentPages(64, 128), 0u);
+  EXPECT_EQ(w.books->mine[0], w.held());
+}
+
+// A program may give memory back without our knowing: it reads zeros then, as ever.
+TEST_F(EngineTest, MemoryTakenAwayBehindOurBackReadsZero) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 100);
+  ASSERT_EQ(madvise(w.At(50), kPageBytes, MADV_DONTNEED), 0);
+  EXPECT_EQ(w.Words(50)[7], 0u);
+  w.Words(50)[7] = 1;
+  w.EvictAll();
+  EXPECT_EQ(w.Words(50)[7], 1u);
+  EXPECT_EQ(w.Wrong(0, 50), 0u);
+  w.ExpectBooksRight();
+}
+
+// Each thread adds to its own words and to words of all on the same pages; a write that fell between the
+// copy of a page and its removal would be lost.
+TEST_F(EngineTest, NoUpdateOfAnyThreadIsLost) {
+  constexpr unsigned kThreads = 4;
+  constexpr uint64_t kPages = 2048;
+  constexpr int kRounds = 15000;
+  Start({.pages = 4096, .limit = 512, .slots = 8192});
+  World& w = *world;
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  std::vector<std::vector<uint64_t>> own(kThreads, std::vector<uint64_t>(kPages));
+  std::atomic<uint64_t> mismatches{0};
+  for (unsigned t = 0; t < kThreads; ++t)
+    threads.emplace_back([&, t] {
+      std::mt19937_64 random(t);
+      uint64_t scan = 0;
+      for (int i = 0; i < kRounds; ++i) {
+        const uint64_t page = i % 4 == 0 ? random() % kPages : (scan++ + t * 512) % kPages;
+        uint64_t* words = w.Words(page);
+        if (words[8 + t * 8] != own[t][page]) ++mismatches;
+        words[8 + t * 8] = ++own[t][page];
+        std::atomic_ref<uint64_t>(words[0]).fetch_add(1);
+      }
+    });
+  // And one that changes mappings in another part of the arena.
+  std::thread mapper([&] {
+    std::mt19937_64 random(99);
+    while (!stop) {
+      const uint64_t at = kPages + random() % 1500;
+      w.FillPage(at, at);
+      w.FillPage(at + 100, at);
+      w.engine->Discard(at + 200, at + 300);
+      if (Status s = w.engine->Remap(at, at + 200, 50); !s.ok()) ++mismatches;
+      if (!w.PageIs(at + 200, at)) ++mismatches;
+      w.engine->Discard(kPages, 2 * kPages);
+    }
+  });
+  for (auto& t : threads) t.join();
+  stop = true;
+  mapper.join();
+  EXPECT_EQ(mismatches, 0u);
+  uint64_t total = 0;
+  for (uint64_t p = 0; p < kPages; ++p) {
+    total += w.Words(p)[0];
+    for (unsigned t = 0; t < kThreads; ++t) ASSERT_EQ(w.Words(p)[8 + t * 8], own[t][p]) << p;
+  }
+  EXPECT_EQ(total, uint64_t{kThreads} * kRounds);
+  w.ExpectBooksRight();
+}
+
+TEST_F(EngineTest, ShrinkGoesAsFarAsAsked) {
+  Start({.limit = 2048});
+  World& w = *world;
+  w.Fill(0, 4096);
+  for (const uint64_t most : {1500u, 1000u, 100u, 1u, 0u}) {
+    ASSERT_TRUE(w.engine->Shrink(most).ok());
+    EXPECT_LE(w.held(), most);
+    w.ExpectBooksRight();
+  }
+  EXPECT_EQ(w.Wrong(0, 4096), 0u);
+}
+
+// Other processes of the run hold most of the limit: this one works within its guarantee.
+TEST_F(EngineTest, WorksWithItsGuaranteeWhenOthersHoldTheRest) {
+  Start({.limit = 2048});
+  World& w = *world;
+  w.books->budget.used = 2048;
+  w.Fill(0, 1024);
+  EXPECT_EQ(w.Wrong(0, 1024), 0u);
+  EXPECT_LE(w.held(), Budget::kGuaranteedPagesMin + 2);
+  EXPECT_EQ(w.books->mine[0], w.held());
+}
+
+TEST_F(EngineTest, BeforeForkCopiesTheTableAndSharesTheSlots) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 3000);
+  auto* child_table = Shared<PageEntry>(w.options.pages);
+  const uint64_t far = w.books->budget.far;
+  Status s = w.engine->BeforeFork(child_table, Budget(&w.books->budget, &w.books->mine[1]));
+  ASSERT_TRUE(s.ok()) << s.text();
+  EXPECT_EQ(w.engine->staging_pages(), 0u);
+  EXPECT_EQ(w.books->mine[1], w.engine->resident_pages());
+  EXPECT_LE(w.books->budget.used, w.books->budget.limit);
+  EXPECT_EQ(w.books->budget.used, w.books->mine[0] + w.books->mine[1]);
+  EXPECT_EQ(w.books->budget.far, 2 * far);
+  for (uint64_t p = 0; p < w.options.pages; ++p) {
+    ASSERT_EQ(std::memcmp(&child_table[p], &w.table[p], sizeof(PageEntry)), 0) << p;
+    if (w.table[p].slot != SlotId::kNone) {
+      ASSERT_EQ(w.store.holders(w.table[p].slot), 2u) << p;
+    }
+  }
+  w.engine->AfterForkInParent();
+  // What the parent writes now goes elsewhere.
+  w.Fill(0, 3000, 2);
+  ASSERT_TRUE(w.engine->Shrink(0).ok());
+  for (uint64_t p = 0; p < 3000; ++p) {
+    if (child_table[p].slot == SlotId::kNone) continue;
+    ASSERT_EQ(w.store.holders(child_table[p].slot), 1u);
+    ASSERT_EQ(HashPage(w.store.PageOf(child_table[p].slot), kSeed), child_table[p].hash) << p;
+  }
+  EXPECT_EQ(w.Wrong(0, 3000, 2), 0u);
+  munmap(child_table, w.table_bytes());
+}
+
+TEST_F(EngineTest, ForkedChildAndParentEachSeeTheirOwn) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "TSan's own state does not survive what the child does after fork";
+#endif
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 3000);
+  const int child_fd = memfd_create("child table", MFD_CLOEXEC);
+  ASSERT_EQ(ftruncate(child_fd, static_cast<off_t>(w.table_bytes())), 0);
+  auto* child_table = static_cast<PageEntry*>(
+      mmap(nullptr, w.table_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, child_fd, 0));
+  const Budget child_budget(&w.books->budget, &w.books->mine[1]);
+  Status s = w.engine->BeforeFork(child_table, child_budget);
+  ASSERT_TRUE(s.ok()) << s.text();
+  const pid_t child = fork();
+  if (child == 0) {
+    mmap(w.table, w.table_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, child_fd, 0);
+    const int fd = w.OpenUserfault();
+    if (fd < 0 || !w.engine->AfterForkInChild(fd, child_budget).ok()) _exit(2);
+    if (w.Wrong(0, 3000) != 0) _exit(3);
+    w.Fill(0, 2000, 3);
+    w.Fill(5000, 1000, 3);
+    if (w.Wrong(0, 2000, 3) != 0 || w.Wrong(2000, 1000) != 0 || w.Wrong(5000, 1000, 3) != 0) _exit(4);
+    if (!w.engine->Shrink(0).ok() || w.held() != 0) _exit(5);
+    if (w.Wrong(0, 2000, 3) != 0 || w.Wrong(2000, 1000) != 0) _exit(6);
+    if (w.books->mine[1] != w.held()) _exit(7);
+    w.engine->Discard(0, w.options.pages);
+    if (!w.engine->Shrink(0).ok() || w.books->mine[1] != 0) _exit(8);
+    _exit(0);
+  }
+  w.engine->AfterForkInParent();
+  w.Fill(1000, 1000, 2);
+  EXPECT_EQ(w.Wrong(0, 1000), 0u);
+  EXPECT_EQ(w.Wrong(1000, 1000, 2), 0u);
+  EXPECT_EQ(w.Wrong(2000, 1000), 0u);
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  EXPECT_EQ(w.Wrong(0, 1000), 0u);
+  EXPECT_EQ(w.Wrong(1000, 1000, 2), 0u);
+  EXPECT_EQ(w.Wrong(2000, 1000), 0u);
+  // The child's share came back: its pages and its holdings of slots.
+  w.EvictAll();
+  EXPECT_EQ(w.books->budget.used, 0u);
+  EXPECT_EQ(w.books->budget.far, 3000u);
+  EXPECT_EQ(w.store.state().used, 3000u);
+  munmap(child_table, w.table_bytes());
+  close(child_fd);
+}
+
+}  // namespace
+}  // namespace farpool
