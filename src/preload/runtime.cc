@@ -34,7 +34,9 @@ RunSegment* MapSegment(int fd) {
                              MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, 0);
   if (sys::Failed(map)) return nullptr;
   auto* segment = reinterpret_cast<RunSegment*>(map);
-  return segment->magic == kSegmentMagic && segment->fd_base == fd ? segment : nullptr;
+  return segment->magic == kSegmentMagic && segment->bytes == sizeof(RunSegment) && segment->fd_base == fd
+             ? segment
+             : nullptr;
 }
 
 bool MapTrampoline() {
@@ -133,9 +135,11 @@ Status OpenUserfault(int* uffd, bool* move) {
     fd = OpenWith(kNeeded);
   }
   if (fd == -EPERM || fd == -ENOSYS)
-    return Status::Unsupported("userfaultfd is not allowed here (a container's seccomp profile?); see farpool doctor");
+    return Status::Unsupported(
+        "userfaultfd is not allowed here (a container's seccomp profile?); see farpool doctor");
   if (fd == -EINVAL)
-    return Status::Unsupported("this kernel's userfaultfd is too old; Linux 5.11 or newer is needed (see farpool doctor)");
+    return Status::Unsupported(
+        "this kernel's userfaultfd is too old; Linux 5.11 or newer is needed (see farpool doctor)");
   if (fd < 0) return Status::FromErrno("userfaultfd", static_cast<int>(-fd));
   if (!*move) g_runtime.segment->copies.store(true, std::memory_order_relaxed);
   g_runtime.register_mode = UFFDIO_REGISTER_MODE_MISSING | (*move ? 0 : UFFDIO_REGISTER_MODE_WP);

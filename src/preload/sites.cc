@@ -174,7 +174,7 @@ class Patcher {
         at += bytes;
         out += bytes;
       }
-      out = Leave(out, syscall + 2);
+      Leave(out, syscall + 2);
       Jump(mov, stub);
       ++patched_;
       return true;

@@ -25,6 +25,7 @@ struct RunDonor {
 
 struct RunSegment {
   uint64_t magic;
+  uint64_t bytes;  // sizeof(RunSegment) of the supervisor's build; another build's runtime stays out.
   uint64_t hash_seed;
   uint64_t threshold_bytes;
   int32_t fd_base;

@@ -114,6 +114,7 @@ void RemoteStore::PostAll(Transfer* transfer) {
     const uint32_t slab = SlabOf(pages[i].slot);
     Link* link = nullptr;
     if (transfer->status = LinkFor(slab, &link); !transfer->status.ok()) return;
+    FARPOOL_ASSERT(link != nullptr);
     LinkOp& op = transfer->op[transfer->ops];
     op = LinkOp{};
     op.kind = transfer->kind;

@@ -84,6 +84,7 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, Fd* fd) {
   // place would touch them all.
   auto* segment = static_cast<RunSegment*>(map);
   segment->magic = kSegmentMagic;
+  segment->bytes = sizeof(RunSegment);
   if (getrandom(&segment->hash_seed, sizeof(segment->hash_seed), 0) != sizeof(segment->hash_seed))
     return Status::FromErrno("getrandom", errno);
   // Not a flag: no user has a reason to be slower.

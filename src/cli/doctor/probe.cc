@@ -45,6 +45,7 @@ Status Do(Link& link, const Slab& slab, LinkOp::Kind kind, uint64_t offset, uint
 
 Status Measure(Link& link, const Slab& slab, DonorProbe* out) {
   const uint64_t region = std::min(slab.bytes, kRegionBytesMax) / kMaxLinkBytes * kMaxLinkBytes;
+  if (region == 0) return Status::Corrupt("the donor leased a slab of no use");
   const auto buffer = std::make_unique<std::byte[]>(size_t{kDepth} * kMaxLinkBytes);
 
   // Touch the memory first: the donor allocates it at the first use, which is not what is measured. What a
@@ -103,7 +104,6 @@ std::byte* LookupSlab(void* context, SlabId id, uint64_t* bytes) {
 }
 
 Status MeasureLease(DonorSession& session, const SlabLease& lease, DonorProbe* out) {
-  if (lease.bytes < kMaxLinkBytes) return Status::Corrupt("the donor leased a slab of no use");
   Slab slab = {lease.id, nullptr, lease.bytes};
   if (session.shared_memory()) {
     void* base = mmap(nullptr, lease.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, lease.memory.get(), 0);
