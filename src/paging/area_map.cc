@@ -43,7 +43,7 @@ bool AreaMap::Replace(uint64_t first, uint64_t last, const Area* with) {
   auto alike = [](const Area& a, const Area& b) {
     return a.last == b.first && a.protection == b.protection && !a.foreign && !b.foreign;
   };
-  Area joined[5];
+  Area joined[5] = {};
   size_t joined_count = 0;
   auto add = [&](const Area& area) {
     if (joined_count > 0 && alike(joined[joined_count - 1], area)) {

@@ -5,6 +5,7 @@
 
 #include <sys/syscall.h>
 
+#include <cerrno>
 #include <cstring>
 
 #include "base/assert.h"
@@ -68,12 +69,12 @@ Status Engine::FaultLocked(uint64_t page) {
   const uint64_t start = NowNs();
   switch (config_.table[page].state) {
     case PageEntry::State::kResident: {
-      // Usually another thread was faster. Or the memory was taken away behind our back (a raw madvise): what the
-      // kernel promises then is zeros. The kernel knows which.
+      // Usually another thread was faster. The kernel knows; if the page is gone behind our back nobody can
+      // tell what was in it.
       unsigned char present = 1;
-      if (sys::Call(SYS_mincore, PageAt(page), kPageBytes, &present) != 0 || (present & 1) != 0) return Status::Ok();
-      DiscardLocked(page, page + 1);
-      return FirstTouch(page, *area);
+      if (sys::Call(SYS_mincore, PageAt(page), kPageBytes, &present) != 0 || (present & 1) != 0)
+        return Status::Ok();
+      return Status::Corrupt("a resident page of the program vanished");
     }
     case PageEntry::State::kNone: {
       const Status s = FirstTouch(page, *area);
@@ -128,9 +129,34 @@ void Engine::BecameResident(uint64_t page, unsigned count) {
   resident_ += count;
 }
 
+// Linux 6.18 can move pages and yet report an error: after a page was busy for a moment (somebody looks
+// through the process's memory) it tries the ones it has just moved once more, and finds their places taken
+// (EEXIST). So after any error the kernel is asked what is where: a page that is missing here and present
+// there has moved.
+unsigned Engine::Move(std::byte* to, std::byte* from, unsigned pages, uint64_t mode, int* error) {
+  FARPOOL_ASSERT(pages <= kMoveMax);
+  uffdio_move io = {.dst = reinterpret_cast<uint64_t>(to),
+                    .src = reinterpret_cast<uint64_t>(from),
+                    .len = pages * kPageBytes,
+                    .mode = mode,
+                    .move = 0};
+  *error = static_cast<int>(-sys::Call(SYS_ioctl, config_.uffd, UFFDIO_MOVE, &io));
+  if (*error == 0) return pages;
+  unsigned through = io.move > 0 ? static_cast<unsigned>(static_cast<uint64_t>(io.move) / kPageBytes) : 0;
+  unsigned char here[kMoveMax];
+  unsigned char there[kMoveMax];
+  if (*error == EINVAL || sys::Call(SYS_mincore, from, pages * kPageBytes, here) != 0 ||
+      sys::Call(SYS_mincore, to, pages * kPageBytes, there) != 0)
+    return through;
+  for (unsigned i = through; i < pages; ++i)
+    if ((here[i] & 1) == 0 && (there[i] & 1) != 0) through = i + 1;
+  if (*error == EEXIST && through > 0) *error = EAGAIN;
+  return through;
+}
+
 // Puts `count` neighbouring frames in place at `page`. The frames are gone afterwards. COPY is
-// for kernels without MOVE (before 6.8) and for mappings that MOVE refuses: it wants both sides writable with equal
-// protection.
+// for kernels without MOVE (before 6.8) and for mappings that MOVE refuses: it wants both sides writable with
+// equal protection.
 Status Engine::Install(uint64_t page, uint32_t frame, unsigned count, const Area& area) {
   bool move = config_.move && area.protection == (PROT_READ | PROT_WRITE);
   unsigned chunk = count;
@@ -138,38 +164,30 @@ Status Engine::Install(uint64_t page, uint32_t frame, unsigned count, const Area
     if (chunk > count - done) chunk = count - done;
     const auto to = reinterpret_cast<uint64_t>(PageAt(page + done));
     const auto from = reinterpret_cast<uint64_t>(FrameAt(frame + done));
-    int64_t bytes;
-    long r;
+    unsigned through = 0;
+    int error = 0;
     if (move) {
-      uffdio_move io = {.dst = to, .src = from, .len = chunk * kPageBytes, .mode = 0, .move = 0};
-      r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_MOVE, &io);
-      bytes = io.move;
+      through = Move(PageAt(page + done), FrameAt(frame + done), chunk, 0, &error);
     } else {
       uffdio_copy io = {.dst = to, .src = from, .len = chunk * kPageBytes, .mode = 0, .copy = 0};
-      r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_COPY, &io);
-      bytes = io.copy;
+      error = static_cast<int>(-sys::Call(SYS_ioctl, config_.uffd, UFFDIO_COPY, &io));
+      if (io.copy > 0) through = static_cast<unsigned>(static_cast<uint64_t>(io.copy) / kPageBytes);
+      // The pages are new: the frames' share of the budget is theirs now.
+      if (through > 0) sys::Call(SYS_madvise, from, through * kPageBytes, MADV_DONTNEED);
     }
-    if (bytes > 0) {
-      const auto pages = static_cast<unsigned>(static_cast<uint64_t>(bytes) / kPageBytes);
-      if (move) {
-        FrameGone(frame + done, pages);
-      } else {
-        // The pages are new: the frames' share of the budget is theirs now.
-        sys::Call(SYS_madvise, FrameAt(frame + done), pages * kPageBytes, MADV_DONTNEED);
-        FrameGone(frame + done, pages);
-      }
-      BecameResident(page + done, pages);
-      done += pages;
+    if (through > 0) {
+      FrameGone(frame + done, through);
+      BecameResident(page + done, through);
+      done += through;
     }
-    if (r == 0 || r == -EAGAIN) continue;
+    if (error == 0 || error == EAGAIN) continue;
     // The kernel may keep alike neighbours as two mappings, and no call may span two: in halves, then.
-    if (r == -EINVAL && chunk > 1) {
+    if (error == EINVAL && chunk > 1) {
       chunk /= 2;
-    } else if (r == -EINVAL && move) {
+    } else if (error == EINVAL && move) {
       move = false;
     } else {
-      return Status::FromErrno(move ? "UFFDIO_MOVE into place" : "UFFDIO_COPY into place",
-                               static_cast<int>(-r));
+      return Status::FromErrno(move ? "UFFDIO_MOVE into place" : "UFFDIO_COPY into place", error);
     }
   }
   return Status::Ok();
@@ -320,17 +338,15 @@ Status Engine::RemapLocked(uint64_t from, uint64_t to, uint64_t count) {
       continue;
     }
     uint64_t run = 1;
-    while (i + run < count && run < 512 && config_.table[from + i + run].state == PageEntry::State::kResident)
+    while (i + run < count && run < kMoveMax &&
+           config_.table[from + i + run].state == PageEntry::State::kResident)
       ++run;
     uint64_t done = 0;
     while (done < run) {
-      uffdio_move move = {.dst = reinterpret_cast<uint64_t>(PageAt(to + i + done)),
-                          .src = reinterpret_cast<uint64_t>(PageAt(from + i + done)),
-                          .len = (run - done) * kPageBytes,
-                          .mode = 0,
-                          .move = 0};
-      const long r = config_.move ? sys::Call(SYS_ioctl, config_.uffd, UFFDIO_MOVE, &move) : -EINVAL;
-      const uint64_t moved = move.move > 0 ? static_cast<uint64_t>(move.move) / kPageBytes : 0;
+      int error = EINVAL;
+      const unsigned moved = config_.move ? Move(PageAt(to + i + done), PageAt(from + i + done),
+                                                 static_cast<unsigned>(run - done), 0, &error)
+                                          : 0;
       for (uint64_t k = 0; k < moved; ++k) {
         PageEntry& old = config_.table[from + i + done + k];
         const PageEntry kept = old;
@@ -341,7 +357,7 @@ Status Engine::RemapLocked(uint64_t from, uint64_t to, uint64_t count) {
         BecameResident(to + i + done + k, 1);
       }
       done += moved;
-      if (r == 0 || r == -EAGAIN) continue;
+      if (error == 0 || error == EAGAIN) continue;
       // Shared after fork, pinned or not writable: copy, then drop the old one.
       uffdio_copy copy = {.dst = reinterpret_cast<uint64_t>(PageAt(to + i + done)),
                           .src = reinterpret_cast<uint64_t>(PageAt(from + i + done)),

@@ -48,8 +48,8 @@ struct EngineConfig {
   uint64_t arena_pages = 0;
   PageEntry* table = nullptr;    // arena_pages entries, all zero, demand-allocated.
   std::byte* staging = nullptr;  // kStagingBytes of address space, nothing there yet.
-  int uffd = -1;                 // The arena is registered with it (missing pages; write-protect too without move).
-  bool move = true;              // The kernel has UFFDIO_MOVE (6.8). Without it pages are copied both ways.
+  int uffd = -1;     // The arena is registered with it (missing pages; write-protect too without move).
+  bool move = true;  // The kernel has UFFDIO_MOVE (6.8). Without it pages are copied both ways.
   uint64_t hash_seed = 0;
   PageStore* store = nullptr;
   Budget budget;
@@ -133,7 +133,8 @@ class Engine {
 
   // Frames: `count` neighbouring free ones; fewer (at least one) if there is no such run.
   Status TakeFrames(unsigned count, uint32_t* first, unsigned* got);
-  // While `in_use` free frames receive pages: frees as many others, if that means eviction. Takes none itself.
+  // While `in_use` free frames receive pages: frees as many others, if that means eviction. Takes none
+  // itself.
   Status KeepReserve(unsigned in_use);
   bool FindRun(unsigned count, uint32_t* first);
   bool Populate(bool even_over_limit);
@@ -148,6 +149,10 @@ class Engine {
   bool NextVictim();
   Status Evict(uint64_t pages, bool* progress);
   unsigned MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area);
+  // One UFFDIO_MOVE of at most kMoveMax pages. Returns how many are through (moved, or holes) and, through
+  // `error`, 0 or the errno of what stopped it there.
+  static constexpr unsigned kMoveMax = 512;
+  unsigned Move(std::byte* to, std::byte* from, unsigned pages, uint64_t mode, int* error);
   Status Install(uint64_t page, uint32_t frame, unsigned count, const Area& area);
   void QueueGroup(uint64_t group);
 

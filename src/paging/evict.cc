@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 
 #include <bit>
+#include <cerrno>
 #include <cstring>
 
 #include "base/assert.h"
@@ -204,7 +205,8 @@ Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
 Status Engine::KeepReserve(unsigned in_use) {
   const uint64_t free = populated_ - staged_;
   if (free >= 2 * uint64_t{in_use}) return Status::Ok();
-  if (config_.budget.used() + kGroupPages <= config_.budget.limit()) return Status::Ok();  // Populate() will do.
+  if (config_.budget.used() + kGroupPages <= config_.budget.limit())
+    return Status::Ok();  // Populate() will do.
   bool progress = true;
   if (populated_ < StagingTarget() + in_use)
     if (Status s = Evict(in_use > 1 ? kGroupPages : kSlicePages, &progress); !s.ok()) return s;
@@ -329,11 +331,13 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
   };
   const bool writable = (area.protection & PROT_WRITE) != 0;
   if ((area.protection & PROT_READ) != 0 && (!writable || !config_.move)) {
-    // A copy is as good as a MOVE where nobody can write meanwhile: in mappings without the right to, which MOVE
-    // refuses, and, without MOVE, behind a write protection: a writer then waits in the fault handler for our lock.
+    // A copy is as good as a MOVE where nobody can write meanwhile: in mappings without the right to, which
+    // MOVE refuses, and, without MOVE, behind a write protection: a writer then waits in the fault handler
+    // for our lock.
     if (writable) {
-      uffdio_writeprotect protect = {.range = {reinterpret_cast<uint64_t>(PageAt(first)), (last - first) * kPageBytes},
-                                     .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+      uffdio_writeprotect protect = {
+          .range = {reinterpret_cast<uint64_t>(PageAt(first)), (last - first) * kPageBytes},
+          .mode = UFFDIO_WRITEPROTECT_MODE_WP};
       long r;
       do r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_WRITEPROTECT, &protect);
       while (r == -EAGAIN);
@@ -350,20 +354,15 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
     uint64_t chunk = last - first;
     for (uint64_t page = first; page < last;) {
       if (chunk > last - page) chunk = last - page;
-      uffdio_move move = {
-          .dst = reinterpret_cast<uint64_t>(FrameAt(frame + static_cast<uint32_t>(page - first))),
-          .src = reinterpret_cast<uint64_t>(PageAt(page)),
-          .len = chunk * kPageBytes,
-          .mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
-          .move = 0};
-      const long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_MOVE, &move);
-      if (move.move > 0) {
-        const uint64_t end = page + static_cast<uint64_t>(move.move) / kPageBytes;
-        for (; page < end; ++page) staged(page);
+      int error = 0;
+      const unsigned through = Move(FrameAt(frame + static_cast<uint32_t>(page - first)), PageAt(page),
+                                    static_cast<unsigned>(chunk), UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES, &error);
+      if (through > 0) {
+        for (const uint64_t end = page + through; page < end; ++page) staged(page);
         unshare_tries = 0;
       }
-      if (r == 0 || r == -EAGAIN) continue;
-      if (r == -EBUSY && unshare_tries++ < kUnshareTriesMax) {
+      if (error == 0 || error == EAGAIN) continue;
+      if (error == EBUSY && unshare_tries++ < kUnshareTriesMax) {
         // Shared with a forked process, or was until its last write: an atomic OR of 0 makes it ours alone
         // without racing with the program's own writes.
         for (uint64_t p = page; p < last; ++p)
@@ -371,7 +370,7 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
             __atomic_fetch_or(reinterpret_cast<unsigned char*>(PageAt(p)), 0, __ATOMIC_RELAXED);
         continue;
       }
-      if (r == -EINVAL && chunk > 1) {  // Two mappings to the kernel: in halves.
+      if (error == EINVAL && chunk > 1) {  // Two mappings to the kernel: in halves.
         chunk /= 2;
         continue;
       }

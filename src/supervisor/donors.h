@@ -32,6 +32,7 @@ class Donors {
     return donors_[donor].gone ? -1 : donors_[donor].session->control_fd();
   }
   std::string Names() const;
+  std::string Name(size_t donor) const { return donors_[donor].session->entry().ToString(); }
   uint64_t leased_bytes() const { return leased_bytes_; }
 
  private:

@@ -173,8 +173,9 @@ void Supervisor::OnDonor(uint32_t donor) {
   uint64_t lost_bytes = 0;
   const Status s = donors_->Check(donor, &lost_bytes);
   if (s.ok() || lost_bytes == 0) return;
-  Stop(kExitDataLost, "donor lost, and " + std::to_string(lost_bytes >> 20) +
-                          " MiB of the program's memory with it: the program was stopped (" + s.text() + ")");
+  Stop(kExitDataLost, "donor " + donors_->Name(donor) + " is gone, and with it " +
+                          std::to_string(lost_bytes >> 20) +
+                          " MiB of the program's memory: the program was stopped");
 }
 
 void Supervisor::OnSignal() {

@@ -125,7 +125,7 @@ fi
 # --- the kernel's own count: what is resident of the arena and of staging while the program runs
 if wanted kernel-count; then
   limit=$((64 * 1024 * 1024))
-  under 64M "$work/report.json" "$programs/pagewalker" 300 >"$work/far.out" 2>"$work/far.err" &
+  under 64M "$work/report.json" "$programs/pagewalker" 200 >"$work/far.out" 2>"$work/far.err" &
   runner=$!
   sampled=$(python3 - "$runner" <<'PY'
 import os, signal, sys, time
@@ -173,7 +173,7 @@ while True:
     now = sum(resident(pid) for pid in children(runner))
     samples += now > 0
     peak = max(peak, now)
-    time.sleep(0.02)
+    time.sleep(0.05)
 print(peak, samples)
 PY
 )

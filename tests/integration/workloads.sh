@@ -12,8 +12,8 @@ write_dict_py() {  # FILE: a large dictionary, and what is in it by way of a sor
   cat >"$1" <<'PY'
 import hashlib
 d = {}
-for i in range(1500000):
-    d["key%d" % (i * 7919 % 1500007)] = "value%d" % i
+for i in range(1000000):
+    d["key%d" % (i * 7919 % 1000003)] = "value%d" % i
 digest = hashlib.sha256()
 for key in sorted(d)[::3]:
     digest.update(d[key].encode())

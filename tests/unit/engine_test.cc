@@ -147,6 +147,7 @@ struct World {
     uint64_t pages = 16384;  // Of the arena.
     uint64_t limit = 1024;
     uint32_t slots = 32768;
+    bool move = true;  // False: as on a kernel without UFFDIO_MOVE.
   };
   struct Books {
     BudgetState budget;
@@ -175,6 +176,7 @@ struct World {
     config.table = table;
     config.staging = staging;
     config.uffd = uffd;
+    config.move = o.move;
     config.hash_seed = kSeed;
     config.store = &store;
     config.budget = Budget(&books->budget, &books->mine[0]);
@@ -202,16 +204,24 @@ struct World {
     munmap(books, sizeof(Books));
   }
 
-  int OpenUserfault() const {
+  // A userfaultfd with what the engine needs, or -1 and errno.
+  static int OpenFeatures(bool move) {
     const auto fd = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY));
-    uffdio_api api = {.api = UFFD_API,
-                      .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MOVE | UFFD_FEATURE_PAGEFAULT_FLAG_WP,
-                      .ioctls = 0};
+    uffdio_api api = {
+        .api = UFFD_API, .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_PAGEFAULT_FLAG_WP, .ioctls = 0};
+    if (move) api.features |= UFFD_FEATURE_MOVE;
+    if (fd < 0 || ioctl(fd, UFFDIO_API, &api) == 0) return fd;
+    close(fd);
+    errno = EINVAL;
+    return -1;
+  }
+  int OpenUserfault() const {
+    const int fd = OpenFeatures(options.move);
     uffdio_register reg = {.range = {reinterpret_cast<uint64_t>(arena), bytes()},
                            .mode = UFFDIO_REGISTER_MODE_MISSING,
                            .ioctls = 0};
-    if (ioctl(fd, UFFDIO_API, &api) != 0 || ioctl(fd, UFFDIO_REGISTER, &reg) != 0) return -1;
-    return fd;
+    if (!options.move) reg.mode |= UFFDIO_REGISTER_MODE_WP;
+    return ioctl(fd, UFFDIO_REGISTER, &reg) == 0 ? fd : -1;
   }
 
   static void OnBus(int, siginfo_t* info, void*) {
@@ -299,26 +309,27 @@ struct World {
   std::unique_ptr<Engine> engine;
 };
 
-struct EngineTest : testing::Test {
+// The parameter: frames are MOVEd, or copied as on kernels that cannot move them.
+struct EngineTest : testing::TestWithParam<bool> {
   void SetUp() override {
-    const auto fd = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY));
+    const int fd = World::OpenFeatures(GetParam());
+    if (fd < 0 && errno == EINVAL)
+      GTEST_SKIP() << "this kernel's userfaultfd lacks what is needed (UFFDIO_MOVE came with Linux 6.8)";
     if (fd < 0) GTEST_SKIP() << "userfaultfd is not permitted here: " << strerror(errno);
-    uffdio_api api = {.api = UFFD_API,
-                      .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MOVE | UFFD_FEATURE_PAGEFAULT_FLAG_WP,
-                      .ioctls = 0};
-    const bool able = ioctl(fd, UFFDIO_API, &api) == 0;
     close(fd);
-    if (!able) GTEST_SKIP() << "this kernel has no UFFDIO_MOVE (Linux 6.8 or newer has)";
   }
-  void Start(const World::Options& options) {
+  void Start(World::Options options) {
+    options.move = GetParam();
     world = std::make_unique<World>(options);
     ASSERT_GE(world->uffd, 0);
   }
   std::unique_ptr<World> world;
 };
+INSTANTIATE_TEST_SUITE_P(, EngineTest, testing::Bool(),
+                         [](const auto& way) { return way.param ? "Move" : "Copy"; });
 
 // Method: random operations on the arena and on a plain copy of it, many more pages than may be resident.
-TEST_F(EngineTest, ContentsAreThoseOfOrdinaryMemory) {
+TEST_P(EngineTest, ContentsAreThoseOfOrdinaryMemory) {
   constexpr uint64_t kPages = 4096;
   Start({.pages = kPages, .limit = 600, .slots = kPages});
   World& w = *world;
@@ -375,7 +386,7 @@ TEST_F(EngineTest, ContentsAreThoseOfOrdinaryMemory) {
   EXPECT_EQ(w.store.state().used.load(), 0u);
 }
 
-TEST_F(EngineTest, WritesNoPageThatDidNotChange) {
+TEST_P(EngineTest, WritesNoPageThatDidNotChange) {
   Start({.limit = 1024});
   World& w = *world;
   w.Fill(0, 4096);
@@ -393,7 +404,7 @@ TEST_F(EngineTest, WritesNoPageThatDidNotChange) {
   w.ExpectBooksRight();
 }
 
-TEST_F(EngineTest, ZeroPagesAreNeverStoredAndHoldNoSlot) {
+TEST_P(EngineTest, ZeroPagesAreNeverStoredAndHoldNoSlot) {
   Start({.limit = 512});
   World& w = *world;
   for (uint64_t p = 0; p < 4096; ++p) w.Words(p)[p % 512] = 0;
@@ -412,7 +423,7 @@ TEST_F(EngineTest, ZeroPagesAreNeverStoredAndHoldNoSlot) {
   w.ExpectBooksRight();
 }
 
-TEST_F(EngineTest, ChangedPageIsReportedAndNeverMapped) {
+TEST_P(EngineTest, ChangedPageIsReportedAndNeverMapped) {
   Start({.limit = 1024});
   World& w = *world;
   w.Fill(0, 2048);
@@ -434,7 +445,7 @@ TEST_F(EngineTest, ChangedPageIsReportedAndNeverMapped) {
 }
 
 // Also for pages that would come along, ahead of the fault.
-TEST_F(EngineTest, ChangedPageIsNeverMappedByPrefetch) {
+TEST_P(EngineTest, ChangedPageIsNeverMappedByPrefetch) {
   Start({.limit = 1024});
   World& w = *world;
   w.Fill(0, 2048);
@@ -448,7 +459,7 @@ TEST_F(EngineTest, ChangedPageIsNeverMappedByPrefetch) {
   for (uint64_t p = 0; p < 2048; p += 100) EXPECT_EQ(w.PresentPages(p, 1), 0u) << p;
 }
 
-TEST_F(EngineTest, StoreFailuresAreReported) {
+TEST_P(EngineTest, StoreFailuresAreReported) {
   Start({.limit = 512});
   World& w = *world;
   w.Fill(0, 2048);
@@ -471,7 +482,7 @@ TEST_F(EngineTest, StoreFailuresAreReported) {
 }
 
 // While clean resident pages hold slots nobody is told that the pool is full; when it is, that is said.
-TEST_F(EngineTest, FullPoolTakesTheSlotsOfResidentPagesThenSaysSo) {
+TEST_P(EngineTest, FullPoolTakesTheSlotsOfResidentPagesThenSaysSo) {
   constexpr uint32_t kSlots = 2048;
   Start({.limit = 1024, .slots = kSlots});
   World& w = *world;
@@ -495,7 +506,7 @@ TEST_F(EngineTest, FullPoolTakesTheSlotsOfResidentPagesThenSaysSo) {
   EXPECT_LE(page - 8192, w.options.limit - 512 + 1);
 }
 
-TEST_F(EngineTest, PinnedPagesStayUntilUnpinned) {
+TEST_P(EngineTest, PinnedPagesStayUntilUnpinned) {
   Start({.limit = 1024});
   World& w = *world;
   const auto begin = reinterpret_cast<uintptr_t>(w.At(100));
@@ -515,7 +526,7 @@ TEST_F(EngineTest, PinnedPagesStayUntilUnpinned) {
 }
 
 // All that may be resident is pinned: the fault that needs one more page ends.
-TEST_F(EngineTest, EverythingPinnedDoesNotHang) {
+TEST_P(EngineTest, EverythingPinnedDoesNotHang) {
   Start({.limit = 512});
   World& w = *world;
   const int pin = w.engine->pins().Pin(reinterpret_cast<uintptr_t>(w.arena),
@@ -526,7 +537,7 @@ TEST_F(EngineTest, EverythingPinnedDoesNotHang) {
   EXPECT_LE(w.held(), 256u);
 }
 
-TEST_F(EngineTest, SequentialScanCostsFewFaults) {
+TEST_P(EngineTest, SequentialScanCostsFewFaults) {
   Start({.limit = 1024});
   World& w = *world;
   w.Fill(0, 8192);
@@ -542,7 +553,7 @@ TEST_F(EngineTest, SequentialScanCostsFewFaults) {
 }
 
 // Two scans by turns are two streams.
-TEST_F(EngineTest, InterleavedScansCostFewFaults) {
+TEST_P(EngineTest, InterleavedScansCostFewFaults) {
   Start({.limit = 1024});
   World& w = *world;
   w.Fill(0, 4096);
@@ -556,7 +567,7 @@ TEST_F(EngineTest, InterleavedScansCostFewFaults) {
   EXPECT_LT(w.books->faults, 8192u / 16);
 }
 
-TEST_F(EngineTest, RandomReadsBringNothingElse) {
+TEST_P(EngineTest, RandomReadsBringNothingElse) {
   Start({.limit = 1024});
   World& w = *world;
   w.Fill(0, 16384);
@@ -571,7 +582,7 @@ TEST_F(EngineTest, RandomReadsBringNothingElse) {
   EXPECT_LT(w.store.state().pages_loaded, 4400u);
 }
 
-TEST_F(EngineTest, ReadOnlyAndUnreadableAreasKeepTheirContents) {
+TEST_P(EngineTest, ReadOnlyAndUnreadableAreasKeepTheirContents) {
   Start({.limit = 1024});
   World& w = *world;
   w.Fill(0, 2048);
@@ -598,7 +609,7 @@ TEST_F(EngineTest, ReadOnlyAndUnreadableAreasKeepTheirContents) {
 }
 
 // Outside of any area, and where the program mapped something of its own, the engine keeps its hands off.
-TEST_F(EngineTest, LeavesUnmappedAndForeignPagesAlone) {
+TEST_P(EngineTest, LeavesUnmappedAndForeignPagesAlone) {
   Start({.limit = 1024});
   World& w = *world;
   ASSERT_TRUE(w.engine->areas().Clear(64, 128));
@@ -613,7 +624,7 @@ TEST_F(EngineTest, LeavesUnmappedAndForeignPagesAlone) {
 }
 
 // A program may give memory back without our knowing: it reads zeros then, as ever.
-TEST_F(EngineTest, MemoryTakenAwayBehindOurBackReadsZero) {
+TEST_P(EngineTest, MemoryTakenAwayBehindOurBackReadsZero) {
   Start({.limit = 1024});
   World& w = *world;
   w.Fill(0, 100);
@@ -628,7 +639,7 @@ TEST_F(EngineTest, MemoryTakenAwayBehindOurBackReadsZero) {
 
 // Each thread adds to its own words and to words of all on the same pages; a write that fell between the
 // copy of a page and its removal would be lost.
-TEST_F(EngineTest, NoUpdateOfAnyThreadIsLost) {
+TEST_P(EngineTest, NoUpdateOfAnyThreadIsLost) {
   constexpr unsigned kThreads = 4;
   constexpr uint64_t kPages = 2048;
   constexpr int kRounds = 15000;
@@ -676,7 +687,7 @@ TEST_F(EngineTest, NoUpdateOfAnyThreadIsLost) {
   w.ExpectBooksRight();
 }
 
-TEST_F(EngineTest, ShrinkGoesAsFarAsAsked) {
+TEST_P(EngineTest, ShrinkGoesAsFarAsAsked) {
   Start({.limit = 2048});
   World& w = *world;
   w.Fill(0, 4096);
@@ -689,7 +700,7 @@ TEST_F(EngineTest, ShrinkGoesAsFarAsAsked) {
 }
 
 // Other processes of the run hold most of the limit: this one works within its guarantee.
-TEST_F(EngineTest, WorksWithItsGuaranteeWhenOthersHoldTheRest) {
+TEST_P(EngineTest, WorksWithItsGuaranteeWhenOthersHoldTheRest) {
   Start({.limit = 2048});
   World& w = *world;
   w.books->budget.used = 2048;
@@ -699,7 +710,7 @@ TEST_F(EngineTest, WorksWithItsGuaranteeWhenOthersHoldTheRest) {
   EXPECT_EQ(w.books->mine[0], w.held());
 }
 
-TEST_F(EngineTest, BeforeForkCopiesTheTableAndSharesTheSlots) {
+TEST_P(EngineTest, BeforeForkCopiesTheTableAndSharesTheSlots) {
   Start({.limit = 1024});
   World& w = *world;
   w.Fill(0, 3000);
@@ -731,7 +742,7 @@ TEST_F(EngineTest, BeforeForkCopiesTheTableAndSharesTheSlots) {
   munmap(child_table, w.table_bytes());
 }
 
-TEST_F(EngineTest, ForkedChildAndParentEachSeeTheirOwn) {
+TEST_P(EngineTest, ForkedChildAndParentEachSeeTheirOwn) {
 #if defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "TSan's own state does not survive what the child does after fork";
 #endif

@@ -21,7 +21,7 @@ namespace farpool {
 namespace {
 
 constexpr int kFdBase = 900;
-constexpr uint64_t kFar = kArenaBase + 0x123456789000;
+constexpr uint64_t kFar = kArenaBase + 0x023456789000;
 constexpr uint64_t kFarLast = kArenaBase + kArenaBytes - 1;
 constexpr uint64_t kProgramCode = 0x555555554000;
 constexpr unsigned kIoUringSetup = 425;

@@ -82,7 +82,7 @@ TEST(PinsTest, PinAndEvictionNeverBothHold) {
   for (unsigned t = 0; t < 2; ++t)
     threads.emplace_back([&, t] {
       std::mt19937 random(t);
-      for (int i = 0; i < 100000; ++i) {
+      for (int i = 0; i < 300000; ++i) {
         const uintptr_t first = random() % kPages;
         const uintptr_t last = first + 1 + random() % (kPages - first);
         const int pin = pins->Pin(first, last, (t + 1) * 64, kStack);
@@ -91,6 +91,7 @@ TEST(PinsTest, PinAndEvictionNeverBothHold) {
           if (leaving[p]) ++both;
         for (uintptr_t p = first; p < last; ++p) --pinned[p];
         pins->Unpin(pin);
+        for (volatile unsigned pause = random() % 128; pause > 0;) pause = pause - 1;
       }
     });
   std::thread evictor([&] {

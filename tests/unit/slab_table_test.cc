@@ -141,5 +141,30 @@ TEST_F(SlabTableTest, NoSlotIsEverGivenTwice) {
   EXPECT_EQ(Take(1, kSlots).size(), kSlots);
 }
 
+// As little as there can be to fight for: every Take looks at the same few slots.
+TEST_F(SlabTableTest, TheSameFreeSlotGoesToOneTakerOnly) {
+  constexpr uint32_t kSlots = 3;
+  Add(1, kSlots);
+  std::atomic<int> owners[kSlots] = {};
+  std::atomic<uint64_t> twice{0};
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < 3; ++t)
+    threads.emplace_back([&] {
+      for (int i = 0; i < 300000; ++i) {
+        SlotId out[kSlots];
+        const unsigned got = table->Take(1, kSlots, out);
+        for (unsigned k = 0; k < got; ++k)
+          if (++owners[SlotOf(out[k])] != 1) ++twice;
+        for (unsigned k = 0; k < got; ++k) {
+          --owners[SlotOf(out[k])];
+          table->Release(out[k]);
+        }
+      }
+    });
+  for (auto& t : threads) t.join();
+  EXPECT_EQ(twice, 0u);
+  EXPECT_EQ(table->used_slots, 0u);
+}
+
 }  // namespace
 }  // namespace farpool
