@@ -181,8 +181,9 @@ Status Engine::Install(uint64_t page, uint32_t frame, unsigned count, const Area
       done += through;
     }
     if (error == 0 || error == EAGAIN) continue;
-    // The kernel may keep alike neighbours as two mappings, and no call may span two: in halves, then.
-    if (error == EINVAL && chunk > 1) {
+    // The kernel may keep alike neighbours as two mappings, and no call may span two (COPY answers ENOENT): in
+    // halves, then.
+    if ((error == EINVAL || (error == ENOENT && !move)) && chunk > 1) {
       chunk /= 2;
     } else if (error == EINVAL && move) {
       move = false;

@@ -20,12 +20,12 @@ class Pins {
   // Pins [begin, end). `owner` names the thread (any unique number), `stack` its stack pointer: a pin of the
   // same owner from deeper down the stack was abandoned by a longjmp and is taken over. Returns a handle, or
   // -1 when all are taken (the caller goes on unpinned and relies on its retry).
-  int Pin(uintptr_t begin, uintptr_t end, uintptr_t owner, uintptr_t stack) {
+  int Pin(uintptr_t begin, uintptr_t end, uintptr_t owner, uintptr_t stack, bool first = false) {
     for (unsigned probe = 0; probe < kPinsMax; ++probe) {
       const unsigned i = static_cast<unsigned>(owner / 64 + probe) % kPinsMax;
       Slot& slot = slots_[i];
       uintptr_t holder = slot.owner.load(std::memory_order_relaxed);
-      const bool abandoned = holder == owner && slot.stack < stack;
+      const bool abandoned = holder == owner && (slot.stack < stack || (first && slot.stack == stack));
       if (holder != 0 && !abandoned) continue;
       if (!abandoned && !slot.owner.compare_exchange_strong(holder, owner, std::memory_order_acquire))
         continue;

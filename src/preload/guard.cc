@@ -60,7 +60,7 @@ class Prepared {
       range.begin = begin;
       range.end = end;
       range.pin = g_runtime.engine.pins().Pin(
-          begin, end, reinterpret_cast<uintptr_t>(__builtin_thread_pointer()), stack_);
+          begin, end, reinterpret_cast<uintptr_t>(__builtin_thread_pointer()), stack_, count_ == 0);
       ++count_;
     }
     if (!MakePresent(begin, bytes)) complete_ = false;

@@ -38,7 +38,7 @@ std::byte* RemoteStore::Lookup(void* self, SlabId slab, uint64_t* bytes) {
 
 Status RemoteStore::Reserve(unsigned count, SlotId* out, unsigned* reserved) {
   *reserved = 0;
-  if (current_ != 0) {
+  if (current_ != 0 && table_->slabs[current_].state.load(std::memory_order_acquire) == SlabEntry::kReady) {
     *reserved = table_->Take(current_, count, out);
     if (*reserved > 0) return Status::Ok();
   }

@@ -376,7 +376,7 @@ TEST_F(RemoteStoreTest, LostDonorEndsWithTheProvidersWord) {
   EXPECT_EQ(provider.donors[0].connects, connects);
 }
 
-TEST_F(RemoteStoreTest, DISABLED_LostSlabGivesNoMoreSlots) {
+TEST_F(RemoteStoreTest, LostSlabGivesNoMoreSlots) {
   provider.AddShm(2);
   Start();
   const SlotId first = Reserve(1)[0];
