@@ -370,7 +370,7 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
             __atomic_fetch_or(reinterpret_cast<unsigned char*>(PageAt(p)), 0, __ATOMIC_RELAXED);
         continue;
       }
-      if (error == EINVAL && chunk > 1) {  // Two mappings to the kernel: in halves.
+      if ((error == EINVAL || error == ENOENT) && chunk > 1) {  // Two mappings to the kernel: in halves.
         chunk /= 2;
         continue;
       }
