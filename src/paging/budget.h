@@ -50,8 +50,9 @@ class Budget {
   // Takes them whatever the limit says (a forked child's copy of the resident set; everything is pinned).
   void Take(uint64_t pages) { Took(state_->used.fetch_add(pages, std::memory_order_relaxed) + pages, pages); }
   void Give(uint64_t pages) {
-    state_->used.fetch_sub(pages, std::memory_order_relaxed);
+    // In this order: a process that is killed in between leaks a little instead of giving it back twice.
     mine_->fetch_sub(pages, std::memory_order_relaxed);
+    state_->used.fetch_sub(pages, std::memory_order_relaxed);
   }
   // Hands pages over without their being anybody's for a moment.
   void TransferTo(Budget* heir, uint64_t pages) {

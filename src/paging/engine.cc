@@ -56,9 +56,13 @@ Status Engine::MapStaging() {
   return Status::Ok();
 }
 
-Status Engine::Fault(uintptr_t address) {
+Status Engine::Fault(uintptr_t address, bool* foreign) {
   const uint64_t page = (address - reinterpret_cast<uintptr_t>(config_.arena)) / kPageBytes;
   MutexLock hold(&lock_);
+  if (foreign != nullptr) {
+    const Area* area = areas_.Find(page);
+    *foreign = area != nullptr && area->foreign;
+  }
   return FaultLocked(page);
 }
 
@@ -181,8 +185,8 @@ Status Engine::Install(uint64_t page, uint32_t frame, unsigned count, const Area
       done += through;
     }
     if (error == 0 || error == EAGAIN) continue;
-    // The kernel may keep alike neighbours as two mappings, and no call may span two (COPY answers ENOENT): in
-    // halves, then.
+    // The kernel may keep alike neighbours as two mappings, and no call may span two (COPY answers ENOENT):
+    // in halves, then.
     if ((error == EINVAL || (error == ENOENT && !move)) && chunk > 1) {
       chunk /= 2;
     } else if (error == EINVAL && move) {
@@ -294,21 +298,24 @@ void Engine::DiscardLocked(uint64_t first, uint64_t last) {
     PageEntry& entry = config_.table[page];
     if (entry.state != PageEntry::State::kNone) {
       ++far_pages;
-      if (entry.slot != SlotId::kNone) config_.store->Release(entry.slot);
-      if (entry.state == PageEntry::State::kResident) {
+      // Cleared before the slot is released: whoever is killed in between leaks a slot, but the supervisor
+      // does not release it a second time.
+      const PageEntry old = entry;
+      entry = PageEntry{};
+      if (old.slot != SlotId::kNone) config_.store->Release(old.slot);
+      if (old.state == PageEntry::State::kResident) {
         // One call may span absent pages in between; they lose nothing.
         if (run_first == run_last) run_first = page;
         run_last = page + 1;
         --GroupOf(page).resident;
         --resident_;
         config_.budget.Give(1);
-      } else if (entry.state == PageEntry::State::kStaged) {
-        const uint32_t frame = entry.frame;
+      } else if (old.state == PageEntry::State::kStaged) {
+        const uint32_t frame = old.frame;
         staged_mask_[frame / kGroupPages] &= ~(uint64_t{1} << (frame % kGroupPages));
         --staged_;
         FrameFreed(frame);
       }
-      entry = PageEntry{};
     }
     if (++page % kGroupPages == 0 && first <= page - kGroupPages) GroupOf(page - 1).used = false;
   }
@@ -415,8 +422,8 @@ Status Engine::BeforeFork(PageEntry* child_table, Budget child) {
       }
       const PageEntry& entry = config_.table[page];
       if (entry.state != PageEntry::State::kNone) {
-        child_table[page] = entry;
         if (entry.slot != SlotId::kNone) config_.store->Retain(entry.slot);
+        child_table[page] = entry;
         ++far_pages;
       }
       ++page;

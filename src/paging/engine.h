@@ -65,8 +65,9 @@ class Engine {
   // Once, before anything else. Maps the staging area and the group table.
   Status Init(const EngineConfig& config);
 
-  // Makes the page at `address` (inside a mapped area of the arena) present. Ok: touch it again.
-  Status Fault(uintptr_t address);
+  // Makes the page at `address` (inside a mapped area of the arena) present. Ok: touch it again. `foreign` is
+  // set if the address belongs to a foreign area: then the fault is none of ours.
+  Status Fault(uintptr_t address, bool* foreign = nullptr);
 
   // The pages of [first, last) become zero, their slots free. `protection` changes, mremap: see below.
   void Discard(uint64_t first, uint64_t last);

@@ -108,8 +108,12 @@ bool Engine::Populate(bool even_over_limit) {
       break;
     }
   }
-  const long r =
-      sys::Call(SYS_madvise, FrameAt(block * kGroupPages), pages * kPageBytes, MADV_POPULATE_WRITE);
+  long r = sys::Call(SYS_madvise, FrameAt(block * kGroupPages), pages * kPageBytes, MADV_POPULATE_WRITE);
+  if (r == -EINVAL) {  // Before Linux 5.14: one fault a page.
+    for (unsigned i = 0; i < pages; ++i)
+      *reinterpret_cast<volatile std::byte*>(FrameAt(block * kGroupPages + i)) = std::byte{0};
+    r = 0;
+  }
   if (r != 0) {
     config_.budget.Give(pages);
     return false;
@@ -243,8 +247,9 @@ Status Engine::Drain(unsigned most) {
     if (const uint64_t rest = bits & (bits - 1); rest != 0)
       PrefetchPage(FrameAt(block * kGroupPages + static_cast<uint32_t>(std::countr_zero(rest))));
     if (IsZeroPage(bytes)) {
-      if (entry.slot != SlotId::kNone) config_.store->Release(entry.slot);
+      const SlotId slot = entry.slot;
       entry = PageEntry{};
+      if (slot != SlotId::kNone) config_.store->Release(slot);
       config_.budget.SubFar(1);
       freed(frame);
       zero_[block] |= uint64_t{1} << (frame % kGroupPages);
@@ -259,8 +264,9 @@ Status Engine::Drain(unsigned most) {
       continue;
     }
     if (entry.slot != SlotId::kNone && !config_.store->Exclusive(entry.slot)) {
-      config_.store->Release(entry.slot);
+      const SlotId slot = entry.slot;
       entry.slot = SlotId::kNone;
+      config_.store->Release(slot);
     }
     if (entry.slot == SlotId::kNone) ++without_slot;
     hashes[dirty] = hash;
@@ -306,8 +312,9 @@ Status Engine::DropResidentSlots(unsigned wanted, unsigned* dropped) {
     for (uint64_t page = first; page < first + kGroupPages; ++page) {
       PageEntry& entry = config_.table[page];
       if (entry.state != PageEntry::State::kResident || entry.slot == SlotId::kNone) continue;
-      config_.store->Release(entry.slot);
+      const SlotId slot = entry.slot;
       entry.slot = SlotId::kNone;
+      config_.store->Release(slot);
       ++*dropped;
     }
   }

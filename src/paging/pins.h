@@ -22,7 +22,7 @@ class Pins {
   // -1 when all are taken (the caller goes on unpinned and relies on its retry).
   int Pin(uintptr_t begin, uintptr_t end, uintptr_t owner, uintptr_t stack, bool first = false) {
     for (unsigned probe = 0; probe < kPinsMax; ++probe) {
-      const unsigned i = static_cast<unsigned>(owner / 64 + probe) % kPinsMax;
+      const unsigned i = static_cast<unsigned>(owner + probe) % kPinsMax;
       Slot& slot = slots_[i];
       uintptr_t holder = slot.owner.load(std::memory_order_relaxed);
       const bool abandoned = holder == owner && (slot.stack < stack || (first && slot.stack == stack));
@@ -47,6 +47,15 @@ class Pins {
     slot.begin.store(0, std::memory_order_relaxed);
     slot.end.store(0, std::memory_order_relaxed);
     slot.owner.store(0, std::memory_order_release);
+  }
+
+  // Drops the pins of owners of which `gone(owner)` is true: threads that ended inside a call (cancelled).
+  template <typename Gone>
+  void Reclaim(Gone&& gone) {
+    for (Slot& slot : slots_) {
+      const uintptr_t owner = slot.owner.load(std::memory_order_acquire);
+      if (owner != 0 && gone(owner)) Unpin(static_cast<int>(&slot - slots_));
+    }
   }
 
   // Evictor (one at a time): true if [begin, end) may go; then call EndEvict() once it is gone.

@@ -56,8 +56,47 @@ farpool_function_entry:
         .globl farpool_trap_entry
         .hidden farpool_trap_entry
 farpool_trap_entry:
+        // The call was made by anybody's code, which may hold wide vectors across it: all of them are kept, as
+        // `syscall` would. (libc's own sites are inside functions that hold none.)
         lea -128(%rsp), %rsp
         push %rcx
+        push %r9
+        push %r8
+        push %r10
+        push %rdx
+        push %rsi
+        push %rdi
+        push %rax
+        mov farpool_xsave_bytes(%rip), %ecx
+        test %ecx, %ecx
+        jz keep_xmm
+        mov %rsp, %rdi
+        push %rbp
+        mov %rsp, %rbp
+        sub %rcx, %rsp
+        and $-64, %rsp
+        // The header behind the 512 bytes of legacy state must be clean for xrstor.
+        xor %eax, %eax
+        mov %rax, 512(%rsp)
+        mov %rax, 520(%rsp)
+        mov %rax, 528(%rsp)
+        mov %rax, 536(%rsp)
+        mov %rax, 544(%rsp)
+        mov %rax, 552(%rsp)
+        mov %rax, 560(%rsp)
+        mov %rax, 568(%rsp)
+        mov $0xe6, %eax                 // SSE, AVX, opmask, both parts of ZMM
+        xor %edx, %edx
+        xsave64 (%rsp)
+        cld
+        call farpool_guard
+        mov %rax, %rcx
+        mov $0xe6, %eax
+        xor %edx, %edx
+        xrstor64 (%rsp)
+        mov %rcx, %rax
+        jmp leave
+
 guarded:
         // struct GuardFrame (guard.h), last member first.
         push %r9
@@ -67,6 +106,7 @@ guarded:
         push %rsi
         push %rdi
         push %rax
+keep_xmm:
         mov %rsp, %rdi
         push %rbp
         mov %rsp, %rbp
@@ -107,6 +147,7 @@ guarded:
         movaps 208(%rsp), %xmm13
         movaps 224(%rsp), %xmm14
         movaps 240(%rsp), %xmm15
+leave:
         mov %rbp, %rsp
         pop %rbp
         lea 8(%rsp), %rsp

@@ -16,8 +16,22 @@ namespace farpool {
 
 long GuardFork(GuardFrame* frame) {
   const bool shares_memory = frame->number == SYS_clone && (frame->args[0] & CLONE_VM) != 0;
-  if (shares_memory || !g_runtime.started.load(std::memory_order_acquire)) return Forward(frame);
+  if (shares_memory) return Forward(frame);
   SignalsBlocked blocked;
+  if (!g_runtime.started.load(std::memory_order_acquire)) {
+    // Another thread may be just starting the runtime: a child must not inherit it half made.
+    g_runtime.start_lock.Lock();
+    if (!g_runtime.started.load(std::memory_order_relaxed)) {
+      const long r = Forward(frame);
+      if (r == 0) {
+        g_runtime.start_lock.Reset();
+      } else {
+        g_runtime.start_lock.Unlock();
+      }
+      return r;
+    }
+    g_runtime.start_lock.Unlock();
+  }
   Engine& engine = g_runtime.engine;
   int table_fd = -1, channel_fd = -1;
   engine.lock()->Lock();  // The channel is used under it.
@@ -39,6 +53,7 @@ long GuardFork(GuardFrame* frame) {
     sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DOFORK);
     r = Forward(frame);
     if (r == 0) {
+      ForgetThreadId();
       g_runtime.supervisor.BecomeChild(child.value(), channel_fd);
       const long map = sys::Call(SYS_mmap, kTableBase, table_bytes, PROT_READ | PROT_WRITE,
                                  MAP_SHARED | MAP_NORESERVE | MAP_FIXED, table_fd, 0);

@@ -49,8 +49,7 @@ void Reclaim(uint64_t first, uint64_t last) {
   const uint64_t bytes = (last - first) * kPageBytes;
   sys::Call(SYS_mmap, AddressOf(first), bytes, PROT_NONE,
             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  uffdio_register reg = {
-      .range = {AddressOf(first), bytes}, .mode = g_runtime.register_mode, .ioctls = 0};
+  uffdio_register reg = {.range = {AddressOf(first), bytes}, .mode = g_runtime.register_mode, .ioctls = 0};
   if (long r = sys::Call(SYS_ioctl, g_runtime.segment->fd_base + kFdUserfault, UFFDIO_REGISTER, &reg); r != 0)
     Fatal(Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-r)));
   sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_DONTFORK);
@@ -323,7 +322,17 @@ long GuardMremap(GuardFrame* frame) {
   }
   if (long r = MapLocked(to, to + new_pages, area.protection); r != 0) return r;
   const uint64_t moved = old_pages < new_pages ? old_pages : new_pages;
+  // Contents move between writable mappings only.
+  const bool writable = area.protection == (PROT_READ | PROT_WRITE);
+  if (!writable) {
+    Protect(first, last, PROT_READ | PROT_WRITE);
+    Protect(to, to + new_pages, PROT_READ | PROT_WRITE);
+  }
   if (Status s = engine.RemapLocked(first, to, moved); !s.ok()) Fatal(s);
+  if (!writable) {
+    Protect(first, last, area.protection);
+    Protect(to, to + new_pages, area.protection);
+  }
   if (!keep_old)
     if (long r = UnmapLocked(first, last); r != 0) return r;
   return static_cast<long>(AddressOf(to));

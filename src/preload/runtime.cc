@@ -1,5 +1,6 @@
 #include "preload/runtime.h"
 
+#include <cpuid.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -18,6 +19,8 @@
 // Read by entry.S: nonzero for calls the guard looks at whatever their arguments.
 extern "C" {
 __attribute__((visibility("hidden"))) unsigned char farpool_syscall_always[farpool::kSyscallsMax];
+// Room that xsave needs for what this CPU and kernel have enabled; 0 without xsave.
+__attribute__((visibility("hidden"))) uint32_t farpool_xsave_bytes;
 }
 
 namespace farpool {
@@ -91,6 +94,17 @@ Status Start() {
 
 }  // namespace
 
+namespace {
+thread_local uintptr_t t_thread_id = 0;
+}
+
+uintptr_t ThreadId() {
+  if (t_thread_id == 0) t_thread_id = static_cast<uintptr_t>(sys::Call(SYS_gettid));
+  return t_thread_id;
+}
+
+void ForgetThreadId() { t_thread_id = 0; }
+
 SignalsBlocked::SignalsBlocked() {
   const uint64_t all = ~uint64_t{0};
   sys::Call(SYS_rt_sigprocmask, 2 /*SIG_SETMASK*/, &all, &old_, sizeof(all));
@@ -98,23 +112,34 @@ SignalsBlocked::SignalsBlocked() {
 
 SignalsBlocked::~SignalsBlocked() { sys::Call(SYS_rt_sigprocmask, 2, &old_, nullptr, sizeof(old_)); }
 
+DescriptorRoom::DescriptorRoom() {
+  static_assert(sizeof(old_) == sizeof(rlimit));
+  sys::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, nullptr, old_);
+  const uint64_t raised[2] = {old_[1], old_[1]};
+  sys::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, raised, nullptr);
+}
+
+DescriptorRoom::~DescriptorRoom() { sys::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, old_, nullptr); }
+
 int PlaceFd(int fd, int which) {
-  const int target = g_runtime.segment->fd_base + which;
-  // The place lies above what `ulimit -n` allows for new descriptors; existing ones are not affected by it.
-  rlimit old;
-  sys::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, nullptr, &old);
-  const rlimit raised = {old.rlim_max, old.rlim_max};
-  sys::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, &raised, nullptr);
-  const long r = sys::Call(SYS_dup3, fd, target, O_CLOEXEC);
-  sys::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, &old, nullptr);
+  DescriptorRoom room;
+  const long r = sys::Call(SYS_dup3, fd, g_runtime.segment->fd_base + which, O_CLOEXEC);
   sys::Call(SYS_close, fd);
   return static_cast<int>(r);
+}
+
+void ReserveFds() {
+  DescriptorRoom room;
+  const int base = g_runtime.segment->fd_base;
+  for (int fd = base + kFdChannel; fd < base + kRuntimeFds; ++fd)
+    if (sys::Call(SYS_fcntl, fd, F_GETFD) == -EBADF) sys::Call(SYS_dup3, base + kFdSegment, fd, 0);
 }
 
 namespace {
 
 // A userfaultfd with `features`, or -errno. Features the kernel does not know make it refuse all.
 long OpenWith(uint64_t features) {
+  DescriptorRoom room;
   const long fd = sys::Call(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
   if (fd < 0) return fd;
   uffdio_api api = {.api = UFFD_API, .features = features, .ioctls = 0};
@@ -188,6 +213,11 @@ __attribute__((constructor(102))) void Load() {
   g_runtime.supervisor.Init(g_runtime.segment);
   for (unsigned i = 0; i < kSyscallsMax; ++i)
     farpool_syscall_always[i] = SyscallSpecOf(i).route == SyscallSpec::kAlways;
+  unsigned eax, ebx, ecx, edx;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_OSXSAVE) != 0 &&
+      __get_cpuid_count(0xd, 0, &eax, &ebx, &ecx, &edx) != 0)
+    farpool_xsave_bytes = ebx;
+  ReserveFds();
   InstallHandlers();
   if (PatchLibc() > 0) TakeOverBreak();
 }

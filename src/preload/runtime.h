@@ -32,6 +32,7 @@ class SupervisorClient final : public SlabProvider {
   Result<uint32_t> LeaseSlab() override;
   Result<std::byte*> MapSlab(uint32_t index) override;
   Result<int> Connect(uint32_t donor) override;
+  void Disconnect(int fd) override;
   Status LinkBroke(uint32_t donor) override;
   bool shared_memory(uint32_t donor) const override { return segment_->donors[donor].shared_memory; }
 
@@ -67,6 +68,26 @@ Status OpenUserfault(int* uffd, bool* move);
 
 // Moves `fd` to one of the runtime's own descriptors (RuntimeFd), close-on-exec.
 int PlaceFd(int fd, int which);
+// Fills the unused ones of the runtime's descriptors with copies of the segment's, so that the kernel does
+// not give them to the program, which could then not close them.
+void ReserveFds();
+
+// Lifts `ulimit -n` to the hard limit for its lifetime: the program may have used up its descriptors, and
+// ours lie above what it may have. Existing descriptors are not affected by the limit.
+class DescriptorRoom {
+ public:
+  DescriptorRoom();
+  ~DescriptorRoom();
+  DescriptorRoom(const DescriptorRoom&) = delete;
+  DescriptorRoom& operator=(const DescriptorRoom&) = delete;
+
+ private:
+  uint64_t old_[2];
+};
+
+// This thread's id in the kernel; asked for once per thread. A forked child forgets its parent's.
+uintptr_t ThreadId();
+void ForgetThreadId();
 
 // Blocks every signal for its lifetime: the engine's lock is taken by the fault handler too.
 class SignalsBlocked {

@@ -48,7 +48,7 @@ long RawSigaction(int signal, const KernelSigaction* action, KernelSigaction* ol
 
 // A SIGBUS or SIGSYS that is not ours: what the program would have got.
 void PassOn(int signal, siginfo_t* info, void* context) {
-  const KernelSigaction& action = ProgramAction(signal);
+  const KernelSigaction action = ProgramAction(signal);
   if (action.handler <= 1) {
     if (action.handler == 1 && info->si_code <= 0) return;  // Ignored, and sent by somebody.
     KernelSigaction fallback = {};
@@ -64,6 +64,7 @@ void PassOn(int signal, siginfo_t* info, void* context) {
   uint64_t mask;
   std::memcpy(&mask, &user->uc_sigmask, sizeof(mask));
   mask |= action.mask & ~kOurSignals;
+  if ((action.flags & SA_RESETHAND) != 0) ProgramAction(signal) = {};
   uint64_t old;
   sys::Call(SYS_rt_sigprocmask, 2, &mask, &old, sizeof(mask));
   reinterpret_cast<void (*)(int, siginfo_t*, void*)>(action.handler)(signal, info, context);
@@ -73,8 +74,9 @@ void PassOn(int signal, siginfo_t* info, void* context) {
 void OnBus(int signal, siginfo_t* info, void* context) {
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
   if (info->si_code == kBusAdrErr && InArena(address) && g_runtime.started.load(std::memory_order_relaxed)) {
-    if (Status s = g_runtime.engine.Fault(address); !s.ok()) Fatal(s);
-    return;
+    bool foreign = false;
+    if (Status s = g_runtime.engine.Fault(address, &foreign); !s.ok()) Fatal(s);
+    if (!foreign) return;
   }
   PassOn(signal, info, context);
 }
@@ -152,33 +154,61 @@ long GuardSigprocmask(GuardFrame* frame) {
   return r;
 }
 
-// The kernel writes signal frames to the alternate stack, where it cannot wait for a page: it gets one of
-// ours in place of one in far memory.
+namespace {
+
+struct AltStack {
+  uint64_t base;
+  int32_t flags;
+  int32_t pad;
+  uint64_t bytes;
+};
+constexpr int kOnStack = 1, kDisable = 2;
+// A far fault inside a handler needs this much below whatever the handler uses.
+constexpr uint64_t kFaultStackBytes = 64 * 1024;
+
+// What this thread's program set, and the stack it really has.
+thread_local AltStack t_asked_stack = {0, kDisable, 0, 0};
+thread_local uint64_t t_near_stack = 0;
+thread_local uint64_t t_near_stack_bytes = 0;
+
+}  // namespace
+
+// The kernel writes signal frames to the alternate stack, where it cannot wait for a page, and a far fault in
+// a handler needs more room than a stack of the usual 8 KiB has. So each gets one of ours, near and larger;
+// the program sees its own.
 long GuardSigaltstack(GuardFrame* frame) {
-  struct Stack {
-    uint64_t base;
-    int32_t flags;
-    int32_t pad;
-    uint64_t bytes;
-  };
-  if (!MakePresent(frame->args[0], sizeof(Stack)) || !MakePresent(frame->args[1], sizeof(Stack)))
+  if (!MakePresent(frame->args[0], sizeof(AltStack)) || !MakePresent(frame->args[1], sizeof(AltStack)))
     return Forward(frame);
-  const auto* asked = reinterpret_cast<const Stack*>(frame->args[0]);
-  auto* old = reinterpret_cast<Stack*>(frame->args[1]);
-  Stack stack = {};
+  const auto* asked = reinterpret_cast<const AltStack*>(frame->args[0]);
+  auto* old = reinterpret_cast<AltStack*>(frame->args[1]);
+  AltStack now;
+  if (long r = sys::Call(SYS_sigaltstack, nullptr, &now); r != 0) return r;
+  AltStack before = t_asked_stack;
+  before.flags = now.flags;
   if (asked != nullptr) {
-    stack = *asked;
-    if (InArena(stack.base) && (stack.flags & 2 /*SS_DISABLE*/) == 0) {
-      const long map = sys::Call(SYS_mmap, nullptr, (stack.bytes + kPageBytes - 1) & ~(kPageBytes - 1), 3,
-                                 0x22 /*private, anonymous*/, -1, 0);
-      if (sys::Failed(map)) return -ENOMEM;
-      stack.base = static_cast<uint64_t>(map);
+    AltStack stack = *asked;
+    const uint64_t wanted = (stack.bytes + kFaultStackBytes + kPageBytes - 1) & ~(kPageBytes - 1);
+    if ((now.flags & kOnStack) != 0) return -EPERM;
+    if ((stack.flags & kDisable) == 0 && stack.bytes >= 2048 /*MINSIGSTKSZ*/) {
+      if (wanted > t_near_stack_bytes) {
+        const long map = sys::Call(SYS_mmap, nullptr, wanted, 3, 0x22 /*private, anonymous*/, -1, 0);
+        if (sys::Failed(map)) return -ENOMEM;
+        if (t_near_stack != 0) sys::Call(SYS_munmap, t_near_stack, t_near_stack_bytes);
+        t_near_stack = static_cast<uint64_t>(map);
+        t_near_stack_bytes = wanted;
+      }
+      stack.base = t_near_stack;
+      stack.bytes = t_near_stack_bytes;
+    }
+    if (long r = sys::Call(SYS_sigaltstack, &stack, nullptr); r != 0) return r;
+    t_asked_stack = *asked;
+    if ((stack.flags & kDisable) != 0 && t_near_stack != 0) {  // Threads do this before they end.
+      sys::Call(SYS_munmap, t_near_stack, t_near_stack_bytes);
+      t_near_stack = t_near_stack_bytes = 0;
     }
   }
-  Stack before;
-  const long r = sys::Call(SYS_sigaltstack, asked != nullptr ? &stack : nullptr, &before);
-  if (r == 0 && old != nullptr) *old = before;
-  return r;
+  if (old != nullptr) *old = before;
+  return 0;
 }
 
 }  // namespace farpool

@@ -20,6 +20,7 @@ void CopyText(char* to, size_t bytes, const char* from) {
 }  // namespace
 
 Result<uint64_t> SupervisorClient::Ask(ControlOp op, uint64_t arg, int* fds, int fd_max, int* fd_count) {
+  DescriptorRoom room;
   ControlRequest request = {.op = op, .process = process_, .arg = arg, .text = {}};
   if (long r = SendPacket(Channel(), &request, sizeof(request), nullptr, 0); r != 0)
     return Status::Unavailable("the supervisor (farpool run) is gone");
@@ -34,6 +35,7 @@ Result<uint64_t> SupervisorClient::Ask(ControlOp op, uint64_t arg, int* fds, int
 }
 
 Result<uint32_t> SupervisorClient::Register(int* table_fd) {
+  DescriptorRoom room;
   int ends[2];
   if (long r = sys::Call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends); r != 0)
     return Status::FromErrno("socketpair", static_cast<int>(-r));
@@ -58,7 +60,11 @@ Result<uint32_t> SupervisorClient::PrepareFork(int* table_fd, int* channel_fd) {
   int count = 0;
   Result<uint64_t> r = Ask(ControlOp::kFork, 0, fds, 2, &count);
   if (!r.ok()) return r.status();
-  if (count != 2) return Status(Status::Code::kInternal, "fork without a page table");
+  if (count != 2) {  // No descriptors left: fork fails as it would for the kernel's reasons.
+    for (int i = 0; i < count; ++i) sys::Call(SYS_close, fds[i]);
+    ForkFailed(static_cast<uint32_t>(r.value()));
+    return Status::Exhausted("no descriptors left");
+  }
   *table_fd = fds[0];
   *channel_fd = fds[1];
   return static_cast<uint32_t>(r.value());
@@ -116,6 +122,8 @@ Result<int> SupervisorClient::Connect(uint32_t donor) {
   if (count != 1) return Status(Status::Code::kInternal, "a connection without a socket");
   return PlaceFd(fd, kFdTcp + static_cast<int>(donor));
 }
+
+void SupervisorClient::Disconnect(int fd) { sys::Call(SYS_dup3, segment_->fd_base + kFdSegment, fd, 0); }
 
 Status SupervisorClient::LinkBroke(uint32_t donor) {
   Result<uint64_t> r = Ask(ControlOp::kLinkBroke, donor, nullptr, 0, nullptr);

@@ -36,8 +36,9 @@ class PageStore {
   // (or slots) are unspecified. Returns in bounded time.
   virtual Status Load(const PageIo* pages, unsigned count) = 0;
   virtual Status Store(const PageIo* pages, unsigned count) = 0;
-  // Load in two steps, so that the caller can work while the pages travel. One load may be under way at a time;
-  // Store and Reserve may be called in between. `pages` must stay until FinishLoad(), which says how it went.
+  // Load in two steps, so that the caller can work while the pages travel. One load may be under way at a
+  // time; Store and Reserve may be called in between. `pages` must stay until FinishLoad(), which says how it
+  // went.
   virtual void StartLoad(const PageIo* pages, unsigned count) = 0;
   virtual Status FinishLoad() = 0;
 

@@ -1,9 +1,6 @@
 #include "store/remote_store.h"
 
-#include <sys/syscall.h>
-
 #include "base/assert.h"
-#include "base/sys.h"
 
 namespace farpool {
 
@@ -20,7 +17,7 @@ void RemoteStore::Init(SlabTable* table, SlabProvider* provider) {
 
 void RemoteStore::AfterFork() {
   for (unsigned i = 0; i < kDonorsMax; ++i) {
-    if (tcp_fd_[i] >= 0) sys::Call(SYS_close, tcp_fd_[i]);
+    if (tcp_fd_[i] >= 0) provider_->Disconnect(tcp_fd_[i]);
     tcp_fd_[i] = -1;
   }
   current_ = 0;  // Parent and child take their slots from different slabs while there are several.
@@ -84,7 +81,7 @@ Status RemoteStore::LinkFor(uint32_t slab, Link** link) {
   }
   const uint32_t donor = entry.donor;
   if (tcp_fd_[donor] >= 0 && !tcp_[donor].alive()) {
-    sys::Call(SYS_close, tcp_fd_[donor]);
+    provider_->Disconnect(tcp_fd_[donor]);
     tcp_fd_[donor] = -1;
   }
   if (tcp_fd_[donor] < 0) {

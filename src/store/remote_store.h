@@ -1,6 +1,9 @@
 #pragma once
 // PageStore over the donors of a run: slots in leased slabs, reached through one link per donor.
 
+#include <sys/syscall.h>
+
+#include "base/sys.h"
 #include "store/page_store.h"
 #include "store/slab_table.h"
 #include "transport/shm/shm_link.h"
@@ -22,6 +25,8 @@ class SlabProvider {
   virtual Result<std::byte*> MapSlab(uint32_t index) = 0;
   // A fresh data channel to a TCP donor. The store owns the descriptor.
   virtual Result<int> Connect(uint32_t donor) = 0;
+  // The store has no more use for a descriptor from Connect().
+  virtual void Disconnect(int fd) { sys::Call(SYS_close, fd); }
   // The link to `donor` broke. Ok: a new channel may be tried; anything else: its data is lost.
   virtual Status LinkBroke(uint32_t donor) = 0;
   virtual bool shared_memory(uint32_t donor) const = 0;

@@ -11,7 +11,7 @@
 
 namespace farpool {
 
-Result<uint32_t> Processes::Add(Fd channel) {
+Result<uint32_t> Processes::Add(Fd&& channel) {
   if (entries_.size() >= kProcessesMax) return Status::Exhausted("too many processes in one run");
   while (entries_.contains(next_)) next_ = (next_ + 1) % kProcessesMax;
   Fd table(memfd_create("farpool-pages", MFD_CLOEXEC));

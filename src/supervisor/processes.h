@@ -15,7 +15,8 @@ class Processes {
   explicit Processes(RunSegment* segment) : segment_(segment) {}
 
   // A new entry with an empty page table, served on `channel`. kExhausted: too many processes.
-  Result<uint32_t> Add(Fd channel);
+  // `channel` is taken over on success only.
+  Result<uint32_t> Add(Fd&& channel);
   int table(uint32_t index) const { return entries_.at(index).table.get(); }
   bool Has(uint32_t index) const { return entries_.contains(index); }
   // The entry's slots are released, its pages taken off the budget; then it is gone.

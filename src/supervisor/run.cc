@@ -110,7 +110,7 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, Fd* fd) {
 // In the child between fork and exec; never returns. What goes wrong is written to `errors` as a Status.
 [[noreturn]] void ExecProgram(const RunOptions& options, const std::string& path, const std::string& library,
                               RunSegment* segment, int segment_fd, int control_fd, int errors,
-                              const sigset_t& mask, pid_t parent) {
+                              const rlimit& limit, const sigset_t& mask, pid_t parent) {
   auto fail = [&](const Status& s) {
     (void)!write(errors, &s, sizeof(s));
     _exit(kExitFarpoolFailed);
@@ -118,14 +118,13 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, Fd* fd) {
   // Without the supervisor the program cannot go on: its memory is out of reach.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(kExitFarpoolFailed);
-  rlimit files;
-  getrlimit(RLIMIT_NOFILE, &files);
-  const rlimit raised = {files.rlim_max, files.rlim_max};
-  setrlimit(RLIMIT_NOFILE, &raised);
   const int base = segment->fd_base;
-  if (dup2(segment_fd, base + kFdSegment) < 0 || dup2(control_fd, base + kFdControl) < 0)
-    fail(Status::FromErrno("placing descriptors", errno));
-  setrlimit(RLIMIT_NOFILE, &files);
+  // All of the runtime's places, so that the program gets none of them (ReserveFds() does the same after
+  // exec).
+  for (int i = 0; i < kRuntimeFds; ++i)
+    if (dup2(i == kFdControl ? control_fd : segment_fd, base + i) < 0)
+      fail(Status::FromErrno("placing descriptors", errno));
+  setrlimit(RLIMIT_NOFILE, &limit);
   const char* others = getenv("LD_PRELOAD");
   const std::string preload = others != nullptr && others[0] != 0 ? library + ":" + others : library;
   setenv("LD_PRELOAD", preload.c_str(), 1);
@@ -237,6 +236,11 @@ int RunProgram(const RunOptions& options) {
       return Refuse(kExitFarpoolFailed, s.text());
     pool.push_back(entry);
   }
+  // A descriptor or two per process of the run; the program gets the old limit back.
+  rlimit limit;
+  getrlimit(RLIMIT_NOFILE, &limit);
+  const rlimit raised = {limit.rlim_max, limit.rlim_max};
+  setrlimit(RLIMIT_NOFILE, &raised);
   Fd segment_fd;
   Result<RunSegment*> made = MakeSegment(options, &segment_fd);
   if (!made.ok()) return Refuse(kExitFarpoolFailed, made.status().text());
@@ -268,7 +272,7 @@ int RunProgram(const RunOptions& options) {
   if (child == 0) {
     signal(SIGPIPE, SIG_DFL);
     ExecProgram(options, program.path, library.value(), segment, segment_fd.get(), control_theirs.get(),
-                errors_write.get(), old_mask, parent);
+                errors_write.get(), limit, old_mask, parent);
   }
   errors_write.Reset();
   control_theirs.Reset();

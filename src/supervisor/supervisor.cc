@@ -92,7 +92,6 @@ void Supervisor::OnControl() {
   const int channel_fd = channel.get();
   Result<uint32_t> index = processes_.Add(std::move(channel));
   if (!index.ok()) {
-    // The channel is closed with the refusal: the process reads it first.
     Reply(channel_fd, index.status(), 0, nullptr, 0);
     return;
   }
@@ -147,7 +146,8 @@ void Supervisor::OnChannel(uint32_t index) {
         return;
       }
       Fd theirs(ends[1]);
-      Result<uint32_t> child = processes_.Add(Fd(ends[0]));
+      Fd ours(ends[0]);
+      Result<uint32_t> child = processes_.Add(std::move(ours));
       if (!child.ok()) {
         Reply(channel, child.status(), 0, nullptr, 0);
         return;
