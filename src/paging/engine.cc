@@ -17,7 +17,7 @@
 namespace farpool {
 
 namespace {
-// First touch of an isolated page fills this many neighbours; a sequential one doubles up to a group.
+// First touch of an isolated page fills its aligned block of this many pages; a stream doubles up to a group.
 constexpr unsigned kFirstTouchPages = 4;
 // While less than half the limit is in use memory is not scarce: fill more at once.
 constexpr unsigned kFirstTouchPagesPlenty = 16;
@@ -200,24 +200,33 @@ Status Engine::Install(uint64_t page, uint32_t frame, unsigned count, const Area
 
 Status Engine::FirstTouch(uint64_t page, const Area& area) {
   Stream* stream;
-  unsigned wanted = WindowFor(page, &stream);
+  const unsigned window = WindowFor(page, &stream);
   const bool plenty = config_.budget.used() * 2 < config_.budget.limit();
-  const unsigned least = plenty ? kFirstTouchPagesPlenty : kFirstTouchPages;
-  if (wanted < least && (wanted > 1 || plenty)) wanted = least;
+  const uint64_t block = plenty ? kFirstTouchPagesPlenty : kFirstTouchPages;
+  auto untouched = [&](uint64_t p) { return config_.table[p].state == PageEntry::State::kNone; };
+  // Ahead: to the end of the block, or of the stream's window. Behind: to the start of the block, for
+  // programs that fill their memory downwards.
   const uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
-  const uint64_t end = group_end < area.last ? group_end : area.last;
-  unsigned count = 1;
-  while (count < wanted && page + count < end && config_.table[page + count].state == PageEntry::State::kNone)
-    ++count;
+  uint64_t end = (page / block + 1) * block;
+  if (end < page + window) end = page + window;
+  if (end > group_end) end = group_end;
+  if (end > area.last) end = area.last;
+  uint64_t last = page + 1;
+  while (last < end && untouched(last)) ++last;
+  uint64_t first = page;
+  while (first % block != 0 && first > area.first && untouched(first - 1)) --first;
+  auto count = static_cast<unsigned>(last - first);
   uint32_t frame;
   if (Status s = TakeFrames(count, &frame, &count); !s.ok()) return s;
+  if (first + count <= page)
+    first = page + 1 - count;  // Fewer frames than asked for: the page itself at least.
   for (unsigned i = 0; i < count; ++i) {
     const uint32_t f = frame + i;
     if ((zero_[f / kGroupPages] >> (f % kGroupPages) & 1) == 0) std::memset(FrameAt(f), 0, kPageBytes);
   }
-  if (Status s = Install(page, frame, count, area); !s.ok()) return s;
+  if (Status s = Install(first, frame, count, area); !s.ok()) return s;
   config_.budget.AddFar(count);
-  stream->next = page + count;
+  stream->next = first + count;
   return Status::Ok();
 }
 

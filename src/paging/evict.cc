@@ -24,7 +24,7 @@ constexpr uint64_t kStagingPagesLeast = 16;
 constexpr unsigned kDrainPages = 4;
 // Neighbours moved out per eviction when single frames are needed, for the same reason; a stream moves whole
 // groups.
-constexpr uint64_t kSlicePages = 16;
+constexpr uint64_t kSlicePages = 22;
 // Groups looked at before giving up: hot ones get another round, pinned ones stay.
 constexpr unsigned kEvictTriesMax = 256;
 // Shares of a page copied on write by an atomic OR before a MOVE is tried again.
