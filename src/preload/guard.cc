@@ -1,8 +1,11 @@
 #include "preload/guard.h"
 
+#include <fcntl.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -24,6 +27,8 @@ constexpr uint64_t kPieceBytes = 256 * 1024;
 constexpr int kFaultRetriesMax = 16;
 constexpr unsigned kIovecsMax = 1024;  // The kernel's own bound (UIO_MAXIOV).
 constexpr unsigned kRangesMax = 16;    // Pinned at once by one call; further buffers rely on the retry.
+constexpr uint64_t kTransferMax = 0x7ffff000;  // The kernel's own bound of one read or write.
+constexpr uint64_t kPipeAtomic = 4096;         // PIPE_BUF: a write of so much is not torn apart.
 
 // Present now, and mapped so that the kernel may use it? Cheap: reads the page table without a lock.
 bool AllResident(uintptr_t begin, uintptr_t end) {
@@ -59,8 +64,13 @@ class Prepared {
       Range& range = ranges_[count_];
       range.begin = begin;
       range.end = end;
-      range.pin = g_runtime.engine.pins().Pin(
-          begin, end, reinterpret_cast<uintptr_t>(__builtin_thread_pointer()), stack_, count_ == 0);
+      Pins& pins = g_runtime.engine.pins();
+      range.pin = pins.Pin(begin, end, ThreadId(), stack_, count_ == 0);
+      if (range.pin < 0) {  // Threads that were cancelled inside calls may hold them.
+        const long process = sys::Call(SYS_getpid);
+        pins.Reclaim([&](uintptr_t owner) { return sys::Call(SYS_tgkill, process, owner, 0) == -ESRCH; });
+        range.pin = pins.Pin(begin, end, ThreadId(), stack_, count_ == 0);
+      }
       ++count_;
     }
     if (!MakePresent(begin, bytes)) complete_ = false;
@@ -181,6 +191,9 @@ void AddArgument(Prepared* prepared, const GuardFrame* frame, const SyscallArg& 
 long CallPrepared(const GuardFrame* frame) {
   const SyscallSpec& spec = SyscallSpecOf(static_cast<unsigned>(frame->number));
   uint64_t opaque_bytes = 2 * kPageBytes;
+  bool opaque = false;
+  for (unsigned i = 0; i < 6; ++i)
+    opaque |= spec.args[i].kind == SyscallArg::kOpaque && InArena(frame->args[i]);
   for (int attempt = 0;; ++attempt) {
     Prepared prepared(frame);
     for (unsigned i = 0; i < 6; ++i)
@@ -192,21 +205,60 @@ long CallPrepared(const GuardFrame* frame) {
       if (retry < kFaultRetriesMax && prepared.Missing()) continue;
       break;
     }
-    // Memory that only the call itself knows of (ioctl). More of the neighbourhood, then the truth.
-    if (attempt >= 3 || !prepared.complete()) {
-      if (prepared.complete() && prepared.Accessible()) Count(g_runtime.segment->stats.efault_uncured);
+    // Memory that only the call itself knows of (ioctl). More of the neighbourhood, then the truth. Any other
+    // call named it all: an EFAULT is the program's, and each repetition could cost it a datagram.
+    if (!opaque || attempt >= 3 || !prepared.complete()) {
+      if (opaque && prepared.complete() && prepared.Accessible())
+        Count(g_runtime.segment->stats.efault_uncured);
       return -EFAULT;
     }
     opaque_bytes *= 8;
   }
 }
 
+// How a descriptor takes a call that is carried out in pieces.
+enum class Division {
+  kFile,    // Every piece is answered at once: as one call.
+  kStream,  // Bytes without borders. What follows a read's first piece may be long in coming.
+  kWhole,   // A call is a message, or nobody knows.
+};
+
+Division DivisionOf(uint64_t fd) {
+  // Through CallPrepared(): a program may run on a far stack.
+  struct stat info;
+  const GuardFrame fstat_call = {SYS_fstat, {fd, reinterpret_cast<uint64_t>(&info)}, 0};
+  if (CallPrepared(&fstat_call) != 0) return Division::kWhole;
+  switch (info.st_mode & S_IFMT) {
+    case S_IFREG:
+    case S_IFBLK:
+      return Division::kFile;
+    case S_IFIFO:
+      return Division::kStream;
+    case S_IFCHR:
+      // Major 1 up to urandom (9): zero and its like never wait. Others do, terminals above all.
+      return info.st_rdev >> 8 == 1 && (info.st_rdev & 0xff) <= 9 ? Division::kFile : Division::kStream;
+    case S_IFSOCK: {
+      int type = 0;
+      socklen_t bytes = sizeof(type);
+      const GuardFrame type_call = {
+          SYS_getsockopt,
+          {fd, SOL_SOCKET, SO_TYPE, reinterpret_cast<uint64_t>(&type), reinterpret_cast<uint64_t>(&bytes)},
+          0};
+      const bool stream = CallPrepared(&type_call) == 0 && type == SOCK_STREAM;
+      return stream ? Division::kStream : Division::kWhole;
+    }
+    default:
+      return Division::kWhole;
+  }
+}
+
 // read, write and their like with a large far buffer: piece by piece, so that no more than a piece must be
 // present at once. Stops at the first short answer, like the call itself would.
-long CallInPieces(const GuardFrame* frame, unsigned buffer_arg, unsigned count_arg, int offset_arg) {
+long CallInPieces(const GuardFrame* frame, unsigned buffer_arg, unsigned count_arg, int offset_arg,
+                  bool first_only = false) {
   GuardFrame piece = *frame;
   uint64_t done = 0;
-  const uint64_t total = frame->args[count_arg];
+  const uint64_t total = Min(frame->args[count_arg], kTransferMax);
   while (done < total) {
     piece.args[buffer_arg] = frame->args[buffer_arg] + done;
     piece.args[count_arg] = Min(total - done, kPieceBytes);
@@ -214,9 +266,164 @@ long CallInPieces(const GuardFrame* frame, unsigned buffer_arg, unsigned count_a
     const long r = CallPrepared(&piece);
     if (r < 0) return done > 0 ? static_cast<long>(done) : r;
     done += static_cast<uint64_t>(r);
-    if (static_cast<uint64_t>(r) < piece.args[count_arg]) break;
+    if (first_only || static_cast<uint64_t>(r) < piece.args[count_arg]) break;
   }
   return static_cast<long>(done);
+}
+
+// The same where the descriptor decides: to go on reading a stream could wait for bytes that the program did
+// not insist on; half a message is none.
+long CallTransfer(const GuardFrame* frame) {
+  if (!InArena(frame->args[1]) || frame->args[2] <= kPieceBytes) return CallPrepared(frame);
+  const Division division = DivisionOf(frame->args[0]);
+  if (division == Division::kWhole) return CallPrepared(frame);
+  bool first_only =
+      division == Division::kStream && (frame->number == SYS_read || frame->number == SYS_recvfrom);
+  if (frame->number == SYS_recvfrom && (frame->args[3] & MSG_WAITALL) != 0) {
+    if ((frame->args[3] & MSG_PEEK) != 0) return CallPrepared(frame);  // Each piece would be the first.
+    first_only = false;
+  }
+  return CallInPieces(frame, 1, 2, -1, first_only);
+}
+
+// readv, writev and their like: as CallTransfer(). No piece names more far buffers than can be pinned.
+long CallVector(const GuardFrame* frame) {
+  const uint64_t address = frame->args[1];
+  const uint64_t count = frame->args[2];
+  if (address == 0 || count == 0 || count > kIovecsMax || !MakePresent(address, count * sizeof(iovec)))
+    return CallPrepared(frame);
+  const auto* vector = reinterpret_cast<const iovec*>(address);
+  uint64_t total = 0, far_bytes = 0, used = 0, far_used = 0;
+  for (uint64_t i = 0; i < count; ++i) {
+    const uint64_t bytes = vector[i].iov_len;
+    if (bytes > INT64_MAX - total) return CallPrepared(frame);  // EINVAL.
+    if (bytes == 0) continue;
+    total += bytes;
+    ++used;
+    if (!InArena(reinterpret_cast<uintptr_t>(vector[i].iov_base))) continue;
+    far_bytes += bytes;
+    ++far_used;
+  }
+  // One range less: the vector itself may be far.
+  if (far_bytes <= kPieceBytes && far_used < kRangesMax) return CallPrepared(frame);
+  const Division division = DivisionOf(frame->args[0]);
+  if (division == Division::kWhole) return CallPrepared(frame);
+
+  const bool reads =
+      frame->number == SYS_readv || frame->number == SYS_preadv || frame->number == SYS_preadv2;
+  iovec piece[kRangesMax];
+  GuardFrame call = *frame;
+  call.args[1] = reinterpret_cast<uint64_t>(piece);
+  if (!reads && total <= kPipeAtomic && far_used == used) {
+    // Many small ones, as of a log line: others' must not come in between.
+    char text[kPipeAtomic];
+    uint64_t filled = 0;
+    for (uint64_t i = 0; i < count && filled < total; ++i) {
+      const uint64_t bytes = Min(vector[i].iov_len, total - filled);
+      if (!MakePresent(reinterpret_cast<uintptr_t>(vector[i].iov_base), bytes)) return CallPrepared(frame);
+      std::memcpy(text + filled, vector[i].iov_base, bytes);
+      filled += bytes;
+    }
+    piece[0] = {text, filled};
+    call.args[2] = 1;
+    return CallPrepared(&call);
+  }
+  // The "2" calls take -1 for the descriptor's own position.
+  const bool positioned =
+      frame->number == SYS_preadv || frame->number == SYS_pwritev ||
+      ((frame->number == SYS_preadv2 || frame->number == SYS_pwritev2) && frame->args[3] != ~uint64_t{0});
+  total = Min(total, kTransferMax);
+  uint64_t done = 0;
+  for (uint64_t i = 0, offset = 0; done < total;) {
+    uint64_t bytes = 0, far = 0;
+    unsigned n = 0;
+    while (i < count && n < kRangesMax && far < kPieceBytes && done + bytes < total) {
+      char* base = static_cast<char*>(vector[i].iov_base) + offset;
+      uint64_t take = Min(vector[i].iov_len - offset, total - done - bytes);
+      if (InArena(reinterpret_cast<uintptr_t>(base))) {
+        take = Min(take, kPieceBytes - far);
+        far += take;
+      }
+      if (take > 0) piece[n++] = {base, take};
+      bytes += take;
+      offset += take;
+      if (offset >= vector[i].iov_len) {
+        ++i;
+        offset = 0;
+      }
+    }
+    if (n == 0) break;
+    call.args[2] = n;
+    if (positioned) call.args[3] = frame->args[3] + done;
+    const long r = CallPrepared(&call);
+    if (r < 0) return done > 0 ? static_cast<long>(done) : r;
+    done += static_cast<uint64_t>(r);
+    if (static_cast<uint64_t>(r) < bytes || (reads && division == Division::kStream)) break;
+  }
+  return static_cast<long>(done);
+}
+
+// The pipe would go on referring to far pages that soon hold something else. So the bytes are copied.
+long GuardVmsplice(const GuardFrame* frame) {
+  const uint64_t fd = frame->args[0];
+  const uint64_t address = frame->args[1];
+  const uint64_t count = frame->args[2];
+  if (address == 0 || count == 0 || count > kIovecsMax || !MakePresent(address, count * sizeof(iovec)))
+    return CallPrepared(frame);
+  const auto* vector = reinterpret_cast<const iovec*>(address);
+  const iovec* first = nullptr;
+  bool far = false;
+  for (uint64_t i = 0; i < count; ++i) {
+    if (vector[i].iov_len == 0) continue;
+    if (first == nullptr) first = &vector[i];
+    far |= InArena(reinterpret_cast<uintptr_t>(vector[i].iov_base));
+  }
+  if (!far) return CallPrepared(frame);
+  struct stat info;
+  const GuardFrame fstat_call = {SYS_fstat, {fd, reinterpret_cast<uint64_t>(&info)}, 0};
+  const long flags = sys::Call(SYS_fcntl, fd, F_GETFL);
+  if (sys::Failed(flags) || CallPrepared(&fstat_call) != 0 || !S_ISFIFO(info.st_mode)) return -EBADF;
+  const bool reads = (flags & O_ACCMODE) == O_RDONLY;
+  const bool waits = (frame->args[3] & SPLICE_F_NONBLOCK) == 0;  // O_NONBLOCK does not count here.
+  for (;;) {
+    // Like vmsplice: waits for some room or some bytes, then takes what there is.
+    pollfd wait = {static_cast<int>(fd), static_cast<short>(reads ? POLLIN : POLLOUT), 0};
+    const GuardFrame poll_call = {
+        SYS_poll, {reinterpret_cast<uint64_t>(&wait), 1, static_cast<uint64_t>(waits ? -1 : 0)}, 0};
+    const long ready = CallPrepared(&poll_call);
+    if (ready < 0) return ready;
+    if (ready == 0) return -EAGAIN;
+    GuardFrame call = {
+        reads ? SYS_preadv2 : SYS_pwritev2, {fd, address, count, ~uint64_t{0}, 0, RWF_NOWAIT}, 0};
+    long r = CallVector(&call);
+    if (r == -EOPNOTSUPP) {  // Before Linux 6.4. A pipe that is ready has room for a page.
+      iovec page = {first->iov_base, Min(first->iov_len, kPipeAtomic)};
+      call = {reads ? SYS_readv : SYS_writev, {fd, reinterpret_cast<uint64_t>(&page), 1}, 0};
+      r = CallPrepared(&call);
+    }
+    if (r != -EAGAIN || !waits) return r;
+  }
+}
+
+// The words waited for are named in memory only.
+long CallFutexWaitv(const GuardFrame* frame) {
+  struct Waiter {
+    uint64_t value, address;
+    uint32_t flags, reserved;
+  };
+  const uint64_t count = frame->args[1];
+  if (frame->args[0] == 0 || count > 128 || !MakePresent(frame->args[0], count * sizeof(Waiter)))
+    return CallPrepared(frame);
+  const auto* waiters = reinterpret_cast<const Waiter*>(frame->args[0]);
+  for (int attempt = 0;; ++attempt) {
+    bool far = false;
+    for (uint64_t i = 0; i < count; ++i) {
+      far |= InArena(waiters[i].address);
+      MakePresent(waiters[i].address, sizeof(uint32_t));
+    }
+    const long r = CallPrepared(frame);
+    if (r != -EFAULT || !far || attempt >= kFaultRetriesMax) return r;
+  }
 }
 
 // A mask inside another call: the same without our signals.
@@ -343,6 +550,11 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
     case SYS_msync:
     case SYS_mbind:
       return InArena(args[0]) ? 0 : CallPrepared(frame);
+    case SYS_mlockall:
+    case SYS_munlockall:
+      // Far memory cannot be locked: it would all be populated, or could not be dropped. Near memory stays
+      // unlocked with it, as the kernel knows no mlockall for a part.
+      return 0;
     case SYS_mincore:
       if (!InArena(args[0])) return CallPrepared(frame);
       // Far memory behaves as if it were all there.
@@ -363,6 +575,7 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
     case SYS_epoll_pwait2:
       return CallWithMask(frame, 4);
     case SYS_pselect6:
+    case SYS_io_pgetevents:
       return CallPselect(frame);
     case SYS_fork:
     case SYS_clone:
@@ -374,9 +587,22 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
     case SYS_write:
     case SYS_sendto:
     case SYS_recvfrom:
-      if (InArena(args[1]) && args[2] > kPieceBytes && frame->number < 2)
-        return CallInPieces(frame, 1, 2, -1);
+      return CallTransfer(frame);
+    case SYS_readv:
+    case SYS_writev:
+    case SYS_preadv:
+    case SYS_pwritev:
+    case SYS_preadv2:
+    case SYS_pwritev2:
+      return CallVector(frame);
+    case SYS_vmsplice:
+      return GuardVmsplice(frame);
+    case SYS_setsockopt:
+      // MSG_ZEROCOPY would keep far pages in flight when the call is over. Programs can do without.
+      if (args[1] == SOL_SOCKET && args[2] == SO_ZEROCOPY) return -ENOPROTOOPT;
       return CallPrepared(frame);
+    case SYS_futex_waitv:
+      return CallFutexWaitv(frame);
     case SYS_pread64:
     case SYS_pwrite64:
       if (InArena(args[1]) && args[2] > kPieceBytes) return CallInPieces(frame, 1, 2, 3);

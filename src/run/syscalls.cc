@@ -21,6 +21,7 @@ constexpr SyscallArg V(uint8_t count_arg) { return {SyscallArg::kIovec, count_ar
 constexpr SyscallArg MM(uint8_t count_arg) { return {SyscallArg::kMessages, count_arg, 0}; }
 
 constexpr uint16_t kStat = 144, kRusage = 144, kTimespec = 16, kTimerSpec = 32, kFdSet = 128, kSigset = 8;
+constexpr int kFchmodat2 = 452;  // Newer than some headers.
 
 struct Table {
   SyscallSpec specs[kSyscallsMax] = {};
@@ -46,8 +47,12 @@ struct Table {
     Add(SYS_mlock, A);
     Add(SYS_munlock, A);
     Add(SYS_mlock2, A);
+    Set(SYS_mlockall, kAlways);
+    Set(SYS_munlockall, kAlways);
     Add(SYS_mincore, A, N, O);
     Add(SYS_mbind, A, N, N, O);
+    Add(SYS_get_mempolicy, P(4), O, N, P(1));
+    Add(SYS_set_mempolicy, N, O);
     Add(SYS_pkey_mprotect, A);
     // Signals.
     Set(SYS_rt_sigaction, kAlways, N, P(32), P(32));
@@ -60,6 +65,7 @@ struct Table {
     Add(SYS_rt_tgsigqueueinfo, N, N, N, P(128));
     Add(SYS_signalfd, N, P(kSigset));
     Add(SYS_signalfd4, N, P(kSigset));
+    Add(SYS_pidfd_send_signal, N, N, P(128));
     // Processes. clone and fork are found at their call sites: a filter that trapped them would end static
     // programs, which have no runtime to answer.
     Set(SYS_execve, kAlways, S, O, O);
@@ -80,6 +86,9 @@ struct Table {
     Add(SYS_sched_getaffinity, N, N, L(1));
     Add(SYS_sched_setparam, N, P(4));
     Add(SYS_sched_getparam, N, P(4));
+    Add(SYS_sched_setattr, N, P(56));
+    Add(SYS_sched_getattr, N, L(2));
+    Add(SYS_sched_rr_get_interval, N, P(kTimespec));
     Add(SYS_getcpu, P(4), P(4));
     Add(SYS_getgroups, N, L(0, 4));
     Add(SYS_setgroups, N, L(0, 4));
@@ -94,7 +103,7 @@ struct Table {
     Add(SYS_pwrite64, N, L(2));
     for (unsigned number : {SYS_readv, SYS_writev, SYS_preadv, SYS_pwritev, SYS_preadv2, SYS_pwritev2})
       Set(number, kAlways, N, V(2));
-    Add(SYS_vmsplice, N, V(2));
+    Set(SYS_vmsplice, kAlways, N, V(2));
     Add(SYS_process_vm_readv, N, V(2), N, O);
     Add(SYS_process_vm_writev, N, V(2), N, O);
     for (unsigned number : {SYS_open, SYS_creat, SYS_access, SYS_chdir, SYS_mkdir, SYS_rmdir, SYS_unlink,
@@ -102,7 +111,7 @@ struct Table {
                             SYS_memfd_create, SYS_swapon, SYS_swapoff, SYS_umount2})
       Add(number, S);
     for (unsigned number : {SYS_openat, SYS_mkdirat, SYS_mknodat, SYS_fchownat, SYS_unlinkat, SYS_fchmodat,
-                            SYS_faccessat, SYS_faccessat2, SYS_inotify_add_watch})
+                            SYS_faccessat, SYS_faccessat2, SYS_inotify_add_watch, kFchmodat2})
       Add(number, N, S);
     for (unsigned number : {SYS_stat, SYS_lstat}) Add(number, S, P(kStat));
     Add(SYS_fstat, N, P(kStat));
@@ -139,6 +148,8 @@ struct Table {
     Add(SYS_fremovexattr, N, S);
     Add(SYS_mount, S, S, S, N, O);
     Add(SYS_pivot_root, S, S);
+    Add(SYS_quotactl, N, S, N, O);
+    Add(SYS_fanotify_mark, N, N, N, N, S);
     Add(SYS_name_to_handle_at, N, S, O, P(4));
     Add(SYS_open_by_handle_at, N, O);
     // Waiting.
@@ -151,10 +162,13 @@ struct Table {
     Set(SYS_epoll_pwait2, kAlways, N, L(2, 12), N, P(kTimespec), P(kSigset));
     Add(SYS_epoll_ctl, N, N, N, P(12));
     Add(SYS_futex, P(4), N, N, P(kTimespec), P(4));
+    Set(SYS_futex_waitv, kAlways, L(1, 24), N, N, P(kTimespec));
+    Add(SYS_get_robust_list, N, P(8), P(8));
     Add(SYS_io_setup, N, P(8));
     Add(SYS_io_submit, N, N, L(1, 8));
     Add(SYS_io_cancel, N, P(64), P(32));
     Add(SYS_io_getevents, N, N, N, L(2, 32), P(kTimespec));
+    Set(SYS_io_pgetevents, kAlways, N, N, N, L(2, 32), P(kTimespec), P(16));
     // Sockets.
     Add(SYS_connect, N, L(2));
     Add(SYS_bind, N, L(2));
@@ -167,7 +181,7 @@ struct Table {
     Set(SYS_sendmmsg, kAlways, N, MM(2));
     Set(SYS_recvmmsg, kAlways, N, MM(2), N, N, P(kTimespec));
     Add(SYS_socketpair, N, N, N, P(8));
-    Add(SYS_setsockopt, N, N, N, L(4));
+    Set(SYS_setsockopt, kAlways, N, N, N, L(4));
     Add(SYS_getsockopt, N, N, N, O, P(4));
     // Time and the rest.
     Add(SYS_nanosleep, P(kTimespec), P(kTimespec));
@@ -175,6 +189,7 @@ struct Table {
     for (unsigned number : {SYS_clock_gettime, SYS_clock_getres, SYS_clock_settime})
       Add(number, N, P(kTimespec));
     Add(SYS_clock_adjtime, N, O);
+    Add(SYS_adjtimex, P(208));
     Add(SYS_gettimeofday, P(16), P(8));
     Add(SYS_settimeofday, P(16), P(8));
     Add(SYS_time, P(8));
@@ -193,12 +208,19 @@ struct Table {
     Add(SYS_shmctl, N, N, O);
     Add(SYS_msgctl, N, N, O);
     Add(SYS_sethostname, L(1));
+    Add(SYS_setdomainname, L(1));
+    Add(SYS_syslog, N, L(2));
     Add(SYS_mq_open, S, N, N, P(64));
     Add(SYS_mq_unlink, S);
     Add(SYS_mq_timedsend, N, L(2), N, N, P(kTimespec));
     Add(SYS_mq_timedreceive, N, L(2), N, P(4), P(kTimespec));
+    Add(SYS_mq_notify, N, P(64));
+    Add(SYS_mq_getsetattr, N, P(64), P(64));
     Add(SYS_bpf, N, L(2));
+    Add(SYS_perf_event_open, O);
     Add(SYS_add_key, S, S, L(3));
+    Add(SYS_request_key, S, S, S);
+    Add(SYS_keyctl, N, O, O, O, O);
   }
 };
 

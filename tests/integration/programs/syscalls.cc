@@ -236,6 +236,129 @@ void Sockets() {
   printf("syscalls: sockets, pipes, polls and an interrupted read\n");
 }
 
+// Large transfers where borders and short counts matter.
+void Borders(const std::string& folder) {
+  constexpr size_t kPipe = 256 << 10;
+  constexpr size_t kMiB = 1 << 20;
+  char* out = Buffer(kMiB, 21);
+  char* in = Buffer(kMiB, 22);
+  int ends[2];
+  CHECK(pipe(ends) == 0, "pipe");
+  const bool wide = fcntl(ends[1], F_SETPIPE_SZ, static_cast<int>(kMiB)) >= static_cast<int>(kMiB);
+  if (wide) {
+    Stir();
+    CHECK(write(ends[1], out, kPipe) == static_cast<ssize_t>(kPipe), "write to a wide pipe");
+    Stir();
+    CHECK(read(ends[0], in, kMiB) == static_cast<ssize_t>(kPipe), "read of all that is in a pipe");
+    Verify(in, kPipe, 21, "wide pipe");
+    iovec halves[2] = {{in, kMiB / 2}, {in + kMiB / 2, kMiB / 2}};
+    CHECK(write(ends[1], out, kPipe) == static_cast<ssize_t>(kPipe), "write to a wide pipe");
+    memset(in, 0, kMiB);
+    Stir();
+    CHECK(readv(ends[0], halves, 2) == static_cast<ssize_t>(kPipe), "readv of all that is in a pipe");
+    Verify(in, kPipe, 21, "wide pipe and readv");
+  }
+  // The pipe must not notice what becomes of the pages. `out` does not change meanwhile: that would show.
+  const size_t room = static_cast<size_t>(fcntl(ends[1], F_GETPIPE_SZ)) / 2;
+  iovec gift = {out, room};
+  Stir();
+  const ssize_t given = vmsplice(ends[1], &gift, 1, 0);
+  CHECK(given > 0 && given <= static_cast<ssize_t>(room), "vmsplice: %s", strerror(errno));
+  Stir();
+  memset(in, 0, kMiB);
+  for (size_t have = 0; have < static_cast<size_t>(given);) {
+    const ssize_t n = read(ends[0], in + have, static_cast<size_t>(given) - have);
+    CHECK(n > 0, "read after vmsplice");
+    have += static_cast<size_t>(n);
+  }
+  Verify(in, static_cast<size_t>(given), 21, "vmsplice");
+  // More than fits: takes what fits and does not wait for a reader.
+  gift.iov_len = kMiB;
+  size_t filled = 0;
+  for (;;) {
+    const ssize_t n = vmsplice(ends[1], &gift, 1, SPLICE_F_NONBLOCK);
+    if (n < 0) break;
+    filled += static_cast<size_t>(n);
+  }
+  CHECK(errno == EAGAIN && filled > 0, "vmsplice to a full pipe: %s", strerror(errno));
+  close(ends[0]);
+  close(ends[1]);
+
+  for (int type : {SOCK_SEQPACKET, SOCK_DGRAM}) {
+    constexpr size_t kMessage = 600000;
+    int pair[2];
+    CHECK(socketpair(AF_UNIX, type, 0, pair) == 0, "socketpair");
+    const int buffer = 4 << 20;
+    if (setsockopt(pair[0], SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof(buffer)) != 0)
+      setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
+    Stir();
+    const ssize_t sent = send(pair[0], out, kMessage, MSG_DONTWAIT);
+    if (sent < 0 && errno == EMSGSIZE) {
+      printf("syscalls: no large messages allowed here\n");
+    } else {
+      CHECK(sent == static_cast<ssize_t>(kMessage), "send of a message: %s", strerror(errno));
+      memset(in, 0, kMiB);
+      Stir();
+      CHECK(recv(pair[1], in, kMiB, 0) == static_cast<ssize_t>(kMessage), "recv of a message");
+      Verify(in, kMessage, 21, "message");
+    }
+    // A bad near pointer costs no more than one message.
+    CHECK(send(pair[0], "1", 1, 0) == 1 && send(pair[0], "22", 2, 0) == 2, "send");
+    char* volatile nowhere = reinterpret_cast<char*>(16);
+    auto* vector = static_cast<iovec*>(malloc(200000));
+    vector[0] = {nowhere, 100};
+    errno = 0;
+    CHECK(readv(pair[1], vector, 1) == -1 && errno == EFAULT, "readv to a bad pointer");
+    CHECK(recv(pair[1], in, kMiB, MSG_DONTWAIT) > 0, "recv of what is left");
+    free(vector);
+    close(pair[0]);
+    close(pair[1]);
+  }
+
+  constexpr int kBuffers = 64;
+  const std::string path = folder + "/vectors";
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600);
+  CHECK(fd >= 0, "open");
+  iovec many[kBuffers];
+  for (int i = 0; i < kBuffers; ++i) {
+    many[i] = {malloc(kMiB), kMiB};
+    CHECK(many[i].iov_base != nullptr, "malloc");
+    memset(many[i].iov_base, i + 1, kMiB);
+  }
+  constexpr ssize_t kAll = kBuffers * static_cast<ssize_t>(kMiB);
+  CHECK(writev(fd, many, kBuffers) == kAll, "writev of much");
+  CHECK(lseek(fd, 0, SEEK_CUR) == kAll, "position after writev");
+  CHECK(pwritev(fd, many, kBuffers, 1) == kAll, "pwritev of much");
+  for (const iovec& one : many) memset(one.iov_base, 0, kMiB);
+  CHECK(preadv(fd, many, kBuffers, 1) == kAll, "preadv of much");
+  for (int i = 0; i < kBuffers; ++i) {
+    const auto* bytes = static_cast<const char*>(many[i].iov_base);
+    for (size_t j = 0; j < kMiB; ++j) CHECK(bytes[j] == i + 1, "preadv: buffer %d byte %zu", i, j);
+  }
+  CHECK(pread(fd, in, 2, 0) == 2 && in[0] == 1 && in[1] == 1, "first bytes");
+  CHECK(pread(fd, in, 2, kAll) == 1 && in[0] == kBuffers, "last byte");
+  // Many small ones to a pipe.
+  CHECK(pipe(ends) == 0, "pipe");
+  for (int i = 0; i < kBuffers; ++i) many[i].iov_len = static_cast<size_t>(i);
+  Stir();
+  constexpr ssize_t kSmall = kBuffers * (kBuffers - 1) / 2;
+  CHECK(writev(ends[1], many, kBuffers) == kSmall, "writev of many small ones");
+  CHECK(read(ends[0], in, kMiB) == kSmall, "read of many small ones");
+  for (int i = 0, at = 0; i < kBuffers; ++i)
+    for (int j = 0; j < i; ++j, ++at) CHECK(in[at] == i + 1, "small ones: byte %d", at);
+  close(ends[0]);
+  close(ends[1]);
+  for (const iovec& one : many) free(one.iov_base);
+  close(fd);
+  unlink(path.c_str());
+  // Must neither fail nor populate the arena.
+  CHECK(mlockall(MCL_CURRENT | MCL_FUTURE) == 0 || errno == ENOMEM || errno == EPERM, "mlockall");
+  CHECK(munlockall() == 0, "munlockall");
+  free(in);
+  free(out);
+  printf("syscalls: messages, short counts, large vectors%s\n", wide ? ", a wide pipe" : "");
+}
+
 void Errors() {
   int ends[2];
   CHECK(pipe(ends) == 0 && write(ends[1], "x", 1) == 1, "pipe");
@@ -433,6 +556,7 @@ int main(int argc, char** argv) {
   CHECK(mkdtemp(folder) != nullptr, "mkdtemp");
   Files(folder);
   Sockets();
+  Borders(folder);
   Errors();
   Large(folder, mib << 20);
   Futexes();
