@@ -45,6 +45,7 @@ Result<pid_t> Spawn(const std::vector<std::string>& argv, const std::string& cgr
     if (procs < 0 || write(procs, "0", 1) != 1) _exit(124);
   }
   if (!log_path.empty()) {
+    setsid();  // A donor: Ctrl-C is for the driver, which ends its donors after the programs that use them.
     const int log = open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (log < 0 || dup2(log, STDERR_FILENO) < 0) _exit(123);
   }
