@@ -2,6 +2,17 @@
 // rcx = where to go on; like `syscall`, only rax, rcx and r11 are changed. Runs on the program's stack, below its
 // red zone, with the program's signal mask: a blocking call is interrupted as ever.
 
+        // struct GuardFrame (guard.h), last member first; `resume` is on the stack already.
+        .macro push_frame
+        push %r9
+        push %r8
+        push %r10
+        push %rdx
+        push %rsi
+        push %rdi
+        push %rax
+        .endm
+
         .text
 
         // A patched site. Calls without far pointers go straight to the kernel.
@@ -60,13 +71,7 @@ farpool_trap_entry:
         // `syscall` would. (libc's own sites are inside functions that hold none.)
         lea -128(%rsp), %rsp
         push %rcx
-        push %r9
-        push %r8
-        push %r10
-        push %rdx
-        push %rsi
-        push %rdi
-        push %rax
+        push_frame
         mov farpool_xsave_bytes(%rip), %ecx
         test %ecx, %ecx
         jz keep_xmm
@@ -98,14 +103,7 @@ farpool_trap_entry:
         jmp leave
 
 guarded:
-        // struct GuardFrame (guard.h), last member first.
-        push %r9
-        push %r8
-        push %r10
-        push %rdx
-        push %rsi
-        push %rdi
-        push %rax
+        push_frame
 keep_xmm:
         mov %rsp, %rdi
         push %rbp
