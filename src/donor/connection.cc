@@ -140,7 +140,10 @@ bool Connection::Lease(const wire::RequestHeader& request) {
   if (!slab.ok()) return ReplyNow(request, slab.status(), nullptr, 0);
   const wire::LeaseReply lease = {.slab = static_cast<uint64_t>(slab.value()->id()),
                                   .bytes = slab.value()->bytes()};
-  return ReplyNow(request, Status::Ok(), &lease, sizeof(lease), unix_socket_ ? slab.value()->memfd() : -1);
+  if (!ReplyNow(request, Status::Ok(), &lease, sizeof(lease), unix_socket_ ? slab.value()->memfd() : -1))
+    return false;
+  shared_->sessions->PrepareSpare();
+  return true;
 }
 
 std::shared_ptr<Slab> Connection::Locate(const wire::RequestHeader& request, uint64_t bytes,

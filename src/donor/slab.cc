@@ -33,6 +33,10 @@ Result<std::shared_ptr<Slab>> Slab::Create(SlabId id, uint64_t bytes, std::atomi
     return Status::FromErrno("ftruncate", errno);
   if (fcntl(slab->memfd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
     return Status::FromErrno("F_ADD_SEALS", errno);
+  // A lease is a promise: what the host cannot give is said now, not by a SIGBUS when the client gets there.
+  // And a client writes about twice as fast to memory that is there.
+  if (fallocate(slab->memfd_.get(), 0, 0, static_cast<off_t>(bytes)) != 0)
+    return Status::Exhausted("the donor's host has no memory for another slab");
   return slab;
 }
 

@@ -17,8 +17,8 @@ namespace farpool {
 
 class Slab {
  public:
-  // Takes `bytes` out of `*used_bytes`, which must not exceed `limit_bytes` (kExhausted) and must outlive the
-  // slab; given back when the slab dies.
+  // Allocates the memory (tens of milliseconds) and takes `bytes` out of `*used_bytes`, which must not exceed
+  // `limit_bytes` (kExhausted) and must outlive the slab; given back when the slab dies.
   static Result<std::shared_ptr<Slab>> Create(SlabId id, uint64_t bytes, std::atomic<uint64_t>* used_bytes,
                                               uint64_t limit_bytes);
   ~Slab();

@@ -1,5 +1,9 @@
 #include "store/remote_store.h"
 
+#include <sys/mman.h>
+
+#include <cstring>
+
 #include "base/assert.h"
 
 namespace farpool {
@@ -20,6 +24,9 @@ void RemoteStore::AfterFork() {
     if (tcp_fd_[i] >= 0) provider_->Disconnect(tcp_fd_[i]);
     tcp_fd_[i] = -1;
   }
+  // The kernel leaves page tables of shared mappings to be filled again.
+  for (uint32_t i = 1; i < table_->count.load(std::memory_order_acquire); ++i)
+    std::memset(populated_[i], 0, sizeof(populated_[i]));
   current_ = 0;  // Parent and child take their slots from different slabs while there are several.
 }
 
@@ -94,6 +101,20 @@ Status RemoteStore::LinkFor(uint32_t slab, Link** link) {
   return Status::Ok();
 }
 
+void RemoteStore::PopulateAround(SlotId slot) {
+  const uint32_t slab = SlabOf(slot);
+  const uint32_t part = SlotOf(slot) / kPopulateSlots;
+  uint64_t& word = populated_[slab][part / 64];
+  const uint64_t bit = uint64_t{1} << (part % 64);
+  if ((word & bit) != 0) return;
+  word |= bit;
+  const uint32_t first = part * kPopulateSlots;
+  const uint32_t left = table_->slabs[slab].slots - first;
+  const uint64_t bytes = uint64_t{left < kPopulateSlots ? left : kPopulateSlots} * kPageBytes;
+  // Linux 5.14; without it, or without memory, page faults do it one by one.
+  sys::Call(SYS_madvise, mapped_[slab] + uint64_t{first} * kPageBytes, bytes, MADV_POPULATE_WRITE);
+}
+
 void RemoteStore::Start(Transfer* transfer, LinkOp::Kind kind, const PageIo* pages, unsigned count) {
   FARPOOL_ASSERT(count <= kStoreBatchMax);
   transfer->kind = kind;
@@ -128,6 +149,7 @@ void RemoteStore::PostAll(Transfer* transfer) {
       op.bytes += kPageBytes;
       ++k;
     }
+    if (link == &shm_ && transfer->kind == LinkOp::Kind::kWrite) PopulateAround(pages[i].slot);
     transfer->link[transfer->ops++] = link;
     LinkOp* pointer = &op;
     link->Post(&pointer, 1);

@@ -79,6 +79,9 @@ class RemoteStore final : public PageStore {
   Status WaitAll(Transfer* transfer);
   Status Finish(Transfer* transfer);
   Status LinkFor(uint32_t slab, Link** link);
+  // Maps the part of a shared-memory slab around a slot that is written for the first time: one call for 512
+  // pages instead of a page fault for each.
+  void PopulateAround(SlotId slot);
 
   SlabTable* table_ = nullptr;
   SlabProvider* provider_ = nullptr;
@@ -87,6 +90,8 @@ class RemoteStore final : public PageStore {
   TcpLink tcp_[kDonorsMax];
   int tcp_fd_[kDonorsMax];
   std::byte* mapped_[kSlabsMax] = {};
+  static constexpr uint32_t kPopulateSlots = 512;
+  uint64_t populated_[kSlabsMax][kSlotsPerSlabMax / kPopulateSlots / 64] = {};  // Bit per so many slots.
   Transfer loads_;
   Transfer stores_;
 };
