@@ -30,6 +30,14 @@ class [[nodiscard]] Status {
     for (; text[i] != 0 && i + 1 < sizeof(text_); ++i) text_[i] = text[i];
     text_[i] = 0;
   }
+  // Most are Ok and travel through every fault: they leave the text alone.
+  Status(const Status& other) : code_(other.code_), errno_(other.errno_) { CopyText(other); }
+  Status& operator=(const Status& other) {
+    code_ = other.code_;
+    errno_ = other.errno_;
+    CopyText(other);
+    return *this;
+  }
   static Status Ok() { return {}; }
   static Status InvalidArgument(const char* text) { return {Code::kInvalidArgument, text}; }
   static Status Unavailable(const char* text) { return {Code::kUnavailable, text}; }
@@ -46,6 +54,12 @@ class [[nodiscard]] Status {
   const char* text() const { return text_; }
 
  private:
+  void CopyText(const Status& other) {
+    if (this == &other) return;
+    text_[0] = 0;
+    if (code_ != Code::kOk) __builtin_memcpy(text_, other.text_, sizeof(text_));
+  }
+
   Code code_;
   int errno_;
   char text_[184];

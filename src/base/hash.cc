@@ -7,12 +7,15 @@
 namespace farpool {
 
 PageHash HashPageAvx2(const void* page, uint64_t seed);
+PageHash HashPageAvx512(const void* page, uint64_t seed);
 
 namespace {
 const bool kHasAvx2 = __builtin_cpu_supports("avx2");
-}
+const bool kHasAvx512 = __builtin_cpu_supports("avx512f");
+}  // namespace
 
 PageHash HashPage(const void* page, uint64_t seed) {
+  if (kHasAvx512) return HashPageAvx512(page, seed);
   return kHasAvx2 ? HashPageAvx2(page, seed) : HashPageImpl(page, seed);
 }
 

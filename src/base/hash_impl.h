@@ -1,4 +1,4 @@
-// Compiled once per instruction set (hash_sse2.cc, hash_avx2.cc); not for others to include.
+// Compiled once per instruction set (hash.cc, hash_avx2.cc, hash_avx512.cc); not for others to include.
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 

@@ -20,8 +20,9 @@ constexpr uint64_t kStagingShare = 16;
 constexpr uint64_t kStagingPagesMin = 2 * kGroupPages;
 constexpr uint64_t kStagingPagesMax = 4096;
 constexpr uint64_t kStagingPagesLeast = 16;
-// Pages hashed and written per drain when one frame is needed: small, so that no single fault pays for many.
-constexpr unsigned kDrainPages = 4;
+// When frames are needed one by one a drain ends with the first page that need not be written; pages that
+// must be are written so many at a time.
+constexpr unsigned kWritePages = 4;
 // Neighbours moved out per eviction when single frames are needed, for the same reason; a stream moves whole
 // groups.
 constexpr uint64_t kSlicePages = 22;
@@ -191,7 +192,7 @@ Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
       ++evictions;
     }
     if (staged_ > 0) {
-      if (Status s = Drain(count > kDrainPages ? kGroupPages : kDrainPages); !s.ok()) return s;
+      if (Status s = Drain(count > kWritePages ? kGroupPages : count); !s.ok()) return s;
       if (round < 4) continue;
     }
     if (count > 1 && round < 6 && Compact()) continue;
@@ -214,11 +215,11 @@ Status Engine::KeepReserve(unsigned in_use) {
   bool progress = true;
   if (populated_ < StagingTarget() + in_use)
     if (Status s = Evict(in_use > 1 ? kGroupPages : kSlicePages, &progress); !s.ok()) return s;
-  return staged_ > 0 ? Drain(in_use > kDrainPages ? kGroupPages : kDrainPages) : Status::Ok();
+  return staged_ > 0 ? Drain(in_use > kWritePages ? kGroupPages : in_use) : Status::Ok();
 }
 
-// Hashes the oldest staged pages, at most `most`, writes those that changed, frees their frames. On an error
-// they stay staged.
+// Hashes the oldest staged pages, `most` of them or as many more as make up a write of kWritePages, writes
+// those that changed, frees their frames. On an error they stay staged.
 Status Engine::Drain(unsigned most) {
   while (staged_count_ > 0 && staged_mask_[staged_queue_[staged_head_]] == 0) {
     const unsigned block = staged_queue_[staged_head_];
@@ -240,7 +241,8 @@ Status Engine::Drain(unsigned most) {
     --staged_;
     FrameFreed(frame);
   };
-  for (uint64_t bits = staged_mask_[block]; bits != 0 && looked < most; bits &= bits - 1, ++looked) {
+  for (uint64_t bits = staged_mask_[block]; bits != 0; bits &= bits - 1, ++looked) {
+    if (looked >= most && (dirty == 0 || dirty >= kWritePages)) break;
     const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
     PageEntry& entry = config_.table[owner_[frame]];
     const std::byte* bytes = FrameAt(frame);

@@ -117,6 +117,17 @@ void RemoteStore::PopulateAround(SlotId slot) {
 
 void RemoteStore::Start(Transfer* transfer, LinkOp::Kind kind, const PageIo* pages, unsigned count) {
   FARPOOL_ASSERT(count <= kStoreBatchMax);
+  if (count == 1 && kind == LinkOp::Kind::kRead) {
+    // The random fault on shared memory deserves the short way.
+    const SlabEntry& slab = table_->slabs[SlabOf(pages->slot)];
+    const std::byte* base = mapped_[SlabOf(pages->slot)];
+    if (base != nullptr && slab.state.load(std::memory_order_acquire) == SlabEntry::kReady) {
+      std::memcpy(pages->page, base + static_cast<size_t>(SlotOf(pages->slot)) * kPageBytes, kPageBytes);
+      transfer->count = transfer->ops = 0;
+      transfer->status = Status::Ok();
+      return;
+    }
+  }
   transfer->kind = kind;
   transfer->pages = pages;
   transfer->count = count;
