@@ -3,7 +3,6 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <utility>
 
 namespace farpool {
 
@@ -42,38 +41,6 @@ void SessionTable::Detach(Session* session, int socket, uint64_t now_ns) {
   if (session->sockets_.empty()) session->expires_ns_ = now_ns + session->grace_ms_ * 1'000'000;
 }
 
-Result<std::shared_ptr<Slab>> SessionTable::NewSlab() {
-  return Slab::Create(SlabId{next_slab_.fetch_add(1)}, limits_.slab_bytes, &allocated_bytes_,
-                      limits_.memory_bytes);
-}
-
-Result<std::shared_ptr<Slab>> SessionTable::TakeSlab() {
-  // One at a time: while the last of the memory becomes the spare slab nobody must be told that there is
-  // none.
-  MutexLock allocate(&allocate_mutex_);
-  {
-    MutexLock lock(&mutex_);
-    if (spare_ != nullptr) return std::exchange(spare_, nullptr);
-  }
-  return NewSlab();
-}
-
-void SessionTable::PrepareSpare() {
-  MutexLock allocate(&allocate_mutex_);
-  {
-    MutexLock lock(&mutex_);
-    if (spare_ != nullptr || sessions_.empty()) return;
-  }
-  auto slab = NewSlab();
-  MutexLock lock(&mutex_);
-  if (slab.ok() && !sessions_.empty()) spare_ = std::move(slab).value();
-}
-
-uint64_t SessionTable::leased_bytes() const {
-  MutexLock lock(&mutex_);
-  return allocated_bytes_.load(std::memory_order_relaxed) - (spare_ != nullptr ? spare_->bytes() : 0);
-}
-
 Result<std::shared_ptr<Slab>> SessionTable::Lease(Session* session) {
   const uint64_t bytes = limits_.slab_bytes;
   {
@@ -84,7 +51,7 @@ Result<std::shared_ptr<Slab>> SessionTable::Lease(Session* session) {
       return Status::Exhausted("the session's quota at this donor is used up");
     session->leased_bytes_ += bytes;
   }
-  auto slab = TakeSlab();
+  auto slab = Slab::Create(SlabId{next_slab_.fetch_add(1)}, bytes, &leased_bytes_, limits_.memory_bytes);
   MutexLock lock(&session->mutex_);
   if (!slab.ok()) {
     session->leased_bytes_ -= bytes;
@@ -112,11 +79,9 @@ Status SessionTable::Return(Session* session, SlabId id) {
 }
 
 void SessionTable::Close(Session* session, int socket) {
-  std::shared_ptr<Slab> unused;  // Freed outside the lock: that takes milliseconds.
   {
     MutexLock lock(&mutex_);
     sessions_.erase(KeyOf(session->token()));
-    if (sessions_.empty()) unused.swap(spare_);
   }
   Discard(session, socket);
 }
@@ -138,7 +103,6 @@ void SessionTable::Discard(Session* session, int spared_socket) {
 
 uint64_t SessionTable::Expire(uint64_t now_ns) {
   std::vector<std::shared_ptr<Session>> over;
-  std::shared_ptr<Slab> unused;
   uint64_t next = UINT64_MAX;
   {
     MutexLock lock(&mutex_);
@@ -154,7 +118,6 @@ uint64_t SessionTable::Expire(uint64_t now_ns) {
       ++it;
     }
     for (const auto& session : over) sessions_.erase(KeyOf(session->token()));
-    if (sessions_.empty()) unused.swap(spare_);
   }
   for (const auto& session : over) Discard(session.get(), -1);
   return next;

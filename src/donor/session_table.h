@@ -2,7 +2,7 @@
 // Who holds what. A session is named by its token, lives while any connection is attached to it and for its
 // grace after the last one went; then, or when its owner closes it, all of its slabs are discarded.
 //
-// Any thread may call anything. Lock order: SessionTable::allocate_mutex_, mutex_, then one Session::mutex_.
+// Any thread may call anything. Lock order: SessionTable::mutex_, then one Session::mutex_.
 
 #include <atomic>
 #include <map>
@@ -60,8 +60,6 @@ class SessionTable {
   void Detach(Session* session, int socket, uint64_t now_ns);
 
   Result<std::shared_ptr<Slab>> Lease(Session* session);
-  // Call after a lease was answered: allocates the slab of the next one, so that it will not have to wait.
-  void PrepareSpare();
   Status Return(Session* session, SlabId id);
   // Frees everything and shuts down the session's other connections; `socket` stays for the answer.
   void Close(Session* session, int socket);
@@ -70,7 +68,7 @@ class SessionTable {
   uint64_t Expire(uint64_t now_ns);
 
   const SessionLimits& limits() const { return limits_; }
-  uint64_t leased_bytes() const;
+  uint64_t leased_bytes() const { return leased_bytes_.load(std::memory_order_relaxed); }
   size_t sessions() const;
 
  private:
@@ -78,16 +76,11 @@ class SessionTable {
   static Key KeyOf(const SessionToken& token) { return {token.high, token.low}; }
   static void Discard(Session* session, int spared_socket);
 
-  Result<std::shared_ptr<Slab>> NewSlab();
-  Result<std::shared_ptr<Slab>> TakeSlab();
-
   const SessionLimits limits_;
-  std::atomic<uint64_t> allocated_bytes_{0};  // Leased, and the spare one.
+  std::atomic<uint64_t> leased_bytes_{0};
   std::atomic<uint64_t> next_slab_{1};
-  Mutex allocate_mutex_;  // Whoever allocates a slab.
   mutable Mutex mutex_;
   std::map<Key, std::shared_ptr<Session>> sessions_ GUARDED_BY(mutex_);
-  std::shared_ptr<Slab> spare_ GUARDED_BY(mutex_);  // While there are sessions only.
 };
 
 }  // namespace farpool

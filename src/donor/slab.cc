@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #ifndef MFD_NOEXEC_SEAL
@@ -33,10 +34,6 @@ Result<std::shared_ptr<Slab>> Slab::Create(SlabId id, uint64_t bytes, std::atomi
     return Status::FromErrno("ftruncate", errno);
   if (fcntl(slab->memfd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
     return Status::FromErrno("F_ADD_SEALS", errno);
-  // A lease is a promise: what the host cannot give is said now, not by a SIGBUS when the client gets there.
-  // And a client writes about twice as fast to memory that is there.
-  if (fallocate(slab->memfd_.get(), 0, 0, static_cast<off_t>(bytes)) != 0)
-    return Status::Exhausted("the donor's host has no memory for another slab");
   return slab;
 }
 
@@ -51,6 +48,14 @@ std::byte* Slab::base() {
     if (at != MAP_FAILED) base_ = static_cast<std::byte*>(at);
   });
   return base_;
+}
+
+uint64_t Slab::AllocateFrom(uint64_t offset) {
+  constexpr uint64_t kPartBytes = 2u << 20;  // A millisecond.
+  const uint64_t bytes = std::min(kPartBytes, bytes_ - offset);
+  // A client's own first write takes the memory that is missing.
+  if (fallocate(memfd_.get(), 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) != 0) return bytes_;
+  return offset + bytes;
 }
 
 void Slab::Discard() {

@@ -17,8 +17,8 @@ namespace farpool {
 
 class Slab {
  public:
-  // Allocates the memory (tens of milliseconds) and takes `bytes` out of `*used_bytes`, which must not exceed
-  // `limit_bytes` (kExhausted) and must outlive the slab; given back when the slab dies.
+  // Takes `bytes` out of `*used_bytes`, which must not exceed `limit_bytes` (kExhausted) and must outlive the
+  // slab; given back when the slab dies.
   static Result<std::shared_ptr<Slab>> Create(SlabId id, uint64_t bytes, std::atomic<uint64_t>* used_bytes,
                                               uint64_t limit_bytes);
   ~Slab();
@@ -29,6 +29,9 @@ class Slab {
   int memfd() const { return memfd_.get(); }
   // Mapped at first use: over a unix socket the client maps it and we need not. nullptr if that fails.
   std::byte* base();
+  // Has the host allocate the part of it at `offset` before a client gets there, which costs the client half
+  // as much then. Returns where the next part begins; bytes() when all is done, or the host has no more.
+  uint64_t AllocateFrom(uint64_t offset);
   // Gives the memory back to the host now, whoever still maps it: a client that keeps its descriptor would
   // otherwise keep memory that we lend to the next one. Mappings read zeros from then on.
   void Discard();

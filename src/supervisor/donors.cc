@@ -2,6 +2,7 @@
 
 #include <poll.h>
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
@@ -38,6 +39,11 @@ Status Donors::Open(const std::vector<PoolEntry>& pool, RunSegment* segment) {
   }
   segment->donor_count = static_cast<uint32_t>(donors_.size());
   return Status::Ok();
+}
+
+bool Donors::HasRoom() const {
+  return std::any_of(donors_.begin(), donors_.end(),
+                     [](const Donor& donor) { return donor.free_bytes >= donor.slab_bytes; });
 }
 
 Status Donors::AddSlab(size_t donor, SlabLease lease, uint32_t* index) {

@@ -17,6 +17,8 @@ class Donors {
  public:
   // Opens a session with every entry of `pool`. Errors name the donor.
   Status Open(const std::vector<PoolEntry>& pool, RunSegment* segment);
+  // True if some donor can lend a slab, as far as is known.
+  bool HasRoom() const;
   // Leases a slab from the donor that placement picks. kExhausted: nobody has room.
   Result<uint32_t> LeaseSlab();
   // Memory of a slab of a shared-memory donor, borrowed.

@@ -247,8 +247,8 @@ int RunProgram(const RunOptions& options) {
   RunSegment* segment = made.value();
   Donors donors;
   if (Status s = donors.Open(pool, segment); !s.ok()) return Refuse(kExitFarpoolFailed, s.text());
-  // One slab now: a pool without room is found out before the program starts.
-  if (Result<uint32_t> slab = donors.LeaseSlab(); !slab.ok())
+  // A pool without room is found out before the program starts.
+  if (!donors.HasRoom())
     return Refuse(kExitFarpoolFailed, "no donor has room for a single slab; see farpool status");
 
   int control[2];
