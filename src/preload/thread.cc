@@ -23,6 +23,7 @@ constexpr uint64_t kMappingBytes = Thread::kStackBytes + Thread::kFrameBytes + k
 static_assert(sizeof(Thread) <= kRecordBytes);
 // SIGBUS stays open: the program's stack and arguments are touched.
 constexpr uint64_t kBlockable = ~kOurSignals;
+constexpr uint64_t kOurs = kOurSignals;
 
 thread_local Thread* t_thread = nullptr;
 
@@ -149,11 +150,16 @@ WaitingMask::WaitingMask(uint64_t mask) : thread_(CurrentThread()) {
   t.waiting_blocked = t.blocked;
   t.blocked = mask & kOurSignals;
   t.waiting_stack = reinterpret_cast<uint64_t>(this);
+  if ((t.pending & ~t.blocked) == 0) return;
+  // What was held back must interrupt the call, so it waits in the kernel until that is made.
+  sys::Call(SYS_rt_sigprocmask, SIG_BLOCK, &kOurs, nullptr, sizeof(kOurs));
   SendHeld(&t);
+  closed_ = true;
 }
 
 WaitingMask::~WaitingMask() {
   Thread& t = *thread_;
+  if (closed_) sys::Call(SYS_rt_sigprocmask, SIG_UNBLOCK, &kOurs, nullptr, sizeof(kOurs));
   t.blocked = t.waiting_blocked;
   t.waiting_stack = 0;
   t.call_mask = outer_[0];

@@ -76,6 +76,7 @@ class WaitingMask {
 
  private:
   Thread* thread_;
+  bool closed_ = false;
   uint64_t outer_[4];  // Of the call that was interrupted by the handler that makes this one.
 };
 
