@@ -459,7 +459,9 @@ extern "C" __attribute__((visibility("hidden"))) void farpool_before_clone(const
     sp = frame->args[1];
     descriptor = frame->args[4];
   }
-  if ((flags & CLONE_VM) == 0 || !InArena(sp)) return;
+  if ((flags & CLONE_VM) == 0) return;
+  if ((flags & (CLONE_SETTLS | CLONE_VFORK)) == 0) StorageIsShared();
+  if (!InArena(sp)) return;
   const bool thread = (flags & CLONE_SETTLS) != 0 && descriptor >= sp && descriptor - sp < kFirstFramesBytes;
   const uint64_t end = thread ? descriptor + kPageBytes : sp;
   OnNearStack(&KeepNear, {0, {sp - kFirstFramesBytes, end}, 0});

@@ -218,7 +218,9 @@ void OnSignal(int signal, siginfo_t*, void* context) {
     Deliver(signal, frame, action, thread);
   } else if (action.handler == 0) {
     // Changed by another thread just now: what it asked for.
-    sys::Call(SYS_tgkill, sys::Call(SYS_getpid), thread->id, signal);
+    const KernelSigaction fallback = {};
+    RawSigaction(signal, &fallback, nullptr);
+    sys::Call(SYS_tkill, sys::Call(SYS_gettid), signal);
   }
   Leave(frame, thread);
 }
@@ -304,8 +306,15 @@ long SetAction(GuardFrame* frame) {
     set.mask &= ~(SignalBit(SIGKILL) | SignalBit(SIGSTOP));
   }
   const bool handled = action != nullptr && set.handler > 1;
-  KernelSigaction kernel = handled ? NearHandler(&OnSignal, set.flags & ~uint64_t{SA_NODEFER}) : set;
   const bool child = InVforkChild();
+  KernelSigaction kernel = set;
+  kernel.mask &= ~kOurSignals;
+  if (handled && child) {
+    kernel.flags &=
+        ~uint64_t{SA_ONSTACK};  // Its handlers are not remembered: they run as the kernel runs them.
+  } else if (handled) {
+    kernel = NearHandler(&OnSignal, set.flags & ~uint64_t{SA_NODEFER});
+  }
   KernelSigaction before;
   {
     MutexLock hold(&g_actions_lock);

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include <atomic>
 #include <cerrno>
 #include <new>
 
@@ -33,6 +34,8 @@ uint64_t g_thread_count = 0;
 Thread* g_free = nullptr;
 uint64_t g_look_at = 64;  // With so many records, look for threads that have ended.
 long g_process = 0;
+// Set once some thread was started without thread-local storage of its own: t_thread may be another's then.
+std::atomic<bool> g_storage_shared{false};
 
 void Free(Thread* thread) {
   thread->next_free = g_free;
@@ -44,7 +47,7 @@ void Free(Thread* thread) {
 void CollectEnded() {
   uint64_t live = 0;
   for (Thread* t = g_threads; t != nullptr; t = t->next) {
-    if (sys::Call(SYS_tgkill, g_process, t->id, 0) != -ESRCH) {
+    if (sys::Call(SYS_tkill, t->id, 0) != -ESRCH) {
       ++live;
     } else {
       Free(t);
@@ -73,7 +76,7 @@ Thread* TakeRecord() {
     thread = new (reinterpret_cast<void*>(stack + kMappingBytes - kRecordBytes)) Thread;
     thread->stack = stack;
     thread->next = g_threads;
-    g_threads = thread;
+    __atomic_store_n(&g_threads, thread, __ATOMIC_RELEASE);
     ++g_thread_count;
   }
   thread->id = sys::Call(SYS_gettid);
@@ -83,17 +86,27 @@ Thread* TakeRecord() {
 __attribute__((noinline)) Thread* NewThread() {
   uint64_t old;
   sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &kBlockable, &old, sizeof(old));
-  if (t_thread == nullptr) {
-    Thread* thread = TakeRecord();
-    AltStack program;
-    if (sys::Call(SYS_sigaltstack, nullptr, &program) == 0 && (program.flags & SS_DISABLE) == 0)
-      thread->asked = program;  // Set by a call that did not come by the guard.
-    const AltStack ours = {thread->stack, 0, 0, Thread::kStackBytes};
-    sys::Call(SYS_sigaltstack, &ours, nullptr);
-    t_thread = thread;
-  }
+  Thread* thread = TakeRecord();
+  AltStack program;
+  if (sys::Call(SYS_sigaltstack, nullptr, &program) == 0 && (program.flags & SS_DISABLE) == 0)
+    thread->asked = program;  // Set by a call that did not come by the guard.
+  const AltStack ours = {thread->stack, 0, 0, Thread::kStackBytes};
+  sys::Call(SYS_sigaltstack, &ours, nullptr);
+  if (t_thread == nullptr) t_thread = thread;
   sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &old, nullptr, sizeof(old));
-  return t_thread;
+  return thread;
+}
+
+// Without a lock: records are only ever added, at the front.
+__attribute__((noinline)) Thread* FindThread() {
+  const long id = sys::Call(SYS_gettid);
+  if (t_thread->id == id) return t_thread;
+  // A vfork child has its parent's stack while that waits.
+  AltStack now;
+  if (sys::Call(SYS_sigaltstack, nullptr, &now) == 0 && now.base == t_thread->stack) return t_thread;
+  for (Thread* t = __atomic_load_n(&g_threads, __ATOMIC_ACQUIRE); t != nullptr; t = t->next)
+    if (t->id == id) return t;
+  return NewThread();
 }
 
 struct NearCall {
@@ -111,8 +124,12 @@ long CallNear(NearCall* near_call) {
 
 Thread* CurrentThread() {
   Thread* thread = t_thread;
-  return __builtin_expect(thread != nullptr, 1) ? thread : NewThread();
+  if (__builtin_expect(thread == nullptr, 0)) return NewThread();
+  if (__builtin_expect(g_storage_shared.load(std::memory_order_relaxed), 0)) return FindThread();
+  return thread;
 }
+
+void StorageIsShared() { g_storage_shared.store(true, std::memory_order_relaxed); }
 
 long OnNearStack(long (*call)(GuardFrame*), const GuardFrame& frame) {
   Thread* thread = CurrentThread();

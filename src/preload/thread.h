@@ -53,6 +53,9 @@ struct Thread {
 // This thread's record, made if there is none yet. Any context.
 Thread* CurrentThread();
 
+// A thread is about to start that shares its parent's thread-local storage.
+void StorageIsShared();
+
 // Runs `call` on this thread's near stack with the program's signals blocked: far memory can be evicted
 // there, the program's own stack too, and locks be held. `call` gets a near copy of `frame`.
 long OnNearStack(long (*call)(GuardFrame*), const GuardFrame& frame);

@@ -618,6 +618,22 @@ void Vectors() {
         : "rcx", "r11", "memory", "xmm7", "xmm14");
     CHECK(r == 8 && memcmp(buffer, "12345678", 8) == 0, "read: %ld", r);
     CHECK(memcmp(got, kept, 32) == 0 && memcmp(got + 4, kept, 32) == 0, "a wide register changed");
+    if (__builtin_cpu_supports("avx512vl") == 0) continue;
+    // The upper sixteen, which nobody here was compiled to use.
+    CHECK(write(ends[1], "12345678", 8) == 8, "write");
+    Walk();
+    r = 0;
+    asm volatile(
+        "vmovdqa64 (%[kept]), %%ymm16\n\t"
+        "vmovdqa64 (%[kept]), %%ymm17\n\t"
+        "syscall\n\t"
+        "vmovdqa64 %%ymm16, (%[got])\n\t"
+        "vmovdqa64 %%ymm17, 32(%[got])"
+        : "+a"(r)
+        : "D"(static_cast<long>(ends[0])), "S"(buffer), "d"(8L), [kept] "r"(kept), [got] "r"(got)
+        : "rcx", "r11", "memory");
+    CHECK(r == 8 && memcmp(got, kept, 32) == 0 && memcmp(got + 4, kept, 32) == 0,
+          "an upper register changed");
   }
   free(buffer);
   free(kept);

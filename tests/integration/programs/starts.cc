@@ -40,7 +40,9 @@ void InChild(Body&& body) {
 }
 
 void WithoutDescriptors() {
-  const rlimit few = {40, 40};
+  rlimit few;
+  CHECK(getrlimit(RLIMIT_NOFILE, &few) == 0, "getrlimit");
+  few.rlim_cur = 40;
   CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0, "setrlimit");
   while (open("/dev/null", O_RDONLY) >= 0) {
   }
@@ -51,8 +53,7 @@ void WithoutDescriptors() {
 
 std::atomic<bool> go{false};
 void* Starter(void*) {
-  while (!go) {
-  }
+  while (!go) asm volatile("");
   Use(3);
   return nullptr;
 }
@@ -61,8 +62,7 @@ void WhileForking(int delay) {
   pthread_t thread;
   CHECK(pthread_create(&thread, nullptr, Starter, nullptr) == 0, "pthread_create");
   go = true;
-  for (volatile int i = 0; i < delay; i = i + 1) {
-  }
+  for (int i = 0; i < delay; ++i) asm volatile("");
   for (int i = 0; i < 3; ++i) InChild([] { Use(4); });
   CHECK(pthread_join(thread, nullptr) == 0, "pthread_join");
 }
