@@ -332,6 +332,22 @@ void Engine::DiscardLocked(uint64_t first, uint64_t last) {
   if (far_pages > 0) config_.budget.SubFar(far_pages);
 }
 
+bool Engine::LetGoLocked(uint64_t first, uint64_t last) {
+  for (uint64_t page = first; page < last; ++page)
+    if (config_.table[page].state != PageEntry::State::kResident) return false;
+  for (uint64_t page = first; page < last; ++page) {
+    PageEntry& entry = config_.table[page];
+    const SlotId slot = entry.slot;
+    entry = PageEntry{};
+    if (slot != SlotId::kNone) config_.store->Release(slot);
+    --GroupOf(page).resident;
+  }
+  resident_ -= last - first;
+  config_.budget.Give(last - first);
+  config_.budget.SubFar(last - first);
+  return true;
+}
+
 Status Engine::Remap(uint64_t from, uint64_t to, uint64_t count) {
   MutexLock hold(&lock_);
   return RemapLocked(from, to, count);

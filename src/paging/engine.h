@@ -92,6 +92,9 @@ class Engine {
   // Locked variants for callers that change mappings and contents in one step.
   void DiscardLocked(uint64_t first, uint64_t last);
   Status RemapLocked(uint64_t from, uint64_t to, uint64_t count);
+  // The resident pages [first, last) are no longer the engine's: contents stay where they are. False, and
+  // nothing changed, if one of them is not resident.
+  bool LetGoLocked(uint64_t first, uint64_t last);
   uint64_t resident_pages() const { return resident_; }
   uint64_t staging_pages() const { return populated_; }
 

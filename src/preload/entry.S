@@ -161,7 +161,56 @@ leave:
         .cfi_endproc
         .size farpool_site_entry, .-farpool_site_entry
 
-        // What a signal handler returns to.
+        // libc's clone that changes the stack: the new thread's first pages are prepared, then the call is made by the
+        // `syscall` instruction that is still in its place, at rcx.
+        .globl farpool_clone_entry
+        .hidden farpool_clone_entry
+        .type farpool_clone_entry, @function
+farpool_clone_entry:
+        push %rcx
+        push_frame
+        mov %rsp, %rdi
+        push %rbp
+        mov %rsp, %rbp
+        and $-16, %rsp
+        cld
+        call farpool_before_clone
+        mov %rbp, %rsp
+        pop %rbp
+        pop %rax
+        pop %rdi
+        pop %rsi
+        pop %rdx
+        pop %r10
+        pop %r8
+        pop %r9
+        pop %rcx
+        jmp *%rcx
+        .size farpool_clone_entry, .-farpool_clone_entry
+
+        // long farpool_on_stack(call, argument, top): call(argument) on another stack.
+        .globl farpool_on_stack
+        .hidden farpool_on_stack
+        .type farpool_on_stack, @function
+farpool_on_stack:
+        .cfi_startproc
+        push %rbp
+        .cfi_def_cfa_offset 16
+        .cfi_offset rbp, -16
+        mov %rsp, %rbp
+        .cfi_def_cfa_register rbp
+        mov %rdx, %rsp
+        mov %rdi, %rax
+        mov %rsi, %rdi
+        call *%rax
+        mov %rbp, %rsp
+        pop %rbp
+        .cfi_def_cfa rsp, 8
+        ret
+        .cfi_endproc
+        .size farpool_on_stack, .-farpool_on_stack
+
+        // What our own handlers return to.
         .globl farpool_sigreturn
         .hidden farpool_sigreturn
         .type farpool_sigreturn, @function
@@ -169,5 +218,44 @@ farpool_sigreturn:
         mov $15, %eax
         syscall
         .size farpool_sigreturn, .-farpool_sigreturn
+
+        // What the program's handlers return to, with rsp at the frame's context. Unwinders (exceptions, thread
+        // cancellation, backtrace) go through it: each register is found in the context.
+        .macro in_context register, offset
+        .cfi_escape 0x10, \register, 3, 0x77, (\offset & 0x7f) | 0x80, \offset >> 7
+        .endm
+        .globl farpool_restorer
+        .hidden farpool_restorer
+        .type farpool_restorer, @function
+        .cfi_startproc simple
+        .cfi_signal_frame
+        .cfi_escape 0x0f, 4, 0x77, (160 & 0x7f) | 0x80, 160 >> 7, 0x06  // The interrupted rsp.
+        in_context 8, 40
+        in_context 9, 48
+        in_context 10, 56
+        in_context 11, 64
+        in_context 12, 72
+        in_context 13, 80
+        in_context 14, 88
+        in_context 15, 96
+        in_context 5, 104               // rdi
+        in_context 4, 112               // rsi
+        in_context 6, 120               // rbp
+        in_context 3, 128               // rbx
+        in_context 1, 136               // rdx
+        in_context 0, 144               // rax
+        in_context 2, 152               // rcx
+        in_context 7, 160               // rsp
+        in_context 16, 168              // rip
+        nop                             // Unwinders look up the byte before a return address.
+farpool_restorer:
+        mov %rsp, %rdi
+        cld
+        call farpool_signal_return
+        mov %rax, %rsp
+        mov $15, %eax
+        syscall
+        .cfi_endproc
+        .size farpool_restorer, .-farpool_restorer
 
         .section .note.GNU-stack,"",@progbits

@@ -10,6 +10,7 @@
 #include "base/sys.h"
 #include "preload/guard.h"
 #include "preload/runtime.h"
+#include "preload/thread.h"
 #include "run/layout.h"
 
 namespace farpool {
@@ -17,13 +18,14 @@ namespace farpool {
 long GuardFork(GuardFrame* frame) {
   const bool shares_memory = frame->number == SYS_clone && (frame->args[0] & CLONE_VM) != 0;
   if (shares_memory) return Forward(frame);
-  SignalsBlocked blocked;
   if (!g_runtime.started.load(std::memory_order_acquire)) {
     // Another thread may be just starting the runtime: a child must not inherit it half made.
     g_runtime.start_lock.Lock();
     if (!g_runtime.started.load(std::memory_order_relaxed)) {
       const long r = Forward(frame);
       if (r == 0) {
+        ThreadsAfterFork();
+        SignalsAfterFork();
         g_runtime.start_lock.Reset();
       } else {
         g_runtime.start_lock.Unlock();
@@ -53,7 +55,8 @@ long GuardFork(GuardFrame* frame) {
     sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DOFORK);
     r = Forward(frame);
     if (r == 0) {
-      ForgetThreadId();
+      ThreadsAfterFork();
+      SignalsAfterFork();
       g_runtime.supervisor.BecomeChild(child.value(), channel_fd);
       const long map = sys::Call(SYS_mmap, kTableBase, table_bytes, PROT_READ | PROT_WRITE,
                                  MAP_SHARED | MAP_NORESERVE | MAP_FIXED, table_fd, 0);

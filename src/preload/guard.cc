@@ -13,6 +13,7 @@
 
 #include "base/sys.h"
 #include "preload/runtime.h"
+#include "preload/thread.h"
 #include "run/layout.h"
 #include "run/syscalls.h"
 
@@ -43,6 +44,19 @@ bool AllResident(uintptr_t begin, uintptr_t end) {
 
 uint64_t Min(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
+// Whether the program may read and write all of [args[0], args[1]). On the near stack.
+long IsWritable(GuardFrame* frame) {
+  constexpr int kReadWrite = PROT_READ | PROT_WRITE;
+  MutexLock hold(g_runtime.engine.lock());
+  for (uint64_t page = (frame->args[0] - kArenaBase) / kPageBytes;
+       page <= (frame->args[1] - 1 - kArenaBase) / kPageBytes;) {
+    const Area* area = g_runtime.engine.areas().Find(page);
+    if (area == nullptr || (area->protection & kReadWrite) != kReadWrite) return 0;
+    page = area->last;
+  }
+  return 1;
+}
+
 // The ranges one call needs, pinned from Add() to the end.
 class Prepared {
  public:
@@ -64,11 +78,12 @@ class Prepared {
       range.begin = begin;
       range.end = end;
       Pins& pins = g_runtime.engine.pins();
-      range.pin = pins.Pin(begin, end, ThreadId(), stack_, count_ == 0);
+      const auto thread = static_cast<uintptr_t>(CurrentThread()->id);
+      range.pin = pins.Pin(begin, end, thread, stack_, count_ == 0);
       if (range.pin < 0) {  // Threads that were cancelled inside calls may hold them.
         const long process = sys::Call(SYS_getpid);
         pins.Reclaim([&](uintptr_t owner) { return sys::Call(SYS_tgkill, process, owner, 0) == -ESRCH; });
-        range.pin = pins.Pin(begin, end, ThreadId(), stack_, count_ == 0);
+        range.pin = pins.Pin(begin, end, thread, stack_, count_ == 0);
       }
       ++count_;
     }
@@ -89,16 +104,8 @@ class Prepared {
   // The program itself may read and write all of it: then an EFAULT is ours, as far as we know. Which of the
   // two the call does is not known here; a pointer to near memory may be bad all the same.
   bool Accessible() const {
-    constexpr int kReadWrite = PROT_READ | PROT_WRITE;
-    SignalsBlocked blocked;
-    MutexLock hold(g_runtime.engine.lock());
     for (unsigned i = 0; i < count_; ++i)
-      for (uint64_t page = (ranges_[i].begin - kArenaBase) / kPageBytes;
-           page <= (ranges_[i].end - 1 - kArenaBase) / kPageBytes;) {
-        const Area* area = g_runtime.engine.areas().Find(page);
-        if (area == nullptr || (area->protection & kReadWrite) != kReadWrite) return false;
-        page = area->last;
-      }
+      if (OnNearStack(&IsWritable, {0, {ranges_[i].begin, ranges_[i].end}, 0}) == 0) return false;
     return true;
   }
 
@@ -427,28 +434,33 @@ long CallFutexWaitv(const GuardFrame* frame) {
 
 // A mask inside another call: the same without our signals.
 long CallWithMask(GuardFrame* frame, unsigned mask_arg) {
-  uint64_t mask;
-  if (frame->args[mask_arg] != 0 && MakePresent(frame->args[mask_arg], sizeof(mask))) {
-    std::memcpy(&mask, reinterpret_cast<const void*>(frame->args[mask_arg]), sizeof(mask));
-    mask &= ~kOurSignals;
-    frame->args[mask_arg] = reinterpret_cast<uint64_t>(&mask);
-  }
+  if (frame->args[mask_arg] == 0 || !MakePresent(frame->args[mask_arg], sizeof(uint64_t)))
+    return CallPrepared(frame);
+  const WaitingMask mask(*reinterpret_cast<const uint64_t*>(frame->args[mask_arg]));
+  frame->args[mask_arg] = reinterpret_cast<uint64_t>(mask.kernel_mask());
   return CallPrepared(frame);
 }
 
 long CallPselect(GuardFrame* frame) {
-  struct {
-    const uint64_t* mask;
+  struct Argument {
+    uint64_t mask;
     uint64_t bytes;
-  } argument;
-  uint64_t mask;
-  if (frame->args[5] != 0 && MakePresent(frame->args[5], sizeof(argument))) {
-    std::memcpy(&argument, reinterpret_cast<const void*>(frame->args[5]), sizeof(argument));
-    if (argument.mask != nullptr && MakePresent(reinterpret_cast<uintptr_t>(argument.mask), sizeof(mask))) {
-      mask = *argument.mask & ~kOurSignals;
-      argument.mask = &mask;
-    }
-    frame->args[5] = reinterpret_cast<uint64_t>(&argument);
+  };
+  if (frame->args[5] == 0 || !MakePresent(frame->args[5], sizeof(Argument))) return CallPrepared(frame);
+  Argument argument = *reinterpret_cast<const Argument*>(frame->args[5]);
+  if (argument.mask == 0 || !MakePresent(argument.mask, sizeof(uint64_t))) return CallPrepared(frame);
+  const WaitingMask mask(*reinterpret_cast<const uint64_t*>(argument.mask));
+  argument.mask = reinterpret_cast<uint64_t>(mask.kernel_mask());
+  frame->args[5] = reinterpret_cast<uint64_t>(&argument);
+  return CallPrepared(frame);
+}
+
+long CallSigtimedwait(GuardFrame* frame) {
+  siginfo_t info;
+  if (frame->args[3] == sizeof(uint64_t) && MakePresent(frame->args[0], sizeof(uint64_t)) &&
+      TakeHeld(*reinterpret_cast<const uint64_t*>(frame->args[0]), &info)) {
+    if (frame->args[1] != 0) std::memcpy(reinterpret_cast<void*>(frame->args[1]), &info, sizeof(info));
+    return info.si_signo;
   }
   return CallPrepared(frame);
 }
@@ -479,23 +491,20 @@ long GuardExec(const GuardFrame* frame) {
         vector += sizeof(uintptr_t);
       }
     }
-    const long r = Forward(frame);
+    long r;
+    {
+      InheritedSignals inherited;
+      r = Forward(frame);
+    }
     if (r != -EFAULT || !far || attempt >= kFaultRetriesMax) return r;
   }
 }
 
-}  // namespace
-
-bool MakePresent(uintptr_t begin, uint64_t bytes) {
-  uint64_t end;
-  if (!InArena(begin) || bytes == 0) return true;
-  if (__builtin_add_overflow(begin, bytes, &end) || !g_runtime.started.load(std::memory_order_relaxed))
-    return false;
-  if (AllResident(begin, end)) return true;
-  SignalsBlocked blocked;
+// Brings in [args[0], args[1]). True if all of it is mapped.
+long BringIn(GuardFrame* frame) {
   Engine& engine = g_runtime.engine;
-  const uint64_t first = (begin - kArenaBase) / kPageBytes;
-  uint64_t last = (end - 1 - kArenaBase) / kPageBytes + 1;
+  const uint64_t first = (frame->args[0] - kArenaBase) / kPageBytes;
+  uint64_t last = (frame->args[1] - 1 - kArenaBase) / kPageBytes + 1;
   bool complete = true;
   {
     MutexLock hold(engine.lock());
@@ -515,6 +524,17 @@ bool MakePresent(uintptr_t begin, uint64_t bytes) {
     if (Status s = engine.Fault(address); !s.ok()) Fatal(s);
   }
   return complete;
+}
+
+}  // namespace
+
+bool MakePresent(uintptr_t begin, uint64_t bytes) {
+  uint64_t end;
+  if (!InArena(begin) || bytes == 0) return true;
+  if (__builtin_add_overflow(begin, bytes, &end) || !g_runtime.started.load(std::memory_order_relaxed))
+    return false;
+  if (AllResident(begin, end)) return true;
+  return OnNearStack(&BringIn, {0, {begin, end}, 0}) != 0;
 }
 
 long Forward(const GuardFrame* frame) {
@@ -565,6 +585,10 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
       return GuardSigprocmask(frame);
     case SYS_sigaltstack:
       return GuardSigaltstack(frame);
+    case SYS_rt_sigpending:
+      return GuardSigpending(frame);
+    case SYS_rt_sigtimedwait:
+      return CallSigtimedwait(frame);
     case SYS_rt_sigsuspend:
       return CallWithMask(frame, 0);
     case SYS_ppoll:
@@ -578,7 +602,7 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
       return CallPselect(frame);
     case SYS_fork:
     case SYS_clone:
-      return GuardFork(frame);
+      return OnNearStack(&GuardFork, *frame);
     case SYS_execve:
     case SYS_execveat:
       return GuardExec(frame);

@@ -2,6 +2,7 @@
 // The system call guard: makes the memory behind a call's far pointers present and keeps it so while the
 // kernel works on it; carries out the calls that concern mappings, signals, fork and exec.
 
+#include <csignal>
 #include <cstdint>
 
 namespace farpool {
@@ -26,8 +27,24 @@ void TakeOverBreak();
 long GuardSigaction(GuardFrame* frame);
 long GuardSigprocmask(GuardFrame* frame);
 long GuardSigaltstack(GuardFrame* frame);
+long GuardSigpending(GuardFrame* frame);
+// A signal of `set` that was sent to this thread while the program had it blocked and we could not.
+bool TakeHeld(uint64_t set, siginfo_t* info);
 void InstallHandlers();
-// fork.cc.
+void SignalsAfterFork();
+// While an exec is tried: blocked and ignored signals are as the new image shall find them.
+class InheritedSignals {
+ public:
+  InheritedSignals();
+  ~InheritedSignals();
+  InheritedSignals(const InheritedSignals&) = delete;
+  InheritedSignals& operator=(const InheritedSignals&) = delete;
+
+ private:
+  uint64_t ignored_ = 0;
+  uint64_t blocked_ = 0;
+};
+// fork.cc. On the near stack.
 long GuardFork(GuardFrame* frame);
 // sites.cc: sends libc's own system calls to the guard. Returns how many sites were patched.
 unsigned PatchLibc();

@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 #include <linux/mman.h>
+#include <linux/sched.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -14,6 +15,7 @@
 #include "base/uffd_abi.h"
 #include "preload/guard.h"
 #include "preload/runtime.h"
+#include "preload/thread.h"
 #include "run/layout.h"
 
 namespace farpool {
@@ -23,6 +25,8 @@ namespace {
 constexpr uint64_t kBrkPages = (uint64_t{1} << 40) / kPageBytes;  // The far heap's share of the arena: 1 TiB.
 uint64_t g_brk_pages = 0;  // Of the far heap, mapped now. Guarded by the engine's lock.
 uint64_t g_search_from = kBrkPages;
+// Kept near at the top of a thread's stack in far memory.
+constexpr uint64_t kFirstFramesBytes = 16 * 1024;
 bool g_brk_refused = false;
 bool g_taking_over = false;  // TakeOverBreak(): what libc maps now stays near.
 
@@ -91,37 +95,25 @@ uint64_t FindPlace(uint64_t pages) {
   return at;
 }
 
-}  // namespace
+// The far parts of the calls below run on the near stack, since they hold the engine's lock.
 
-long GuardMmap(GuardFrame* frame) {
+bool PrivateAnonymous(int flags) { return (flags & MAP_ANONYMOUS) != 0 && (flags & MAP_TYPE) == MAP_PRIVATE; }
+bool Fixed(int flags) { return (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) != 0; }
+
+long FarMmap(GuardFrame* frame) {
   const uint64_t address = frame->args[0];
   const uint64_t bytes = frame->args[1];
   const int protection = static_cast<int>(frame->args[2]) & (PROT_READ | PROT_WRITE | PROT_EXEC);
   const int flags = static_cast<int>(frame->args[3]);
-  const bool fixed = (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) != 0;
-  const bool far_place = InArena(address);
-  constexpr int kNearFlags = MAP_STACK | MAP_GROWSDOWN | MAP_HUGETLB | MAP_32BIT | MAP_LOCKED;
-  const bool private_anonymous = (flags & MAP_ANONYMOUS) != 0 && (flags & MAP_TYPE) == MAP_PRIVATE;
-  if (fixed && !far_place) return Forward(frame);
-  if (!fixed &&
-      (!private_anonymous || (flags & kNearFlags) != 0 || bytes < g_runtime.segment->threshold_bytes ||
-       (protection & PROT_EXEC) != 0 || g_taking_over)) {
-    // Near, wherever the program would like it: no file is put into the arena by itself.
-    if (far_place) frame->args[0] = 0;
-    return Forward(frame);
-  }
-  if (bytes == 0) return -EINVAL;
-  if (bytes > kArenaBytes / 2) return Forward(frame);
-  SignalsBlocked blocked;
   EnsureStarted();
   Engine& engine = g_runtime.engine;
   MutexLock hold(engine.lock());
   uint64_t first, last;
-  if (fixed) {
+  if (Fixed(flags)) {
     if (!ArenaRange(address, bytes, &first, &last)) return -EINVAL;
     if ((flags & MAP_FIXED_NOREPLACE) != 0 && !engine.areas().Free(first, last)) return -EEXIST;
     if (long r = UnmapLocked(first, last); r != 0) return r;
-    if (private_anonymous) {
+    if (PrivateAnonymous(flags)) {
       const long r = MapLocked(first, last, protection);
       return r != 0 ? r : static_cast<long>(address);
     }
@@ -133,8 +125,8 @@ long GuardMmap(GuardFrame* frame) {
   }
   const uint64_t pages = PagesOf(bytes);
   first = FindPlace(pages);
-  if (far_place && ArenaRange(address & ~(kPageBytes - 1), bytes, &first, &last) && first >= kBrkPages &&
-      engine.areas().Free(first, last)) {
+  if (InArena(address) && ArenaRange(address & ~(kPageBytes - 1), bytes, &first, &last) &&
+      first >= kBrkPages && engine.areas().Free(first, last)) {
     // The hint is free.
   } else {
     first = FindPlace(pages);
@@ -145,11 +137,11 @@ long GuardMmap(GuardFrame* frame) {
   return static_cast<long>(AddressOf(first));
 }
 
-long GuardMunmap(uint64_t address, uint64_t bytes) {
+long FarMunmap(GuardFrame* frame) {
+  const uint64_t address = frame->args[0];
+  const uint64_t bytes = frame->args[1];
   uint64_t first, last;
-  if (!InArena(address)) return sys::Call(SYS_munmap, address, bytes);
   if (!ArenaRange(address, bytes, &first, &last)) return -EINVAL;
-  SignalsBlocked blocked;
   EnsureStarted();
   MutexLock hold(g_runtime.engine.lock());
   const long r = UnmapLocked(first, last);
@@ -157,12 +149,13 @@ long GuardMunmap(uint64_t address, uint64_t bytes) {
   return r;
 }
 
-long GuardMprotect(uint64_t address, uint64_t bytes, int protection) {
+long FarMprotect(GuardFrame* frame) {
+  const uint64_t address = frame->args[0];
+  const uint64_t bytes = frame->args[1];
+  const int protection = static_cast<int>(frame->args[2]);
   uint64_t first, last;
-  if (!InArena(address)) return sys::Call(SYS_mprotect, address, bytes, protection);
   if (bytes == 0) return address % kPageBytes == 0 ? 0 : -EINVAL;
   if (!ArenaRange(address, bytes, &first, &last)) return address % kPageBytes != 0 ? -EINVAL : -ENOMEM;
-  SignalsBlocked blocked;
   EnsureStarted();
   Engine& engine = g_runtime.engine;
   MutexLock hold(engine.lock());
@@ -180,14 +173,15 @@ long GuardMprotect(uint64_t address, uint64_t bytes, int protection) {
   return 0;
 }
 
-long GuardMadvise(uint64_t address, uint64_t bytes, int advice) {
+long FarMadvise(GuardFrame* frame) {
+  const uint64_t address = frame->args[0];
+  const uint64_t bytes = frame->args[1];
   uint64_t first, last;
-  if (!InArena(address)) return sys::Call(SYS_madvise, address, bytes, advice);
   if (bytes == 0) return address % kPageBytes == 0 ? 0 : -EINVAL;
   if (!ArenaRange(address, bytes, &first, &last)) return address % kPageBytes != 0 ? -EINVAL : -ENOMEM;
-  SignalsBlocked blocked;
   EnsureStarted();
   Engine& engine = g_runtime.engine;
+  const int advice = static_cast<int>(frame->args[2]);
   switch (advice) {
     case MADV_DONTNEED:
     case 24 /*MADV_DONTNEED_LOCKED*/:
@@ -231,7 +225,7 @@ long GuardMadvise(uint64_t address, uint64_t bytes, int advice) {
 
 // mremap of far memory to a fixed near place: mapped afresh there and copied. No lock is held while copying,
 // since the copy itself faults.
-static long MoveNear(const GuardFrame* frame) {
+long MoveNear(const GuardFrame* frame) {
   const uint64_t from = frame->args[0];
   const uint64_t to = frame->args[4];
   const uint64_t old_bytes = frame->args[1];
@@ -241,7 +235,6 @@ static long MoveNear(const GuardFrame* frame) {
     return -EINVAL;
   int protection;
   {
-    SignalsBlocked blocked;
     MutexLock hold(g_runtime.engine.lock());
     const Area* area = g_runtime.engine.areas().Find(first);
     if (area == nullptr || area->last < last) return -EFAULT;
@@ -262,18 +255,16 @@ static long MoveNear(const GuardFrame* frame) {
   return static_cast<long>(to);
 }
 
-long GuardMremap(GuardFrame* frame) {
+long FarMremap(GuardFrame* frame) {
   const uint64_t old_address = frame->args[0];
   const uint64_t old_bytes = frame->args[1];
   const uint64_t new_bytes = frame->args[2];
   const int flags = static_cast<int>(frame->args[3]);
   const bool to_fixed = (flags & MREMAP_FIXED) != 0;
   if (!InArena(old_address)) {
-    if (!to_fixed || !InArena(frame->args[4])) return Forward(frame);
     // Near memory to a place in the arena: it stays the kernel's there, like a file mapped over far memory.
     uint64_t first, last;
     if (!ArenaRange(frame->args[4], new_bytes, &first, &last)) return -EINVAL;
-    SignalsBlocked blocked;
     EnsureStarted();
     Engine& engine = g_runtime.engine;
     MutexLock hold(engine.lock());
@@ -288,7 +279,6 @@ long GuardMremap(GuardFrame* frame) {
   if (new_bytes == 0 || old_bytes == 0 || !ArenaRange(old_address, old_bytes, &first, &last)) return -EINVAL;
   const uint64_t old_pages = last - first;
   const uint64_t new_pages = PagesOf(new_bytes);
-  SignalsBlocked blocked;
   EnsureStarted();
   Engine& engine = g_runtime.engine;
   MutexLock hold(engine.lock());
@@ -338,6 +328,64 @@ long GuardMremap(GuardFrame* frame) {
   return static_cast<long>(AddressOf(to));
 }
 
+long FarBrk(GuardFrame* frame) {
+  const uint64_t address = frame->args[0];
+  EnsureStarted();
+  MutexLock hold(g_runtime.engine.lock());
+  const uint64_t pages = PagesOf(address - kArenaBase);
+  if (pages > kBrkPages) return static_cast<long>(AddressOf(g_brk_pages));
+  if (pages > g_brk_pages) {
+    if (MapLocked(g_brk_pages, pages, PROT_READ | PROT_WRITE) != 0)
+      return static_cast<long>(AddressOf(g_brk_pages));
+  } else if (pages < g_brk_pages) {
+    if (UnmapLocked(pages, g_brk_pages) != 0) return static_cast<long>(AddressOf(g_brk_pages));
+  }
+  g_brk_pages = pages;
+  return static_cast<long>(address);
+}
+
+}  // namespace
+
+long GuardMmap(GuardFrame* frame) {
+  const uint64_t bytes = frame->args[1];
+  const int flags = static_cast<int>(frame->args[3]);
+  const bool fixed = Fixed(flags);
+  const bool far_place = InArena(frame->args[0]);
+  constexpr int kNearFlags = MAP_STACK | MAP_GROWSDOWN | MAP_HUGETLB | MAP_32BIT | MAP_LOCKED;
+  if (fixed && !far_place) return Forward(frame);
+  if (!fixed &&
+      (!PrivateAnonymous(flags) || (flags & kNearFlags) != 0 || bytes < g_runtime.segment->threshold_bytes ||
+       (frame->args[2] & PROT_EXEC) != 0 || g_taking_over)) {
+    // Near, wherever the program would like it: no file is put into the arena by itself.
+    if (far_place) frame->args[0] = 0;
+    return Forward(frame);
+  }
+  if (bytes == 0) return -EINVAL;
+  if (bytes > kArenaBytes / 2) return Forward(frame);
+  return OnNearStack(&FarMmap, *frame);
+}
+
+long GuardMunmap(uint64_t address, uint64_t bytes) {
+  if (!InArena(address)) return sys::Call(SYS_munmap, address, bytes);
+  return OnNearStack(&FarMunmap, {0, {address, bytes}, 0});
+}
+
+long GuardMprotect(uint64_t address, uint64_t bytes, int protection) {
+  if (!InArena(address)) return sys::Call(SYS_mprotect, address, bytes, protection);
+  return OnNearStack(&FarMprotect, {0, {address, bytes, static_cast<uint64_t>(protection)}, 0});
+}
+
+long GuardMadvise(uint64_t address, uint64_t bytes, int advice) {
+  if (!InArena(address)) return sys::Call(SYS_madvise, address, bytes, advice);
+  return OnNearStack(&FarMadvise, {0, {address, bytes, static_cast<uint64_t>(advice)}, 0});
+}
+
+long GuardMremap(GuardFrame* frame) {
+  const bool to_far = (frame->args[3] & MREMAP_FIXED) != 0 && InArena(frame->args[4]);
+  if (!InArena(frame->args[0]) && !to_far) return Forward(frame);
+  return OnNearStack(&FarMremap, *frame);
+}
+
 // libc remembers the break it was told last and asks for growth from there. Its malloc takes a heap that goes
 // on somewhere else only after one growth was refused (it then stops to rely on one contiguous heap and helps
 // itself with a 1 MiB mapping, which stays near: small programs never need more). So: provoke one growth,
@@ -360,24 +408,61 @@ void TakeOverBreak() {
 }
 
 long GuardBrk(uint64_t address) {
-  if (!InArena(address)) {
-    const long now = sys::Call(SYS_brk, 0);
-    if (address != 0) g_brk_refused = true;
-    return now;
-  }
-  SignalsBlocked blocked;
-  EnsureStarted();
-  MutexLock hold(g_runtime.engine.lock());
-  const uint64_t pages = PagesOf(address - kArenaBase);
-  if (pages > kBrkPages) return static_cast<long>(AddressOf(g_brk_pages));
-  if (pages > g_brk_pages) {
-    if (MapLocked(g_brk_pages, pages, PROT_READ | PROT_WRITE) != 0)
-      return static_cast<long>(AddressOf(g_brk_pages));
-  } else if (pages < g_brk_pages) {
-    if (UnmapLocked(pages, g_brk_pages) != 0) return static_cast<long>(AddressOf(g_brk_pages));
-  }
-  g_brk_pages = pages;
-  return static_cast<long>(address);
+  if (InArena(address)) return OnNearStack(&FarBrk, {0, {address}, 0});
+  if (address != 0) g_brk_refused = true;
+  return sys::Call(SYS_brk, 0);
 }
 
+namespace {
+
+// Makes the pages of [args[0], args[1]) near for good, contents and all.
+long KeepNear(GuardFrame* frame) {
+  Engine& engine = g_runtime.engine;
+  const uint64_t last = PageOf(frame->args[1] + kPageBytes - 1);
+  for (uint64_t page = PageOf(frame->args[0]); page < last;) {
+    MakePresent(AddressOf(page), kPageBytes);
+    MutexLock hold(engine.lock());
+    const Area* area = engine.areas().Find(page);
+    if (area != nullptr && !area->foreign && area->protection != PROT_NONE) {
+      if (!engine.LetGoLocked(page, page + 1)) continue;  // Evicted in between.
+      const uffdio_range range = {AddressOf(page), kPageBytes};
+      const long r =
+          sys::Call(SYS_ioctl, g_runtime.segment->fd_base + kFdUserfault, UFFDIO_UNREGISTER, &range);
+      if (r != 0) Fatal(Status::FromErrno("UFFDIO_UNREGISTER", static_cast<int>(-r)));
+      if (!engine.areas().Set(page, page + 1, area->protection, true))
+        Fatal(Status::Exhausted("too many mappings"));
+    }
+    ++page;
+  }
+  return 0;
+}
+
+}  // namespace
+
 }  // namespace farpool
+
+// From entry.S, before libc starts a thread. What the kernel writes to by itself must not be evicted if the
+// program supplied the stack in far memory: the thread's descriptor (rseq, the word that tells of its end).
+// Nor must the first frames, until the thread has its near stack.
+extern "C" __attribute__((visibility("hidden"))) void farpool_before_clone(const farpool::GuardFrame* frame) {
+  using namespace farpool;
+  uint64_t flags, sp, descriptor;
+  if (frame->number == SYS_clone3) {
+    clone_args args;
+    if (InArena(frame->args[0]) || frame->args[1] < 64) return;
+    std::memcpy(&args, reinterpret_cast<const void*>(frame->args[0]), 64);
+    flags = args.flags;
+    sp = args.stack + args.stack_size;
+    descriptor = args.tls;
+  } else {
+    flags = frame->args[0];
+    sp = frame->args[1];
+    descriptor = frame->args[4];
+  }
+  if ((flags & CLONE_VM) == 0) return;
+  if ((flags & (CLONE_SETTLS | CLONE_VFORK)) == 0) StorageIsShared();
+  if (!InArena(sp)) return;
+  const bool thread = (flags & CLONE_SETTLS) != 0 && descriptor >= sp && descriptor - sp < kFirstFramesBytes;
+  const uint64_t end = thread ? descriptor + kPageBytes : sp;
+  OnNearStack(&KeepNear, {0, {sp - kFirstFramesBytes, end}, 0});
+}

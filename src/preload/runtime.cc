@@ -13,6 +13,7 @@
 #include "base/sys.h"
 #include "base/uffd_abi.h"
 #include "preload/guard.h"
+#include "preload/thread.h"
 #include "run/layout.h"
 #include "run/syscalls.h"
 
@@ -93,17 +94,6 @@ Status Start() {
 }
 
 }  // namespace
-
-namespace {
-thread_local uintptr_t t_thread_id = 0;
-}
-
-uintptr_t ThreadId() {
-  if (t_thread_id == 0) t_thread_id = static_cast<uintptr_t>(sys::Call(SYS_gettid));
-  return t_thread_id;
-}
-
-void ForgetThreadId() { t_thread_id = 0; }
 
 SignalsBlocked::SignalsBlocked() {
   const uint64_t all = ~uint64_t{0};
@@ -218,6 +208,8 @@ __attribute__((constructor(102))) void Load() {
       __get_cpuid_count(0xd, 0, &eax, &ebx, &ecx, &edx) != 0)
     farpool_xsave_bytes = ebx;
   ReserveFds();
+  if (farpool_xsave_bytes + 1024 > Thread::kFrameBytes)
+    g_runtime.supervisor.Fatal(125, "this CPU's registers do not fit the signal frames farpool knows");
   InstallHandlers();
   if (PatchLibc() > 0) TakeOverBreak();
 }

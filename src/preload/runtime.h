@@ -85,10 +85,6 @@ class DescriptorRoom {
   uint64_t old_[2];
 };
 
-// This thread's id in the kernel; asked for once per thread. A forked child forgets its parent's.
-uintptr_t ThreadId();
-void ForgetThreadId();
-
 // Blocks every signal for its lifetime: the engine's lock is taken by the fault handler too.
 class SignalsBlocked {
  public:

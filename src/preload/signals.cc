@@ -1,21 +1,31 @@
-// Our two signals and the program's view of them. SIGBUS is a far fault, SIGSYS a trapped system call; both
-// must always get through, so no mask and no handler of the program may block or replace them. What the
-// program sets for them is remembered and called for the signals that are not ours.
+// Signals as the program sees them. Two of them are ours: SIGBUS is a far fault, SIGSYS a trapped system
+// call. Both must always get through, so no mask and no handler of the program may block or replace them;
+// what the program sets for them is remembered and emulated for the signals that are not ours.
+//
+// The kernel writes a signal's frame where it cannot wait for a page, and the program's stacks may be far. So
+// every signal with a handler is delivered to us first, on a near stack of the thread's own with everything
+// blocked. We move the frame to where the kernel would have put it (the interrupted stack or the program's
+// own alternate one), bringing in pages as needed, and return into the program's handler there. Nothing of
+// ours stays on the near stack, so handlers may fault, nest and jump out as ever. Their return goes through a
+// near copy of the frame.
 
 #include <signal.h>
 #include <sys/syscall.h>
-#include <ucontext.h>
 
 #include <cerrno>
 #include <cstring>
 
+#include "base/mutex.h"
 #include "base/sys.h"
 #include "preload/guard.h"
 #include "preload/runtime.h"
+#include "preload/thread.h"
 #include "run/layout.h"
+#include "run/syscalls.h"
 
 extern "C" {
 void farpool_sigreturn();
+void farpool_restorer();
 void farpool_trap_entry();
 }
 
@@ -35,180 +45,475 @@ struct KernelSigaction {
 };
 static_assert(sizeof(KernelSigaction) == 32);
 
-constexpr int kSigBus = 7, kSigSys = 31;
-constexpr int kBusAdrErr = 2, kSysSeccomp = 1;
+enum Register { kRdi = 8, kRsi = 9, kRdx = 12, kRax = 13, kRcx = 14, kRsp = 15, kRip = 16, kFlags = 17 };
 
-KernelSigaction g_program_action[2];  // SIGBUS, SIGSYS.
+// The kernel's ucontext and signal frame.
+struct Context {
+  uint64_t flags, link;
+  AltStack stack;
+  uint64_t registers[23];
+  uint64_t fpstate;  // Address.
+  uint64_t reserved[8];
+  uint64_t mask;
+};
+struct Frame {
+  uint64_t return_address;
+  Context context;
+  siginfo_t info;
+};
+static_assert(sizeof(Context) == 304 && sizeof(siginfo_t) == 128 && sizeof(Frame) == 440);
 
-KernelSigaction& ProgramAction(int signal) { return g_program_action[signal == kSigBus ? 0 : 1]; }
+constexpr int kSignals = 64;
+constexpr int kSysSeccomp = 1;
+constexpr int kAutoDisarm = static_cast<int>(1U << 31);
+constexpr uint64_t kStackBytesMin = 2048;  // MINSIGSTKSZ.
+constexpr uint64_t kRedZone = 128;
+constexpr uint64_t kKnownFlags = SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | 0x800 /*SA_EXPOSE_TAGBITS*/ |
+                                 SA_RESTORER | SA_ONSTACK | SA_RESTART | SA_NODEFER |
+                                 0x80000000 /*SA_RESETHAND*/;
+constexpr uint64_t kResetHand = 0x80000000;
+
+// What the program set, by signal. `known`: set here; otherwise the kernel's word holds.
+struct ProgramAction {
+  KernelSigaction action;
+  bool known;
+};
+Mutex g_actions_lock;
+ProgramAction g_actions[kSignals + 1];
+
+constexpr bool Ours(int signal) { return signal == SIGBUS || signal == SIGSYS; }
 
 long RawSigaction(int signal, const KernelSigaction* action, KernelSigaction* old) {
   return sys::Call(SYS_rt_sigaction, signal, action, old, sizeof(uint64_t));
 }
 
-// A SIGBUS or SIGSYS that is not ours: what the program would have got.
-void PassOn(int signal, siginfo_t* info, void* context) {
-  const KernelSigaction action = ProgramAction(signal);
-  if (action.handler <= 1) {
-    if (action.handler == 1 && info->si_code <= 0) return;  // Ignored, and sent by somebody.
-    KernelSigaction fallback = {};
-    RawSigaction(signal, &fallback, nullptr);
-    if (info->si_code <= 0) {  // Sent: send it again. A fault comes again by itself.
-      const long pid = sys::Call(SYS_getpid);
-      sys::Call(SYS_tgkill, pid, sys::Call(SYS_gettid), signal);
-    }
+// --- the program's alternate stack, as the kernel would keep it
+
+bool OnAltStack(const AltStack& stack, uint64_t sp) {
+  return (stack.flags & kAutoDisarm) == 0 && sp > stack.base && sp - stack.base <= stack.bytes;
+}
+
+long SetAltStack(Thread* thread, const AltStack& stack, uint64_t sp) {
+  if (OnAltStack(thread->asked, sp)) return -EPERM;
+  const int mode = stack.flags & ~kAutoDisarm;
+  if (mode != SS_DISABLE && mode != SS_ONSTACK && mode != 0) return -EINVAL;
+  AltStack set = stack;
+  if (mode == SS_DISABLE) {
+    set.base = set.bytes = 0;
+  } else if (set.bytes < kStackBytesMin) {
+    return -ENOMEM;
+  }
+  thread->asked = set;
+  return 0;
+}
+
+// --- delivery
+
+uint64_t FpstateBytes(uint64_t fpstate) {
+  if (fpstate == 0) return 0;
+  uint32_t words[2];  // _fpx_sw_bytes: magic, size of all of it.
+  std::memcpy(words, reinterpret_cast<const void*>(fpstate + 464), sizeof(words));
+  return words[0] == 0x46505853 ? words[1] : 512;
+}
+
+// Ends the process as by `signal` without a handler.
+void Die(int signal) {
+  const KernelSigaction fallback = {};
+  RawSigaction(signal, &fallback, nullptr);
+  const uint64_t bit = SignalBit(signal);
+  sys::Call(SYS_tgkill, sys::Call(SYS_getpid), sys::Call(SYS_gettid), signal);
+  sys::Call(SYS_rt_sigprocmask, SIG_UNBLOCK, &bit, nullptr, sizeof(bit));
+}
+
+// The kernel's frame for this signal; our record of this thread. From here on this thread has our near stack,
+// even if the program took it away behind our back or started the thread so.
+Frame* FrameOf(void* context, Thread** thread) {
+  auto* frame = reinterpret_cast<Frame*>(static_cast<char*>(context) - sizeof(uint64_t));
+  Thread* t = CurrentThread();
+  AltStack& stack = frame->context.stack;
+  if (stack.base != t->stack) {
+    if ((stack.flags & SS_DISABLE) == 0 && stack.bytes != 0) t->asked = stack;
+    stack = {t->stack, 0, 0, Thread::kStackBytes};
+  }
+  *thread = t;
+  return frame;
+}
+
+// Turns the kernel's frame into a jump to the program's handler, which finds the frame where the kernel would
+// have put it.
+void Deliver(int signal, Frame* frame, const KernelSigaction& action, Thread* thread) {
+  Context& context = frame->context;
+  uint64_t* registers = context.registers;
+  // A wait under another mask was interrupted: that mask holds in the handler, the thread's own afterwards.
+  uint64_t mask = context.mask | thread->blocked;
+  uint64_t saved = mask;
+  const uint64_t sp = registers[kRsp];
+  if (thread->waiting_stack != 0 && registers[kRip] == kTrampoline + 2 &&
+      registers[kRax] == static_cast<uint64_t>(-EINTR) && sp < thread->waiting_stack &&
+      thread->waiting_stack - sp < 4096) {
+    mask = thread->waiting_mask;
+    saved = context.mask | thread->waiting_blocked;
+    thread->waiting_stack = 0;
+  }
+  mask |= action.mask;
+  if ((action.flags & SA_NODEFER) == 0) mask |= SignalBit(signal);
+
+  const AltStack stack = thread->asked;
+  const bool nested = OnAltStack(stack, sp);
+  const bool enters = (action.flags & SA_ONSTACK) != 0 && stack.bytes != 0 && !nested;
+  uint64_t to = enters ? stack.base + stack.bytes : sp - kRedZone;
+  const auto here = reinterpret_cast<uint64_t>(__builtin_frame_address(0));
+  if (!thread->OnStack(here) && here - to < 64 * 1024) to = here - 4096;  // Not over what is still in use.
+  const uint64_t fpstate_bytes = FpstateBytes(context.fpstate);
+  const uint64_t fpstate = (to - fpstate_bytes) & ~uint64_t{63};
+  to = ((fpstate - sizeof(Frame)) & ~uint64_t{15}) - 8;
+  if ((nested || enters) && to - stack.base > stack.bytes) {
+    Die(SIGSEGV);
     return;
   }
-  // The mask is ours (all blocked) until we return; the program's handler runs with what it asked for.
-  auto* user = static_cast<ucontext_t*>(context);
-  uint64_t mask;
-  std::memcpy(&mask, &user->uc_sigmask, sizeof(mask));
-  mask |= action.mask & ~kOurSignals;
-  if ((action.flags & SA_RESETHAND) != 0) ProgramAction(signal) = {};
-  uint64_t old;
-  sys::Call(SYS_rt_sigprocmask, 2, &mask, &old, sizeof(mask));
-  reinterpret_cast<void (*)(int, siginfo_t*, void*)>(action.handler)(signal, info, context);
-  sys::Call(SYS_rt_sigprocmask, 2, &old, nullptr, sizeof(old));
+  if (fpstate_bytes > 0)
+    std::memcpy(reinterpret_cast<void*>(fpstate), reinterpret_cast<const void*>(context.fpstate),
+                fpstate_bytes);
+  auto* copy = reinterpret_cast<Frame*>(to);
+  std::memcpy(copy, frame, sizeof(*copy));
+  copy->return_address = reinterpret_cast<uint64_t>(&farpool_restorer);
+  copy->context.stack = stack;
+  copy->context.mask = saved;
+  if (fpstate_bytes > 0) copy->context.fpstate = fpstate;
+  if ((stack.flags & kAutoDisarm) != 0) thread->asked = kNoAltStack;
+
+  thread->blocked = mask & kOurSignals;
+  context.mask = mask & ~kOurSignals;
+  context.fpstate = 0;  // As a handler finds it: initial.
+  registers[kRdi] = static_cast<uint64_t>(signal);
+  registers[kRsi] = reinterpret_cast<uint64_t>(&copy->info);
+  registers[kRdx] = reinterpret_cast<uint64_t>(&copy->context);
+  registers[kRax] = 0;
+  registers[kRsp] = to;
+  registers[kRip] = action.handler;
+  registers[kFlags] &= ~uint64_t{0x10500};  // Resume, direction, trap.
+}
+
+KernelSigaction TakeAction(int signal) {
+  MutexLock hold(&g_actions_lock);
+  KernelSigaction& action = g_actions[signal].action;
+  const KernelSigaction taken = action;
+  if ((action.flags & kResetHand) != 0 && action.handler > 1) action.handler = 0;
+  return taken;
+}
+
+// Before the near stack is left: what came in while it was in use is delivered at once behind it.
+void Leave(const Frame* frame, Thread* thread) {
+  if ((thread->pending & ~thread->blocked) == 0 || thread->OnStack(frame->context.registers[kRsp])) return;
+  const uint64_t ours = kOurSignals;
+  sys::Call(SYS_rt_sigprocmask, SIG_BLOCK, &ours, nullptr, sizeof(ours));
+  SendHeld(thread);
+}
+
+void OnSignal(int signal, siginfo_t*, void* context) {
+  Thread* thread;
+  Frame* frame = FrameOf(context, &thread);
+  const KernelSigaction action = TakeAction(signal);
+  if (action.handler > 1) {
+    Deliver(signal, frame, action, thread);
+  } else if (action.handler == 0) {
+    // Changed by another thread just now: what it asked for.
+    const KernelSigaction fallback = {};
+    RawSigaction(signal, &fallback, nullptr);
+    sys::Call(SYS_tkill, sys::Call(SYS_gettid), signal);
+  }
+  Leave(frame, thread);
+}
+
+// A SIGBUS or SIGSYS that is not ours: what the program would have got.
+void PassOn(int signal, const siginfo_t* info, Frame* frame, Thread* thread) {
+  const bool sent = info->si_code <= 0;
+  const bool blocked = (thread->blocked & SignalBit(signal)) != 0;
+  if (sent && (blocked || thread->OnStack(frame->context.registers[kRsp]))) {
+    if ((thread->pending & SignalBit(signal)) != 0) return;  // One is kept, as by the kernel.
+    thread->held[signal == SIGBUS ? 0 : 1] = *info;
+    thread->pending |= SignalBit(signal);
+    return;
+  }
+  const KernelSigaction action = TakeAction(signal);
+  if (action.handler > 1 && !blocked) {
+    Deliver(signal, frame, action, thread);
+  } else if (!sent && signal == SIGBUS) {
+    // A fault cannot be ignored or blocked. It comes again by itself, with the right core dump.
+    const KernelSigaction fallback = {};
+    RawSigaction(signal, &fallback, nullptr);
+  } else if (!sent || action.handler == 0) {
+    Die(signal);
+  }
 }
 
 void OnBus(int signal, siginfo_t* info, void* context) {
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
-  if (info->si_code == kBusAdrErr && InArena(address) && g_runtime.started.load(std::memory_order_relaxed)) {
+  Thread* thread;
+  Frame* frame = FrameOf(context, &thread);
+  if (info->si_code == BUS_ADRERR && InArena(address) && g_runtime.started.load(std::memory_order_relaxed)) {
     bool foreign = false;
     if (Status s = g_runtime.engine.Fault(address, &foreign); !s.ok()) Fatal(s);
-    if (!foreign) return;
+    if (!foreign) {
+      Leave(frame, thread);
+      return;
+    }
   }
-  PassOn(signal, info, context);
+  PassOn(signal, info, frame, thread);
+}
+
+// The program may have a filter of its own that traps; ours does so for far pointers only.
+bool TrappedByUs(const siginfo_t* info, const uint64_t* registers) {
+  if (info->si_code != kSysSeccomp || registers[kRip] == kTrampoline + 2) return false;
+  static constexpr int kArguments[6] = {kRdi, kRsi, kRdx, 2 /*r10*/, 0 /*r8*/, 1 /*r9*/};
+  const unsigned mask = SyscallSpecOf(static_cast<unsigned>(info->si_syscall)).PointerMask();
+  for (unsigned i = 0; i < 6; ++i)
+    if ((mask >> i & 1) != 0 && InArena(registers[kArguments[i]])) return true;
+  return false;
 }
 
 void OnSys(int signal, siginfo_t* info, void* context) {
-  if (info->si_code != kSysSeccomp) {
-    PassOn(signal, info, context);
+  Thread* thread;
+  Frame* frame = FrameOf(context, &thread);
+  uint64_t* registers = frame->context.registers;
+  if (!TrappedByUs(info, registers)) {
+    PassOn(signal, info, frame, thread);
     return;
   }
   // Nothing is done here: with all signals blocked a blocking call could not be interrupted. The interrupted
   // context goes on in the guard instead, with its own mask and stack. rcx is free: `syscall` clobbers it.
-  auto* user = static_cast<ucontext_t*>(context);
-  user->uc_mcontext.gregs[REG_RCX] = user->uc_mcontext.gregs[REG_RIP];
-  user->uc_mcontext.gregs[REG_RIP] = reinterpret_cast<greg_t>(&farpool_trap_entry);
-  user->uc_mcontext.gregs[REG_RAX] = info->si_syscall;
+  registers[kRcx] = registers[kRip];
+  registers[kRip] = reinterpret_cast<uint64_t>(&farpool_trap_entry);
+  registers[kRax] = static_cast<uint64_t>(info->si_syscall);
   Count(g_runtime.segment->stats.syscalls_trapped);
 }
 
-}  // namespace
-
-void InstallHandlers() {
-  KernelSigaction action = {};
-  action.flags = SA_SIGINFO | SA_RESTORER;
-  action.restorer = reinterpret_cast<uint64_t>(&farpool_sigreturn);
-  action.mask = ~uint64_t{0};
-  action.handler = reinterpret_cast<uint64_t>(&OnBus);
-  RawSigaction(kSigBus, &action, &g_program_action[0]);
-  action.handler = reinterpret_cast<uint64_t>(&OnSys);
-  RawSigaction(kSigSys, &action, &g_program_action[1]);
-  // Blocked signals survive exec: a parent may have blocked everything.
-  const uint64_t ours = kOurSignals;
-  sys::Call(SYS_rt_sigprocmask, 1 /*SIG_UNBLOCK*/, &ours, nullptr, sizeof(ours));
+template <typename Handler>
+KernelSigaction NearHandler(Handler* handler, uint64_t flags) {
+  return {reinterpret_cast<uint64_t>(handler), flags | SA_SIGINFO | SA_ONSTACK | SA_RESTORER,
+          reinterpret_cast<uint64_t>(&farpool_sigreturn), ~kOurSignals};
 }
 
-long GuardSigaction(GuardFrame* frame) {
+long SetAction(GuardFrame* frame) {
   const auto signal = static_cast<int>(frame->args[0]);
   const auto* action = reinterpret_cast<const KernelSigaction*>(frame->args[1]);
   auto* old = reinterpret_cast<KernelSigaction*>(frame->args[2]);
-  if (frame->args[3] != sizeof(uint64_t)) return -EINVAL;
-  if (!MakePresent(frame->args[1], sizeof(*action)) || !MakePresent(frame->args[2], sizeof(*old)))
-    return Forward(frame);
-  if (signal == kSigBus || signal == kSigSys) {
-    KernelSigaction& mine = ProgramAction(signal);
-    const KernelSigaction before = mine;
-    if (action != nullptr) mine = *action;
-    if (old != nullptr) *old = before;
-    return 0;
-  }
-  KernelSigaction cleaned;
+  // Pages are brought in here, before the lock.
+  KernelSigaction set = {};
   if (action != nullptr) {
-    cleaned = *action;
-    cleaned.mask &= ~kOurSignals;
+    set = *action;
+    set.flags &= kKnownFlags;
+    set.mask &= ~(SignalBit(SIGKILL) | SignalBit(SIGSTOP));
+  }
+  const bool handled = action != nullptr && set.handler > 1;
+  const bool child = InVforkChild();
+  KernelSigaction kernel = set;
+  kernel.mask &= ~kOurSignals;
+  if (handled && child) {
+    kernel.flags &=
+        ~uint64_t{SA_ONSTACK};  // Its handlers are not remembered: they run as the kernel runs them.
+  } else if (handled) {
+    kernel = NearHandler(&OnSignal, set.flags & ~uint64_t{SA_NODEFER});
   }
   KernelSigaction before;
-  const long r = RawSigaction(signal, action != nullptr ? &cleaned : nullptr, &before);
-  if (r == 0 && old != nullptr) *old = before;
-  return r;
-}
-
-long GuardSigprocmask(GuardFrame* frame) {
-  const auto* set = reinterpret_cast<const uint64_t*>(frame->args[1]);
-  auto* old = reinterpret_cast<uint64_t*>(frame->args[2]);
-  if (frame->args[3] != sizeof(uint64_t)) return -EINVAL;
-  if (!MakePresent(frame->args[1], sizeof(*set)) || !MakePresent(frame->args[2], sizeof(*old)))
-    return Forward(frame);
-  uint64_t cleaned = 0;
-  if (set != nullptr) {
-    cleaned = *set;
-    if (frame->args[0] != 1 /*SIG_UNBLOCK*/) cleaned &= ~kOurSignals;
-  }
-  uint64_t before;
-  const long r = sys::Call(SYS_rt_sigprocmask, frame->args[0], set != nullptr ? &cleaned : nullptr, &before,
-                           sizeof(before));
-  if (r == 0 && old != nullptr) *old = before;
-  return r;
-}
-
-namespace {
-
-struct AltStack {
-  uint64_t base;
-  int32_t flags;
-  int32_t pad;
-  uint64_t bytes;
-};
-constexpr int kOnStack = 1, kDisable = 2;
-// A far fault inside a handler needs this much below whatever the handler uses.
-constexpr uint64_t kFaultStackBytes = 64 * 1024;
-
-// What this thread's program set, and the stack it really has.
-thread_local AltStack t_asked_stack = {0, kDisable, 0, 0};
-thread_local uint64_t t_near_stack = 0;
-thread_local uint64_t t_near_stack_bytes = 0;
-
-}  // namespace
-
-// The kernel writes signal frames to the alternate stack, where it cannot wait for a page, and a far fault in
-// a handler needs more room than a stack of the usual 8 KiB has. So each gets one of ours, near and larger;
-// the program sees its own.
-long GuardSigaltstack(GuardFrame* frame) {
-  if (!MakePresent(frame->args[0], sizeof(AltStack)) || !MakePresent(frame->args[1], sizeof(AltStack)))
-    return Forward(frame);
-  const auto* asked = reinterpret_cast<const AltStack*>(frame->args[0]);
-  auto* old = reinterpret_cast<AltStack*>(frame->args[1]);
-  AltStack now;
-  if (long r = sys::Call(SYS_sigaltstack, nullptr, &now); r != 0) return r;
-  AltStack before = t_asked_stack;
-  before.flags = now.flags;
-  if (asked != nullptr) {
-    AltStack stack = *asked;
-    const uint64_t wanted = (stack.bytes + kFaultStackBytes + kPageBytes - 1) & ~(kPageBytes - 1);
-    if ((now.flags & kOnStack) != 0) return -EPERM;
-    if ((stack.flags & kDisable) == 0 && stack.bytes >= 2048 /*MINSIGSTKSZ*/) {
-      if (wanted > t_near_stack_bytes) {
-        const long map = sys::Call(SYS_mmap, nullptr, wanted, 3, 0x22 /*private, anonymous*/, -1, 0);
-        if (sys::Failed(map)) return -ENOMEM;
-        if (t_near_stack != 0) sys::Call(SYS_munmap, t_near_stack, t_near_stack_bytes);
-        t_near_stack = static_cast<uint64_t>(map);
-        t_near_stack_bytes = wanted;
-      }
-      stack.base = t_near_stack;
-      stack.bytes = t_near_stack_bytes;
+  {
+    MutexLock hold(&g_actions_lock);
+    if (!Ours(signal)) {
+      if (long r = RawSigaction(signal, action != nullptr ? &kernel : nullptr, &before); r != 0) return r;
     }
-    if (long r = sys::Call(SYS_sigaltstack, &stack, nullptr); r != 0) return r;
-    t_asked_stack = *asked;
-    if ((stack.flags & kDisable) != 0 && t_near_stack != 0) {  // Threads do this before they end.
-      sys::Call(SYS_munmap, t_near_stack, t_near_stack_bytes);
-      t_near_stack = t_near_stack_bytes = 0;
-    }
+    ProgramAction& program = g_actions[signal];
+    // A vfork child has actions of its own, which only the kernel knows.
+    if (program.known && (!child || Ours(signal) || before.handler == reinterpret_cast<uint64_t>(&OnSignal)))
+      before = program.action;
+    if (action != nullptr && !child) program = {set, true};
   }
   if (old != nullptr) *old = before;
   return 0;
 }
 
+// The new mask of a thread with `now`, or false.
+bool ChangeMask(uint64_t how, uint64_t set, uint64_t* now) {
+  switch (how) {
+    case SIG_BLOCK:
+      *now |= set;
+      return true;
+    case SIG_UNBLOCK:
+      *now &= ~set;
+      return true;
+    case SIG_SETMASK:
+      *now = set;
+      return true;
+    default:
+      return false;
+  }
+}
+
+void SetBlocked(Thread* thread, uint64_t mask) {
+  if ((mask & kOurSignals) == thread->blocked || InVforkChild()) return;
+  thread->blocked = mask & kOurSignals;
+  if ((thread->pending & ~thread->blocked) != 0) SendHeld(thread);
+}
+
+// On the near stack the program's mask is at hand, and takes effect when that is left.
+long SetMask(GuardFrame* frame) {
+  Thread* thread = CurrentThread();
+  const uint64_t before = thread->mask | thread->blocked;
+  uint64_t now = before;
+  if (frame->args[1] != 0) {
+    const uint64_t set = *reinterpret_cast<const uint64_t*>(frame->args[1]);
+    if (!ChangeMask(frame->args[0], set, &now)) return -EINVAL;
+  }
+  if (frame->args[2] != 0) *reinterpret_cast<uint64_t*>(frame->args[2]) = before;
+  thread->mask = now & ~kOurSignals;
+  SetBlocked(thread, now);
+  return 0;
+}
+
+long GetPending(GuardFrame* frame) {
+  uint64_t pending = 0;
+  const long r = sys::Call(SYS_rt_sigpending, &pending, frame->args[1]);
+  if (r != 0) return r;
+  pending |= CurrentThread()->pending;
+  std::memcpy(reinterpret_cast<void*>(frame->args[0]), &pending, frame->args[1]);
+  return 0;
+}
+
+}  // namespace
+
+void InstallHandlers() {
+  Thread* thread = CurrentThread();
+  for (const int signal : {SIGBUS, SIGSYS}) {
+    // SA_RESTART does not matter: these interrupt no call.
+    const KernelSigaction action = signal == SIGBUS ? NearHandler(&OnBus, 0) : NearHandler(&OnSys, 0);
+    RawSigaction(signal, &action, &g_actions[signal].action);
+    g_actions[signal].known = true;
+  }
+  // Blocked signals survive exec: a parent may have blocked everything.
+  const uint64_t ours = kOurSignals;
+  uint64_t inherited = 0;
+  sys::Call(SYS_rt_sigprocmask, SIG_UNBLOCK, &ours, &inherited, sizeof(ours));
+  thread->blocked = inherited & kOurSignals;
+}
+
+void SignalsAfterFork() { g_actions_lock.Reset(); }
+
+long GuardSigaction(GuardFrame* frame) {
+  const uint64_t signal = frame->args[0];
+  if (frame->args[3] != sizeof(uint64_t) || signal < 1 || signal > kSignals) return -EINVAL;
+  if (!MakePresent(frame->args[1], sizeof(KernelSigaction)) ||
+      !MakePresent(frame->args[2], sizeof(KernelSigaction)))
+    return Forward(frame);
+  return OnNearStack(&SetAction, *frame);
+}
+
+long GuardSigprocmask(GuardFrame* frame) {
+  if (frame->args[3] != sizeof(uint64_t)) return -EINVAL;
+  if (!MakePresent(frame->args[1], sizeof(uint64_t)) || !MakePresent(frame->args[2], sizeof(uint64_t)))
+    return Forward(frame);
+  if (InArena(reinterpret_cast<uint64_t>(frame))) return OnNearStack(&SetMask, *frame);
+  Thread* thread = CurrentThread();
+  uint64_t now = thread->blocked;
+  uint64_t set = 0;
+  if (frame->args[1] != 0) {
+    set = *reinterpret_cast<const uint64_t*>(frame->args[1]);
+    if (!ChangeMask(frame->args[0], set, &now)) return -EINVAL;
+    if (frame->args[0] != SIG_UNBLOCK) set &= ~kOurSignals;
+  }
+  uint64_t before;
+  const long r = sys::Call(SYS_rt_sigprocmask, frame->args[0], frame->args[1] != 0 ? &set : nullptr, &before,
+                           sizeof(before));
+  if (r != 0) return r;
+  before |= thread->blocked;
+  if (frame->args[2] != 0) *reinterpret_cast<uint64_t*>(frame->args[2]) = before;
+  SetBlocked(thread, now);
+  return 0;
+}
+
+long GuardSigpending(GuardFrame* frame) {
+  if (frame->args[1] > sizeof(uint64_t)) return -EINVAL;
+  if (!MakePresent(frame->args[0], frame->args[1])) return Forward(frame);
+  return OnNearStack(&GetPending, *frame);
+}
+
+bool TakeHeld(uint64_t set, siginfo_t* info) {
+  Thread* thread = CurrentThread();
+  const uint64_t ready = set & thread->pending;
+  if (ready == 0) return false;
+  const int signal = (ready & SignalBit(SIGBUS)) != 0 ? SIGBUS : SIGSYS;
+  *info = thread->held[signal == SIGBUS ? 0 : 1];
+  thread->pending &= ~SignalBit(signal);
+  return true;
+}
+
+// The kernel never hears of the program's alternate stack: its own is ours.
+long GuardSigaltstack(GuardFrame* frame) {
+  if (!MakePresent(frame->args[0], sizeof(AltStack)) || !MakePresent(frame->args[1], sizeof(AltStack)))
+    return Forward(frame);
+  Thread* thread = CurrentThread();
+  const AltStack before = thread->asked;
+  const uint64_t sp = reinterpret_cast<uint64_t>(frame + 1) + kRedZone;
+  if (frame->args[0] != 0) {
+    const AltStack stack = *reinterpret_cast<const AltStack*>(frame->args[0]);
+    if (long r = SetAltStack(thread, stack, sp); r != 0) return r;
+  }
+  if (frame->args[1] != 0) {
+    AltStack old = before;
+    old.flags = (before.flags & kAutoDisarm) | (before.bytes == 0        ? SS_DISABLE
+                                                : OnAltStack(before, sp) ? SS_ONSTACK
+                                                                         : 0);
+    *reinterpret_cast<AltStack*>(frame->args[1]) = old;
+  }
+  return 0;
+}
+
+// What the new image inherits: blocked and ignored signals, also the two that are ours.
+InheritedSignals::InheritedSignals() {
+  if (InVforkChild()) return;
+  const uint64_t blocked = CurrentThread()->blocked;
+  const KernelSigaction ignore = {1, 0, 0, 0};
+  for (const int signal : {SIGBUS, SIGSYS}) {
+    if (g_actions[signal].action.handler == 1) {
+      RawSigaction(signal, &ignore, nullptr);
+      ignored_ |= SignalBit(signal);
+    }
+  }
+  // Not on a far stack, where a fault may come at any time.
+  if (blocked == 0 || InArena(reinterpret_cast<uint64_t>(this))) return;
+  blocked_ = blocked;
+  sys::Call(SYS_rt_sigprocmask, SIG_BLOCK, &blocked_, nullptr, sizeof(blocked_));
+}
+
+InheritedSignals::~InheritedSignals() {
+  if (blocked_ != 0) sys::Call(SYS_rt_sigprocmask, SIG_UNBLOCK, &blocked_, nullptr, sizeof(blocked_));
+  for (const int signal : {SIGBUS, SIGSYS}) {
+    if ((ignored_ & SignalBit(signal)) == 0) continue;
+    const KernelSigaction action = signal == SIGBUS ? NearHandler(&OnBus, 0) : NearHandler(&OnSys, 0);
+    RawSigaction(signal, &action, nullptr);
+  }
+}
+
 }  // namespace farpool
+
+// From entry.S: a handler of the program has returned. The frame goes to near memory, where the kernel can
+// read it at any time; the answer is where.
+extern "C" __attribute__((visibility("hidden"))) uint64_t farpool_signal_return(
+    const farpool::Context* context) {
+  using namespace farpool;
+  Thread* thread = CurrentThread();
+  static constexpr uint64_t kAll = ~kOurSignals;
+  sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &kAll, nullptr, sizeof(kAll));
+  auto* copy = reinterpret_cast<Context*>(thread->frame_buffer());
+  std::memcpy(copy, context, sizeof(*copy));
+  if (copy->fpstate != 0) {
+    const uint64_t fpstate = thread->frame_buffer() + 512;
+    const uint64_t bytes = FpstateBytes(copy->fpstate);
+    if (bytes > Thread::kFrameBytes - 512) Die(SIGSEGV);
+    std::memcpy(reinterpret_cast<void*>(fpstate), reinterpret_cast<const void*>(copy->fpstate), bytes);
+    copy->fpstate = fpstate;
+  }
+  SetAltStack(thread, copy->stack, copy->registers[kRsp]);  // As the kernel: whatever comes of it.
+  copy->stack = {thread->stack, 0, 0, Thread::kStackBytes};
+  SetBlocked(thread, copy->mask);
+  copy->mask &= ~kOurSignals;
+  return thread->frame_buffer();
+}

@@ -20,6 +20,7 @@
 extern "C" {
 void farpool_site_entry();
 void farpool_function_entry();
+void farpool_clone_entry();
 }
 
 namespace farpool {
@@ -110,11 +111,9 @@ size_t InstructionBytes(const uint8_t* p, size_t* rip_at) {
   return n + (mode == 1 ? 1 : mode == 2 ? 4 : 0) + immediate;
 }
 
-bool Wanted(uint32_t number, const uint8_t* mov) {
-  if (number >= kSyscallsMax || SyscallSpecOf(number).route == SyscallSpec::kPlain) return false;
-  if (number != SYS_clone) return true;
-  // fork's clone, on the same stack: `mov $CLONE_CHILD_SETTID|CLONE_CHILD_CLEARTID|SIGCHLD, %edi` is just
-  // before. The clone that starts threads changes the stack and must not pass through a stub.
+// fork's clone, on the same stack: `mov $CLONE_CHILD_SETTID|CLONE_CHILD_CLEARTID|SIGCHLD, %edi` is just
+// before.
+bool IsFork(const uint8_t* mov) {
   static const uint8_t kForkFlags[] = {0xbf, 0x11, 0x00, 0x20, 0x01};
   for (const uint8_t* p = mov - 32; p < mov; ++p)
     if (std::memcmp(p, kForkFlags, sizeof(kForkFlags)) == 0) return true;
@@ -129,6 +128,8 @@ class Patcher {
     std::memcpy(stubs_, &entry, sizeof(entry));
     const auto function = reinterpret_cast<uint64_t>(&farpool_function_entry);
     std::memcpy(stubs_ + 8, &function, sizeof(function));
+    const auto clone = reinterpret_cast<uint64_t>(&farpool_clone_entry);
+    std::memcpy(stubs_ + 16, &clone, sizeof(clone));
   }
 
   unsigned Run() {
@@ -157,7 +158,9 @@ class Patcher {
         at += bytes;
       }
       if (at != syscall) continue;
-      if (!Wanted(number, mov)) return true;
+      // A clone that starts a thread changes the stack and must not return through a stub.
+      const bool starts_thread = number == SYS_clone3 || (number == SYS_clone && !IsFork(mov));
+      if (!starts_thread && SyscallSpecOf(number).route == SyscallSpec::kPlain) return true;
       uint8_t* stub = NewStub();
       if (stub == nullptr) return false;
       uint8_t* out = stub;
@@ -174,7 +177,7 @@ class Patcher {
         at += bytes;
         out += bytes;
       }
-      Leave(out, syscall + 2);
+      Leave(out, starts_thread ? syscall : syscall + 2, starts_thread ? 16 : 0);
       Jump(mov, stub);
       ++patched_;
       return true;

@@ -59,8 +59,8 @@ struct Table {
     Set(SYS_rt_sigprocmask, kAlways, N, P(kSigset), P(kSigset));
     Set(SYS_rt_sigsuspend, kAlways, P(kSigset));
     Set(SYS_sigaltstack, kAlways, P(24), P(24));
-    Add(SYS_rt_sigpending, P(kSigset));
-    Add(SYS_rt_sigtimedwait, P(kSigset), P(128), P(kTimespec));
+    Set(SYS_rt_sigpending, kAlways, P(kSigset));
+    Set(SYS_rt_sigtimedwait, kAlways, P(kSigset), P(128), P(kTimespec));
     Add(SYS_rt_sigqueueinfo, N, N, P(128));
     Add(SYS_rt_tgsigqueueinfo, N, N, N, P(128));
     Add(SYS_signalfd, N, P(kSigset));

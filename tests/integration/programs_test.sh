@@ -94,6 +94,9 @@ compare mmaps 32M "$programs/mmaps" 1 1500
 compare mmaps-2 32M "$programs/mmaps" 2 1500
 compare syscalls 32M "$programs/syscalls" 96
 compare signals 32M "$programs/signals" 96
+compare stacks 32M "$programs/stacks" 64
+compare handlers 32M "$programs/handlers" 64
+compare starts 32M "$programs/starts"
 
 # --- as on a kernel without UFFDIO_MOVE (before 6.8): pages are copied both ways
 FARPOOL_TEST_FILL=copy compare fork-copy 32M "$programs/forker" fork

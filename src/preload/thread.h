@@ -1,0 +1,89 @@
+#pragma once
+// What the runtime keeps for each thread of the program, in near memory: the stack on which the kernel
+// delivers signals, what the program asked of sigaltstack, and its view of the two signals that are ours.
+//
+// A thread gets its record at its first guarded call; for libc's threads that is the call that sets their
+// signal mask, before any code of the program. Records of ended threads are found again when new ones are
+// wanted.
+
+#include <csignal>
+#include <cstdint>
+
+#include "preload/guard.h"
+
+namespace farpool {
+
+// As the kernel's stack_t.
+struct AltStack {
+  uint64_t base;
+  int32_t flags;
+  int32_t pad;
+  uint64_t bytes;
+};
+inline constexpr AltStack kNoAltStack = {0, SS_DISABLE, 0, 0};
+
+struct Thread {
+  // The kernel's alternate stack of this thread. Only the runtime runs there, never a handler of the program.
+  static constexpr uint64_t kStackBytes = 64 * 1024;
+  // Where a signal frame is put that the kernel shall return through.
+  static constexpr uint64_t kFrameBytes = 24 * 1024;
+
+  AltStack asked = kNoAltStack;  // What the program set.
+  uint64_t blocked = 0;          // Of kOurSignals: what the program believes to have blocked.
+  uint64_t pending = 0;          // Of those: sent meanwhile, to be delivered when the program unblocks them.
+  siginfo_t held[2] = {};        // Of the pending ones: SIGBUS, SIGSYS.
+  uint64_t mask = 0;             // The program's mask while OnNearStack() has everything blocked.
+
+  // A call that changes the mask for as long as it waits (sigsuspend, ppoll, ...).
+  uint64_t call_mask = 0;        // For the kernel.
+  uint64_t waiting_mask = 0;     // What the program asked for.
+  uint64_t waiting_blocked = 0;  // `blocked` outside the call.
+  uint64_t waiting_stack = 0;    // Stack pointer in the call; 0: none is under way.
+
+  uint64_t stack = 0;           // Lowest address of the stack; the frame buffer follows it.
+  int64_t id = 0;               // In the kernel.
+  Thread* next = nullptr;       // Of all records.
+  Thread* next_free = nullptr;  // Of those whose threads have ended.
+
+  uint64_t stack_top() const { return stack + kStackBytes; }
+  uint64_t frame_buffer() const { return stack_top(); }
+  bool OnStack(uint64_t sp) const { return sp > stack && sp <= stack_top(); }
+};
+
+// This thread's record, made if there is none yet. Any context.
+Thread* CurrentThread();
+
+// A thread is about to start that shares its parent's thread-local storage.
+void StorageIsShared();
+
+// Runs `call` on this thread's near stack with the program's signals blocked: far memory can be evicted
+// there, the program's own stack too, and locks be held. `call` gets a near copy of `frame`.
+long OnNearStack(long (*call)(GuardFrame*), const GuardFrame& frame);
+
+// True in a child that shares its parent's memory (vfork, posix_spawn): what is remembered here is the
+// parent's.
+bool InVforkChild();
+
+// In a forked child: this is the only thread.
+void ThreadsAfterFork();
+
+// A wait under another mask than the thread's own. Holds for its lifetime.
+class WaitingMask {
+ public:
+  explicit WaitingMask(uint64_t mask);
+  ~WaitingMask();
+  WaitingMask(const WaitingMask&) = delete;
+  WaitingMask& operator=(const WaitingMask&) = delete;
+  // The mask without our signals, in near memory.
+  const uint64_t* kernel_mask() const { return &thread_->call_mask; }
+
+ private:
+  Thread* thread_;
+  bool closed_ = false;
+  uint64_t outer_[4];  // Of the call that was interrupted by the handler that makes this one.
+};
+
+// Sends what was held back and is no longer blocked.
+void SendHeld(Thread* thread);
+
+}  // namespace farpool
