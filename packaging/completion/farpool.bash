@@ -28,7 +28,7 @@ _farpool() {
       fi
       ;;
     --handoff)
-      mapfile -t COMPREPLY < <(compgen -W "auto direct" -- "$cur")
+      mapfile -t COMPREPLY < <(compgen -W "auto direct monitor" -- "$cur")
       return
       ;;
     --via)

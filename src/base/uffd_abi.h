@@ -34,9 +34,19 @@ struct uffdio_move {
 #define UFFDIO_MOVE _IOWR(UFFDIO, _UFFDIO_MOVE, struct uffdio_move)
 #endif
 
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
+
+namespace farpool {
+// A userfaultfd that is told of faults of the kernel too, or -errno: by /dev/userfaultfd (Linux 6.1) for whom
+// it is open, else for the privileged (vm.unprivileged_userfaultfd).
+long OpenKernelUserfault();
+}  // namespace farpool

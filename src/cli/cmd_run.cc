@@ -30,10 +30,9 @@ void SetLocal(const std::string& text, RunOptions* options) {
 }
 
 void SetHandoff(const std::string& text, RunOptions* options) {
-  if (text == "monitor")
-    throw CLI::ValidationError("--handoff", "'monitor' is not built yet; use auto or direct");
-  if (text != "auto" && text != "direct")
-    throw CLI::ValidationError("--handoff", "'" + text.substr(0, 40) + "' is unknown; use auto or direct");
+  if (text != "auto" && text != "direct" && text != "monitor")
+    throw CLI::ValidationError("--handoff",
+                               "'" + text.substr(0, 40) + "' is unknown; use auto, direct or monitor");
   options->handoff = text;
 }
 
@@ -59,10 +58,11 @@ Command AddRun(CLI::App& root, const std::vector<std::string>* program) {
           "(default: a private donor on this host, for this run)");
   app->add_option_function<std::string>(
          "--handoff", [o](const std::string& text) { SetHandoff(text, o); },
-         "How a touch of an absent page reaches farpool: auto picks what works here (default), direct lets "
-         "the "
-         "touching thread fetch it")
-      ->type_name("auto|direct");
+         "How a touch of an absent page reaches farpool: direct lets the touching thread fetch it, monitor "
+         "has a thread of farpool's do so, slower, for programs whose memory the kernel itself touches "
+         "(KVM), "
+         "auto is direct (default)")
+      ->type_name("auto|direct|monitor");
   app->add_option_function<std::string>(
          "--via", [](const std::string& text) { SetVia(text); },
          "How farpool gets into the program (default and only way: preload)")

@@ -9,6 +9,7 @@
 
 #include "base/sys.h"
 #include "preload/guard.h"
+#include "preload/monitor.h"
 #include "preload/runtime.h"
 #include "preload/thread.h"
 #include "run/layout.h"
@@ -68,6 +69,8 @@ long GuardFork(GuardFrame* frame) {
       if (Status s = OpenUserfault(&uffd, &move); !s.ok()) Fatal(s);
       sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);
       if (Status s = engine.AfterForkInChild(uffd, child_budget); !s.ok()) Fatal(s);
+      if (g_runtime.monitor())
+        if (Status s = StartMonitor(); !s.ok()) Fatal(s);
       return 0;
     }
     sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);

@@ -13,6 +13,7 @@
 #include "base/sys.h"
 #include "base/uffd_abi.h"
 #include "preload/guard.h"
+#include "preload/monitor.h"
 #include "preload/thread.h"
 #include "run/layout.h"
 #include "run/syscalls.h"
@@ -90,7 +91,8 @@ Status Start() {
   config.store = &g_runtime.store;
   config.budget = Budget(&g_runtime.segment->budget, &g_runtime.segment->processes[process.value()].resident);
   config.stats = &g_runtime.segment->stats;
-  return g_runtime.engine.Init(config);
+  if (Status s = g_runtime.engine.Init(config); !s.ok()) return s;
+  return g_runtime.monitor() ? StartMonitor() : Status::Ok();
 }
 
 }  // namespace
@@ -130,7 +132,9 @@ namespace {
 // A userfaultfd with `features`, or -errno. Features the kernel does not know make it refuse all.
 long OpenWith(uint64_t features) {
   DescriptorRoom room;
-  const long fd = sys::Call(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+  const long fd = g_runtime.monitor()
+                      ? OpenKernelUserfault()
+                      : sys::Call(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
   if (fd < 0) return fd;
   uffdio_api api = {.api = UFFD_API, .features = features, .ioctls = 0};
   const long r = sys::Call(SYS_ioctl, fd, UFFDIO_API, &api);
@@ -142,12 +146,13 @@ long OpenWith(uint64_t features) {
 }  // namespace
 
 Status OpenUserfault(int* uffd, bool* move) {
-  constexpr uint64_t kNeeded = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_PAGEFAULT_FLAG_WP;
+  const uint64_t needed =
+      UFFD_FEATURE_PAGEFAULT_FLAG_WP | (g_runtime.monitor() ? 0 : uint64_t{UFFD_FEATURE_SIGBUS});
   *move = (g_runtime.segment->flags & RunSegment::kNoMove) == 0;
-  long fd = *move ? OpenWith(kNeeded | UFFD_FEATURE_MOVE) : -EINVAL;
+  long fd = *move ? OpenWith(needed | UFFD_FEATURE_MOVE) : -EINVAL;
   if (fd == -EINVAL) {
     *move = false;
-    fd = OpenWith(kNeeded);
+    fd = OpenWith(needed);
   }
   if (fd == -EPERM || fd == -ENOSYS)
     return Status::Unsupported(

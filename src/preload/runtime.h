@@ -52,6 +52,10 @@ struct Runtime {
   RemoteStore store;
   uint64_t register_mode = 0;  // With which the arena is registered (UFFDIO_REGISTER_MODE_*).
   Engine engine;
+
+  // How absent pages are announced: as events to a thread of the runtime, or as signals to whoever touches
+  // them.
+  bool monitor() const { return (segment->flags & RunSegment::kMonitor) != 0; }
 };
 
 extern Runtime g_runtime;

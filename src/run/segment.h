@@ -29,7 +29,8 @@ struct RunSegment {
   uint64_t hash_seed;
   uint64_t threshold_bytes;
   int32_t fd_base;
-  static constexpr uint32_t kNoMove = 1;  // Tests: behave as on a kernel before 6.8.
+  static constexpr uint32_t kNoMove = 1;   // Tests: behave as on a kernel before 6.8.
+  static constexpr uint32_t kMonitor = 2;  // --handoff monitor.
   uint32_t flags;
   std::atomic<bool> copies;  // Some process had to do without UFFDIO_MOVE.
   uint32_t donor_count;

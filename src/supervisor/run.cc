@@ -19,6 +19,7 @@
 #include <new>
 
 #include "base/clock.h"
+#include "base/uffd_abi.h"
 #include "donor/server.h"
 #include "run/filter.h"
 #include "run/layout.h"
@@ -90,6 +91,7 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, Fd* fd) {
   // Not a flag: no user has a reason to be slower.
   if (const char* fill = getenv("FARPOOL_TEST_FILL"); fill != nullptr && std::string(fill) == "copy")
     segment->flags |= RunSegment::kNoMove;
+  if (options.handoff == "monitor") segment->flags |= RunSegment::kMonitor;
   segment->threshold_bytes = options.threshold_bytes != 0 ? options.threshold_bytes : kThresholdDefault;
   if (options.local_bytes != 0) {
     segment->budget.limit.store(options.local_bytes / kPageBytes);
@@ -177,7 +179,7 @@ std::string Quoted(const std::vector<std::string>& words) {
 RunReport MakeReport(const RunOptions& options, const RunSegment& segment, const std::string& pool) {
   RunReport r;
   r.command = Quoted(options.command);
-  r.handoff = "direct";
+  r.handoff = (segment.flags & RunSegment::kMonitor) != 0 ? "monitor" : "direct";
   r.fill = segment.copies.load() ? "copy" : "move";
   r.pool = pool;
   r.local_limit_bytes = segment.budget.limit.load() * kPageBytes;
@@ -227,6 +229,15 @@ int RunProgram(const RunOptions& options) {
   if (!library.ok()) return Refuse(kExitFarpoolFailed, library.status().text());
   if (options.local_bytes != 0 && options.local_bytes < kLocalMin)
     return Refuse(kExitFarpoolFailed, "--local is too small: at least 4M is needed");
+
+  if (options.handoff == "monitor") {
+    const Fd fd(static_cast<int>(OpenKernelUserfault()));
+    if (!fd.valid())
+      return Refuse(
+          kExitFarpoolFailed,
+          "--handoff monitor needs the right to serve the kernel's own page faults: open /dev/userfaultfd "
+          "to this user, or run as root");
+  }
 
   PrivateDonor private_donor;
   std::vector<PoolEntry> pool = options.pool;

@@ -64,7 +64,7 @@ expect_refusal "flag without value" 125 '--local: .*missing' "$farpool" run --lo
 expect_refusal "flag twice" 125 '--local: .*1 required but received 2' "$farpool" run --local 1G --local 2G -- true
 expect_refusal "no program" 125 'no program to run; put it after --' "$farpool" run --local 1G
 expect_refusal "program without --" 125 'put -- before the program' "$farpool" run --local 1G sort
-expect_refusal "monitor" 125 "'monitor' is not built yet" "$farpool" run --handoff monitor -- true
+expect_refusal "handoff" 125 "'mirror' is unknown" "$farpool" run --handoff mirror -- true
 expect_refusal "swap" 125 "'swap' is not built yet" "$farpool" run --via swap -- true
 expect_refusal "pool of rdma" 125 "cannot be used yet" "$farpool" run --pool rdma://a -- true
 expect_refusal "pool without scheme" 2 "'host:1' has no scheme" "$farpool" status --pool host:1

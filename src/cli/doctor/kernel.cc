@@ -177,11 +177,11 @@ void CheckUserfaultfd(std::vector<Check>* checks) {
   // Both matter to event hand-off alone, so neither is more than a remark.
   const std::string sysctl = ReadLine("/proc/sys/vm/unprivileged_userfaultfd");
   checks->push_back({"unprivileged_userfaultfd", Verdict::kOk,
-                     (sysctl.empty() ? "no such setting" : sysctl) + " (direct hand-off needs none)", ""});
+                     (sysctl.empty() ? "no such setting" : sysctl) + " (only --handoff monitor needs it)", ""});
   const bool device = access("/dev/userfaultfd", R_OK | W_OK) == 0;
   checks->push_back(
       {"/dev/userfaultfd", Verdict::kOk,
-       (device ? std::string("accessible") : ErrnoText(errno)) + " (direct hand-off needs none)", ""});
+       (device ? std::string("accessible") : ErrnoText(errno)) + " (only --handoff monitor needs it)", ""});
 }
 
 void CheckArena(std::vector<Check>* checks) {
