@@ -1,6 +1,8 @@
 // The way out: groups leave the arena by MOVE into empty staging blocks; staged pages are hashed, written if
 // they changed, and their frames become free. Only this file moves a page resident -> staged -> stored.
 
+#include <linux/mman.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include <bit>
@@ -386,6 +388,34 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
       ++page;  // Pinned by a device, or not movable: stays resident.
       unshare_tries = 0;
     }
+  } else {
+    // Nobody may read them where they are (PROT_NONE), or somebody may run them while he writes. mremap takes
+    // pages as they are, at once and leaving the mapping, to a place where they can be copied from.
+    uint64_t chunk = last - first;
+    for (uint64_t page = first; page < last;) {
+      if (chunk > last - page) chunk = last - page;
+      const uint64_t bytes = chunk * kPageBytes;
+      const long aside =
+          sys::Call(SYS_mremap, PageAt(page), bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
+      if (sys::Failed(aside)) {  // Two mappings to the kernel, or older than Linux 5.7.
+        if (chunk > 1) {
+          chunk /= 2;
+        } else {
+          ++page;
+        }
+        continue;
+      }
+      const long readable = sys::Call(SYS_mprotect, aside, bytes, PROT_READ);
+      FARPOOL_ASSERT(readable == 0);
+      for (const uint64_t end = page + chunk; page < end; ++page) {
+        if (config_.table[page].state != PageEntry::State::kResident) continue;
+        std::memcpy(FrameAt(frame + static_cast<uint32_t>(page - first)),
+                    reinterpret_cast<const std::byte*>(aside) + (page - (end - chunk)) * kPageBytes,
+                    kPageBytes);
+        staged(page);
+      }
+      sys::Call(SYS_munmap, aside, bytes);
+    }
   }
   return went;
 }
@@ -435,7 +465,13 @@ Status Engine::Evict(uint64_t pages, bool* progress) {
     const uint64_t last = first + pages < group_end ? first + pages : group_end;
     victim_.next = last;
     const auto begin = reinterpret_cast<uintptr_t>(PageAt(first));
-    if (!pins_.BeginEvict(begin, begin + (last - first) * kPageBytes)) continue;
+    const uintptr_t end_of_slice = begin + (last - first) * kPageBytes;
+    if (!pins_.BeginEvict(begin, end_of_slice)) {
+      // A thread that was cancelled inside a call pins for ever. By thread id alone: in a vfork child the
+      // process is another, the threads are not.
+      pins_.Reclaim([](uintptr_t owner) { return sys::Call(SYS_tkill, owner, 0) == -ESRCH; });
+      if (!pins_.BeginEvict(begin, end_of_slice)) continue;
+    }
     unsigned went = 0;
     for (uint64_t page = first; page < last;) {
       const Area* area = areas_.Find(page);

@@ -53,8 +53,11 @@ class Pins {
   template <typename Gone>
   void Reclaim(Gone&& gone) {
     for (Slot& slot : slots_) {
-      const uintptr_t owner = slot.owner.load(std::memory_order_acquire);
-      if (owner != 0 && gone(owner)) Unpin(static_cast<int>(&slot - slots_));
+      uintptr_t owner = slot.owner.load(std::memory_order_acquire);
+      if (owner == 0 || owner == kReclaiming || !gone(owner)) continue;
+      // Two may come at once, and what the first has freed may be a third one's by now.
+      if (slot.owner.compare_exchange_strong(owner, kReclaiming, std::memory_order_acquire))
+        Unpin(static_cast<int>(&slot - slots_));
     }
   }
 
@@ -87,6 +90,7 @@ class Pins {
   }
 
  private:
+  static constexpr uintptr_t kReclaiming = UINTPTR_MAX;  // Nobody's number.
   struct Slot {
     std::atomic<uintptr_t> owner{0};
     std::atomic<uintptr_t> begin{0};

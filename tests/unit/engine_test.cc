@@ -530,6 +530,20 @@ TEST_P(EngineTest, PinnedPagesStayUntilUnpinned) {
   EXPECT_EQ(w.Wrong(1000, 4000), 0u);
 }
 
+// Method: threads end with everything pinned, as when they are cancelled inside a system call.
+TEST_P(EngineTest, PinsOfThreadsThatEndedHoldNothing) {
+  Start({.limit = 512});
+  World& w = *world;
+  for (int i = 0; i < 3; ++i)
+    std::thread([&] {
+      w.engine->pins().Pin(reinterpret_cast<uintptr_t>(w.arena), reinterpret_cast<uintptr_t>(w.At(16384)),
+                           static_cast<uintptr_t>(syscall(SYS_gettid)), 1);
+    }).join();
+  w.Fill(0, 2048);
+  EXPECT_EQ(w.Wrong(0, 2048), 0u);
+  w.ExpectBooksRight();
+}
+
 // All that may be resident is pinned: the fault that needs one more page ends.
 TEST_P(EngineTest, EverythingPinnedDoesNotHang) {
   Start({.limit = 512});
@@ -611,6 +625,26 @@ TEST_P(EngineTest, ReadOnlyAndUnreadableAreasKeepTheirContents) {
   w.EvictAll();
   EXPECT_EQ(w.Wrong(0, 2048, 2), 0u);
   w.ExpectBooksRight();
+}
+
+// Memory that is set aside by taking every right to it away counts like any other, and goes like any other.
+// Method: many times the limit is filled and made inaccessible, or executable too.
+TEST_P(EngineTest, PagesThatNobodyMayReadGoOutToo) {
+  Start({.limit = 1024});
+  World& w = *world;
+  for (const int protection : {PROT_NONE, PROT_WRITE, PROT_READ | PROT_WRITE | PROT_EXEC}) {
+    for (uint64_t p = 0; p < 4000; p += 100) {
+      w.Fill(p, 100);
+      // Every other page: to the kernel a mapping of its own each.
+      for (uint64_t q = p; q < p + 100; q += p % 1000 == 0 ? 2 : 100)
+        w.Protect(q, p % 1000 == 0 ? q + 1 : q + 100, protection);
+    }
+    w.ExpectBooksRight();
+    w.EvictAll();
+    w.Protect(0, 4000, PROT_READ | PROT_WRITE);
+    EXPECT_EQ(w.Wrong(0, 4000), 0u);
+    w.ExpectBooksRight();
+  }
 }
 
 // Outside of any area, and where the program mapped something of its own, the engine keeps its hands off.
