@@ -15,7 +15,8 @@ namespace farpool {
 
 class Pins {
  public:
-  static constexpr unsigned kPinsMax = 128;  // Threads of one process inside guarded calls at once.
+  static constexpr unsigned kPinsMax = 256;   // Ranges of one process inside guarded calls at once.
+  static constexpr unsigned kKeptMax = 4096;  // Ranges the kernel works on between calls (io_submit).
 
   // Pins [begin, end). `owner` names the thread (any unique number), `stack` its stack pointer: a pin of the
   // same owner from deeper down the stack was abandoned by a longjmp and is taken over. Returns a handle, or
@@ -30,23 +31,39 @@ class Pins {
       if (!abandoned && !slot.owner.compare_exchange_strong(holder, owner, std::memory_order_acquire))
         continue;
       slot.stack = stack;
-      slot.begin.store(begin, std::memory_order_relaxed);
-      slot.end.store(end, std::memory_order_relaxed);
-      std::atomic_thread_fence(std::memory_order_seq_cst);
-      while (evicting_begin_.load(std::memory_order_relaxed) < end &&
-             evicting_end_.load(std::memory_order_relaxed) > begin)
-        SpinPause();
-      std::atomic_thread_fence(std::memory_order_acquire);
+      Announce(&slot, begin, end);
       return static_cast<int>(i);
     }
     return -1;
   }
   void Unpin(int handle) {
     if (handle < 0) return;
-    Slot& slot = slots_[handle];
-    slot.begin.store(0, std::memory_order_relaxed);
-    slot.end.store(0, std::memory_order_relaxed);
-    slot.owner.store(0, std::memory_order_release);
+    slots_[handle].Clear();
+  }
+
+  // Pins [begin, end) until Release() with the same key and group, or with the group alone. False when all
+  // are taken. `key` is not zero.
+  bool Keep(uintptr_t begin, uintptr_t end, uintptr_t key, uintptr_t group) {
+    for (unsigned i = 0; i < kKeptMax; ++i) {
+      uintptr_t free = 0;
+      if (kept_[i].owner.load(std::memory_order_relaxed) != 0 ||
+          !kept_[i].owner.compare_exchange_strong(free, kClaimed, std::memory_order_acquire))
+        continue;
+      unsigned used = kept_used_.load(std::memory_order_relaxed);
+      while (used <= i && !kept_used_.compare_exchange_weak(used, i + 1, std::memory_order_relaxed)) {
+      }
+      kept_[i].stack = group;
+      Announce(&kept_[i], begin, end);
+      kept_[i].owner.store(key, std::memory_order_release);
+      return true;
+    }
+    return false;
+  }
+  void Release(uintptr_t key, uintptr_t group) {
+    ReleaseIf([&](const Slot& slot, uintptr_t owner) { return owner == key && slot.stack == group; });
+  }
+  void ReleaseGroup(uintptr_t group) {
+    ReleaseIf([&](const Slot& slot, uintptr_t) { return slot.stack == group; });
   }
 
   // Drops the pins of owners of which `gone(owner)` is true: threads that ended inside a call (cancelled).
@@ -54,9 +71,9 @@ class Pins {
   void Reclaim(Gone&& gone) {
     for (Slot& slot : slots_) {
       uintptr_t owner = slot.owner.load(std::memory_order_acquire);
-      if (owner == 0 || owner == kReclaiming || !gone(owner)) continue;
+      if (owner == 0 || owner == kClaimed || !gone(owner)) continue;
       // Two may come at once, and what the first has freed may be a third one's by now.
-      if (slot.owner.compare_exchange_strong(owner, kReclaiming, std::memory_order_acquire))
+      if (slot.owner.compare_exchange_strong(owner, kClaimed, std::memory_order_acquire))
         Unpin(static_cast<int>(&slot - slots_));
     }
   }
@@ -66,14 +83,12 @@ class Pins {
     evicting_begin_.store(begin, std::memory_order_relaxed);
     evicting_end_.store(end, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    for (const Slot& slot : slots_) {
-      if (slot.end.load(std::memory_order_relaxed) > begin &&
-          slot.begin.load(std::memory_order_relaxed) < end) {
-        EndEvict();
-        return false;
-      }
-    }
-    return true;
+    bool pinned = false;
+    for (const Slot& slot : slots_) pinned |= slot.Overlaps(begin, end);
+    const unsigned kept = kept_used_.load(std::memory_order_relaxed);
+    for (unsigned i = 0; i < kept; ++i) pinned |= kept_[i].Overlaps(begin, end);
+    if (pinned) EndEvict();
+    return !pinned;
   }
   void EndEvict() {
     evicting_end_.store(0, std::memory_order_release);
@@ -81,23 +96,49 @@ class Pins {
   }
   // In a forked child: the other threads' pins are not ours.
   void Reset() {
-    for (Slot& slot : slots_) {
-      slot.owner.store(0);
-      slot.begin.store(0);
-      slot.end.store(0);
-    }
+    for (Slot& slot : slots_) slot.Clear();
+    for (Slot& slot : kept_) slot.Clear();
     EndEvict();
   }
 
  private:
-  static constexpr uintptr_t kReclaiming = UINTPTR_MAX;  // Nobody's number.
   struct Slot {
     std::atomic<uintptr_t> owner{0};
     std::atomic<uintptr_t> begin{0};
     std::atomic<uintptr_t> end{0};
-    uintptr_t stack = 0;  // Only the owner looks.
+    uintptr_t stack = 0;  // Only the owner looks. Of a kept one: its group.
+    bool Overlaps(uintptr_t from, uintptr_t to) const {
+      return end.load(std::memory_order_relaxed) > from && begin.load(std::memory_order_relaxed) < to;
+    }
+    void Clear() {
+      begin.store(0, std::memory_order_relaxed);
+      end.store(0, std::memory_order_relaxed);
+      owner.store(0, std::memory_order_release);
+    }
   };
+  static constexpr uintptr_t kClaimed = UINTPTR_MAX;  // Owner of one that is being filled in or taken back.
+
+  void Announce(Slot* slot, uintptr_t begin, uintptr_t end) {
+    slot->begin.store(begin, std::memory_order_relaxed);
+    slot->end.store(end, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    while (evicting_begin_.load(std::memory_order_relaxed) < end &&
+           evicting_end_.load(std::memory_order_relaxed) > begin)
+      SpinPause();
+    std::atomic_thread_fence(std::memory_order_acquire);
+  }
+  template <typename Which>
+  void ReleaseIf(Which&& which) {
+    const unsigned kept = kept_used_.load(std::memory_order_acquire);
+    for (unsigned i = 0; i < kept; ++i) {
+      const uintptr_t owner = kept_[i].owner.load(std::memory_order_acquire);
+      if (owner != 0 && owner != kClaimed && which(kept_[i], owner)) kept_[i].Clear();
+    }
+  }
+
   Slot slots_[kPinsMax];
+  Slot kept_[kKeptMax];
+  std::atomic<unsigned> kept_used_{0};  // None beyond was ever used.
   std::atomic<uintptr_t> evicting_begin_{UINTPTR_MAX};
   std::atomic<uintptr_t> evicting_end_{0};
 };

@@ -11,6 +11,28 @@
         push %rsi
         push %rdi
         push %rax
+        .cfi_adjust_cfa_offset 56
+        .endm
+
+        // For unwinders (cancellation of a thread blocked in a call): who made the call stands in rcx, and made
+        // it with the stack as it is.
+        .macro start_frame
+        .cfi_def_cfa %rsp, 0
+        .cfi_register %rip, %rcx
+        .endm
+        .macro below_red_zone
+        lea -128(%rsp), %rsp
+        .cfi_def_cfa_offset 128
+        push %rcx
+        .cfi_def_cfa_offset 136
+        .cfi_offset %rip, -136
+        .endm
+        .macro keep_rbp
+        push %rbp
+        .cfi_adjust_cfa_offset 8
+        .cfi_offset %rbp, -200
+        mov %rsp, %rbp
+        .cfi_def_cfa_register %rbp
         .endm
 
         .text
@@ -21,8 +43,8 @@
         .type farpool_site_entry, @function
 farpool_site_entry:
         .cfi_startproc simple
-        lea -128(%rsp), %rsp
-        push %rcx
+        start_frame
+        below_red_zone
         lea farpool_syscall_always(%rip), %r11
         cmpb $0, (%r11,%rax)
         jne guarded
@@ -34,8 +56,12 @@ farpool_site_entry:
         je guarded
         .endr
         syscall
+        .cfi_remember_state
         pop %rcx
+        .cfi_register %rip, %rcx
         lea 128(%rsp), %rsp
+        .cfi_def_cfa_offset 0
+        cmp $-4096, %rax                // As the patched site of read would next.
         jmp *%rcx
 
         // libc's syscall(): any call at all. Those that change the stack or share it must not pass through here:
@@ -43,6 +69,7 @@ farpool_site_entry:
         .globl farpool_function_entry
         .hidden farpool_function_entry
 farpool_function_entry:
+        start_frame
         cmp $57, %rax                   // fork
         je farpool_trap_entry
         cmp $56, %rax                   // clone: ours if it is a fork
@@ -69,15 +96,14 @@ farpool_function_entry:
 farpool_trap_entry:
         // The call was made by anybody's code, which may hold wide vectors across it: all of them are kept, as
         // `syscall` would. (libc's own sites are inside functions that hold none.)
-        lea -128(%rsp), %rsp
-        push %rcx
+        start_frame
+        below_red_zone
         push_frame
         mov farpool_xsave_bytes(%rip), %ecx
         test %ecx, %ecx
         jz keep_xmm
         mov %rsp, %rdi
-        push %rbp
-        mov %rsp, %rbp
+        keep_rbp
         sub %rcx, %rsp
         and $-64, %rsp
         // The header behind the 512 bytes of legacy state must be clean for xrstor.
@@ -103,11 +129,11 @@ farpool_trap_entry:
         jmp leave
 
 guarded:
+        .cfi_restore_state
         push_frame
 keep_xmm:
         mov %rsp, %rdi
-        push %rbp
-        mov %rsp, %rbp
+        keep_rbp
         // `syscall` keeps vector registers; C++ does not.
         sub $256, %rsp
         and $-64, %rsp
@@ -148,6 +174,7 @@ keep_xmm:
 leave:
         mov %rbp, %rsp
         pop %rbp
+        .cfi_def_cfa %rsp, 192
         lea 8(%rsp), %rsp
         pop %rdi
         pop %rsi
@@ -157,6 +184,9 @@ leave:
         pop %r9
         pop %rcx
         lea 128(%rsp), %rsp
+        .cfi_def_cfa_offset 0
+        .cfi_register %rip, %rcx
+        cmp $-4096, %rax
         jmp *%rcx
         .cfi_endproc
         .size farpool_site_entry, .-farpool_site_entry
@@ -167,11 +197,17 @@ leave:
         .hidden farpool_clone_entry
         .type farpool_clone_entry, @function
 farpool_clone_entry:
+        .cfi_startproc simple
+        start_frame
         push %rcx
+        .cfi_def_cfa_offset 8
+        .cfi_offset %rip, -8
         push_frame
         mov %rsp, %rdi
         push %rbp
         mov %rsp, %rbp
+        .cfi_def_cfa %rbp, 72
+        .cfi_offset %rbp, -72
         and $-16, %rsp
         cld
         call farpool_before_clone
@@ -186,6 +222,7 @@ farpool_clone_entry:
         pop %r9
         pop %rcx
         jmp *%rcx
+        .cfi_endproc
         .size farpool_clone_entry, .-farpool_clone_entry
 
         // long farpool_on_stack(call, argument, top): call(argument) on another stack.

@@ -49,8 +49,26 @@ long GuardFork(GuardFrame* frame);
 // sites.cc: sends libc's own system calls to the guard. Returns how many sites were patched.
 unsigned PatchLibc();
 
-// guard.cc. True if all of [begin, begin + bytes) may be touched: present if far, not ours otherwise. With a
-// false it is present up to where the program's mappings end, and the kernel is left to answer EFAULT.
+// transfers.cc. Large buffers go in pieces; a message is never divided.
+long CallTransfer(const GuardFrame* frame);
+long CallAt(const GuardFrame* frame, unsigned buffer_arg, unsigned count_arg, int offset_arg);
+long CallVector(const GuardFrame* frame);
+long CallMessage(const GuardFrame* frame);
+long CallMessages(const GuardFrame* frame);
+long CallOtherMemory(const GuardFrame* frame);
+long GuardVmsplice(const GuardFrame* frame);
+// futexes.cc.
+long CallFutex(const GuardFrame* frame);
+long CallFutexWaitv(const GuardFrame* frame);
+long GuardThreadExit(const GuardFrame* frame);
+// async_io.cc.
+long CallIoSubmit(const GuardFrame* frame);
+long CallIoGetevents(const GuardFrame* frame);
+long CallIoCancel(const GuardFrame* frame);
+long CallIoDestroy(const GuardFrame* frame);
+
+// prepare.cc. True if all of [begin, begin + bytes) may be touched: present if far, not ours otherwise. With
+// a false it is present up to where the program's mappings end, and the kernel is left to answer EFAULT.
 bool MakePresent(uintptr_t begin, uint64_t bytes);
 
 // Passes a call on as it is.

@@ -18,6 +18,7 @@
 #include "base/mutex.h"
 #include "base/sys.h"
 #include "preload/guard.h"
+#include "preload/prepare.h"
 #include "preload/runtime.h"
 #include "preload/thread.h"
 #include "run/layout.h"
@@ -400,16 +401,15 @@ void SignalsAfterFork() { g_actions_lock.Reset(); }
 long GuardSigaction(GuardFrame* frame) {
   const uint64_t signal = frame->args[0];
   if (frame->args[3] != sizeof(uint64_t) || signal < 1 || signal > kSignals) return -EINVAL;
-  if (!MakePresent(frame->args[1], sizeof(KernelSigaction)) ||
-      !MakePresent(frame->args[2], sizeof(KernelSigaction)))
-    return Forward(frame);
+  if (!MayRead(frame->args[1], sizeof(KernelSigaction)) || !MayWrite(frame->args[2], sizeof(KernelSigaction)))
+    return -EFAULT;
   return OnNearStack(&SetAction, *frame);
 }
 
 long GuardSigprocmask(GuardFrame* frame) {
   if (frame->args[3] != sizeof(uint64_t)) return -EINVAL;
-  if (!MakePresent(frame->args[1], sizeof(uint64_t)) || !MakePresent(frame->args[2], sizeof(uint64_t)))
-    return Forward(frame);
+  if (!MayRead(frame->args[1], sizeof(uint64_t)) || !MayWrite(frame->args[2], sizeof(uint64_t)))
+    return -EFAULT;
   if (InArena(reinterpret_cast<uint64_t>(frame))) return OnNearStack(&SetMask, *frame);
   Thread* thread = CurrentThread();
   uint64_t now = thread->blocked;
@@ -447,8 +447,8 @@ bool TakeHeld(uint64_t set, siginfo_t* info) {
 
 // The kernel never hears of the program's alternate stack: its own is ours.
 long GuardSigaltstack(GuardFrame* frame) {
-  if (!MakePresent(frame->args[0], sizeof(AltStack)) || !MakePresent(frame->args[1], sizeof(AltStack)))
-    return Forward(frame);
+  if (!MayRead(frame->args[0], sizeof(AltStack)) || !MayWrite(frame->args[1], sizeof(AltStack)))
+    return -EFAULT;
   Thread* thread = CurrentThread();
   const AltStack before = thread->asked;
   const uint64_t sp = reinterpret_cast<uint64_t>(frame + 1) + kRedZone;

@@ -4,17 +4,20 @@
 // place, so code that jumps to it from elsewhere still works. Sites of another shape are left alone: for them
 // the filter remains.
 
+#include <dlfcn.h>
 #include <elf.h>
 #include <link.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include <cstddef>
 #include <cstring>
 
 #include "base/sys.h"
 #include "preload/guard.h"
 #include "preload/runtime.h"
+#include "run/layout.h"
 #include "run/syscalls.h"
 
 extern "C" {
@@ -137,7 +140,7 @@ class Patcher {
       p = static_cast<uint8_t*>(std::memchr(p, 0x0f, static_cast<size_t>(text_.end - 64 - p)));
       if (p == nullptr) break;
       if (p[1] != 0x05) continue;
-      if (!PatchMov(p) && !PatchFunction(p)) PatchRead(p);
+      if (!PatchMov(p) && !PatchFunction(p) && !PatchThreadExit(p)) PatchRead(p);
     }
     return patched_;
   }
@@ -201,26 +204,41 @@ class Patcher {
     return true;
   }
 
-  // read: xor %eax, %eax; syscall; cmp $imm32, %rax. The jump reaches into the cmp, which the stub does
-  // instead; only if nothing near jumps to the cmp.
+  // The end of a thread: mov $60, %edx; (padding); xor %edi, %edi; mov %edx, %eax; syscall, for ever.
+  bool PatchThreadExit(uint8_t* syscall) {
+    static const uint8_t kBefore[] = {0x31, 0xff, 0x89, 0xd0};
+    static const uint8_t kMov[] = {0xba, SYS_exit, 0, 0, 0};
+    constexpr int kPaddingMax = 8;
+    if (std::memcmp(syscall - sizeof(kBefore), kBefore, sizeof(kBefore)) != 0) return false;
+    uint8_t* mov = syscall - sizeof(kBefore) - sizeof(kMov);
+    for (int padding = 0; std::memcmp(mov, kMov, sizeof(kMov)) != 0; --mov)
+      if (++padding > kPaddingMax) return false;
+    uint8_t* stub = NewStub();
+    if (stub == nullptr) return false;
+    std::memcpy(stub, kMov, sizeof(kMov));
+    std::memcpy(stub + sizeof(kMov), kBefore, sizeof(kBefore));
+    Leave(stub + sizeof(kMov) + sizeof(kBefore), syscall + 2);
+    Jump(mov, stub);
+    ++patched_;
+    return true;
+  }
+
+  // read: xor %eax, %eax; syscall; cmp $-4096, %rax. The jump reaches into the cmp, which the entry has done
+  // when it goes on; only if nothing near jumps to the cmp.
   void PatchRead(uint8_t* syscall) {
     static const uint8_t kBefore[] = {0x31, 0xc0};
-    static const uint8_t kAfter[] = {0x48, 0x3d};
-    if (std::memcmp(syscall - 2, kBefore, 2) != 0 || std::memcmp(syscall + 2, kAfter, 2) != 0) return;
+    static const uint8_t kAfter[] = {0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff};
+    if (std::memcmp(syscall - 2, kBefore, sizeof(kBefore)) != 0 ||
+        std::memcmp(syscall + 2, kAfter, sizeof(kAfter)) != 0)
+      return;
     for (uint8_t* p = syscall + 2 - 130; p < syscall + 2 + 128; ++p) {
       const bool jump = (*p & 0xf0) == 0x70 || *p == 0xeb;
       if (jump && p + 2 + static_cast<int8_t>(p[1]) == syscall + 2) return;
     }
     uint8_t* stub = NewStub();
     if (stub == nullptr) return;
-    uint8_t* out = stub;
-    std::memcpy(out, syscall - 2, 2);
-    out += 2;
-    // Comes back into the stub for the cmp, then to what follows it.
-    uint8_t* tail = stub + 32;
-    Leave(out, tail);
-    std::memcpy(tail, syscall + 2, 6);
-    Jump(tail + 6, syscall + 8);
+    std::memcpy(stub, kBefore, sizeof(kBefore));
+    Leave(stub + sizeof(kBefore), syscall + 2 + sizeof(kAfter));
     Jump(syscall - 2, stub);
     ++patched_;
   }
@@ -271,7 +289,43 @@ uint8_t* MapNear(Text text) {
 
 }  // namespace
 
+namespace {
+
+// What unwinders must know about the trampoline, where blocking calls are cancelled: the return address is
+// all there is on its stack.
+struct __attribute__((packed)) TrampolineFrames {
+  uint32_t cie_bytes = 20;
+  uint32_t cie_id = 0;
+  uint8_t version = 1;
+  char augmentation[3] = {'z', 'R', 0};
+  uint8_t code_factor = 1, data_factor = 0x78 /*-8*/, return_column = 16, augmentation_bytes = 1;
+  uint8_t pointer_encoding = 0;           // Absolute.
+  uint8_t cfa[3] = {0x0c, 7, 8};          // rsp + 8
+  uint8_t return_address[2] = {0x90, 1};  // at cfa - 8
+  uint8_t cie_padding[2] = {};
+  uint32_t fde_bytes = 28;
+  uint32_t cie_distance = 28;  // From here.
+  uint64_t begin = kTrampoline, bytes = 3;
+  uint8_t fde_augmentation_bytes = 0;
+  uint8_t fde_padding[7] = {};
+  uint32_t end = 0;
+};
+static_assert(offsetof(TrampolineFrames, fde_bytes) == 24 && offsetof(TrampolineFrames, end) == 56);
+
+// With C++ programs the unwinder is loaded by now. C programs have no destructors that cancellation must run;
+// cleanup handlers run in any case.
+void DescribeTrampoline() {
+  using Register = void (*)(const void* frames, void* object);
+  static const TrampolineFrames frames;
+  static uint64_t object[16];  // The unwinder's.
+  const auto add = reinterpret_cast<Register>(dlsym(RTLD_DEFAULT, "__register_frame_info"));
+  if (add != nullptr) add(&frames, object);
+}
+
+}  // namespace
+
 unsigned PatchLibc() {
+  DescribeTrampoline();
   Text text;
   if (dl_iterate_phdr(&FindLibc, &text) == 0) return 0;
   uint8_t* stubs = MapNear(text);

@@ -9,19 +9,28 @@ namespace farpool {
 namespace {
 
 constexpr SyscallArg N{};
-constexpr SyscallArg S{SyscallArg::kString, 0, 0};
-constexpr SyscallArg O{SyscallArg::kOpaque, 0, 0};
-constexpr SyscallArg M{SyscallArg::kMessage, 0, 0};
-constexpr SyscallArg A{SyscallArg::kMapping, 0, 0};
+constexpr SyscallArg S{SyscallArg::kString};
+constexpr SyscallArg O{SyscallArg::kOpaque};
+constexpr SyscallArg Q{SyscallArg::kNested};
+constexpr SyscallArg M{SyscallArg::kMessage};
+constexpr SyscallArg A{SyscallArg::kMapping};
 constexpr SyscallArg P(uint16_t size) { return {SyscallArg::kFixed, 0, size}; }
-constexpr SyscallArg L(uint8_t count_arg, uint16_t size = 1) {
-  return {SyscallArg::kCounted, count_arg, size};
+constexpr SyscallArg L(uint8_t count_arg, uint16_t size = 1, uint16_t extra = 0) {
+  return {SyscallArg::kCounted, count_arg, size, extra};
 }
-constexpr SyscallArg V(uint8_t count_arg) { return {SyscallArg::kIovec, count_arg, 0}; }
-constexpr SyscallArg MM(uint8_t count_arg) { return {SyscallArg::kMessages, count_arg, 0}; }
+// An option or structure of known size that may hold pointers.
+constexpr SyscallArg QL(uint8_t count_arg) { return {SyscallArg::kNested, count_arg, 1}; }
+constexpr SyscallArg B(uint8_t count_arg) { return {SyscallArg::kBits, count_arg}; }
+constexpr SyscallArg V(uint8_t count_arg) { return {SyscallArg::kIovec, count_arg}; }
+constexpr SyscallArg MM(uint8_t count_arg) { return {SyscallArg::kMessages, count_arg}; }
 
-constexpr uint16_t kStat = 144, kRusage = 144, kTimespec = 16, kTimerSpec = 32, kFdSet = 128, kSigset = 8;
-constexpr int kFchmodat2 = 452;  // Newer than some headers.
+constexpr uint16_t kStat = 144, kRusage = 144, kTimespec = 16, kTimerSpec = 32, kSigset = 8;
+
+// Newer than some headers.
+constexpr int kCachestat = 451, kFchmodat2 = 452, kFutexWake = 454, kFutexWait = 455, kFutexRequeue = 456,
+              kStatmount = 457, kListmount = 458, kLsmGetSelfAttr = 459, kLsmSetSelfAttr = 460,
+              kLsmListModules = 461, kSetxattrat = 463, kGetxattrat = 464, kListxattrat = 465,
+              kRemovexattrat = 466, kOpenTreeAttr = 467, kFileGetattr = 468, kFileSetattr = 469;
 
 struct Table {
   SyscallSpec specs[kSyscallsMax] = {};
@@ -50,9 +59,12 @@ struct Table {
     Set(SYS_mlockall, kAlways);
     Set(SYS_munlockall, kAlways);
     Add(SYS_mincore, A, N, O);
-    Add(SYS_mbind, A, N, N, O);
-    Add(SYS_get_mempolicy, P(4), O, N, P(1));
-    Add(SYS_set_mempolicy, N, O);
+    Add(SYS_mbind, A, N, N, B(4));
+    Add(SYS_get_mempolicy, P(4), B(2), N, A);
+    Add(SYS_set_mempolicy, N, B(2));
+    Add(SYS_migrate_pages, N, N, B(1), B(1));
+    Add(SYS_move_pages, N, N, L(1, 8), L(1, 4), L(1, 4));
+    Set(SYS_process_madvise, kAlways, N, V(2));
     Add(SYS_pkey_mprotect, A);
     // Signals.
     Set(SYS_rt_sigaction, kAlways, N, P(32), P(32));
@@ -81,7 +93,12 @@ struct Table {
     Add(SYS_times, P(32));
     Add(SYS_sysinfo, P(112));
     Add(SYS_uname, P(390));
-    Add(SYS_prctl, N, O);
+    Set(SYS_prctl, kAlways, N, Q);
+    Set(SYS_seccomp, kAlways, N, N, Q);
+    Set(SYS_exit, kAlways);
+    Add(SYS_modify_ldt, N, L(2));
+    Add(SYS_acct, S);
+    Add(SYS_reboot, N, N, N, S);
     Add(SYS_sched_setaffinity, N, N, L(1));
     Add(SYS_sched_getaffinity, N, N, L(1));
     Add(SYS_sched_setparam, N, P(4));
@@ -104,8 +121,8 @@ struct Table {
     for (unsigned number : {SYS_readv, SYS_writev, SYS_preadv, SYS_pwritev, SYS_preadv2, SYS_pwritev2})
       Set(number, kAlways, N, V(2));
     Set(SYS_vmsplice, kAlways, N, V(2));
-    Add(SYS_process_vm_readv, N, V(2), N, O);
-    Add(SYS_process_vm_writev, N, V(2), N, O);
+    for (unsigned number : {SYS_process_vm_readv, SYS_process_vm_writev})
+      Set(number, kAlways, N, V(2), N, V(4));
     for (unsigned number : {SYS_open, SYS_creat, SYS_access, SYS_chdir, SYS_mkdir, SYS_rmdir, SYS_unlink,
                             SYS_chmod, SYS_chown, SYS_lchown, SYS_truncate, SYS_mknod, SYS_chroot,
                             SYS_memfd_create, SYS_swapon, SYS_swapoff, SYS_umount2})
@@ -133,7 +150,7 @@ struct Table {
     Add(SYS_utimensat, N, S, P(32));
     Add(SYS_openat2, N, S, L(3));
     Add(SYS_fcntl, N, N, O);
-    Add(SYS_ioctl, N, N, O);
+    Set(SYS_ioctl, kAlways, N, N, Q);
     Add(SYS_pipe, P(8));
     Add(SYS_pipe2, P(8));
     Add(SYS_sendfile, N, N, P(8));
@@ -147,6 +164,23 @@ struct Table {
     for (unsigned number : {SYS_removexattr, SYS_lremovexattr}) Add(number, S, S);
     Add(SYS_fremovexattr, N, S);
     Add(SYS_mount, S, S, S, N, O);
+    Add(SYS_open_tree, N, S);
+    Add(SYS_move_mount, N, S, N, S);
+    Add(SYS_fsopen, S);
+    Add(SYS_fsconfig, N, N, S, O);
+    Add(SYS_fspick, N, S);
+    Add(SYS_mount_setattr, N, S, N, L(4));
+    Add(kOpenTreeAttr, N, S, N, L(4));
+    Add(kStatmount, P(32), L(2));
+    Add(kListmount, P(32), L(2, 8));
+    Add(SYS_ustat, N, P(32));
+    Add(SYS_quotactl_fd, N, N, N, O);
+    Add(kCachestat, N, P(16), P(40));
+    Add(kSetxattrat, N, S, N, S, Q);
+    Add(kGetxattrat, N, S, N, S, Q);
+    Add(kListxattrat, N, S, N, L(4));
+    Add(kRemovexattrat, N, S, N, S);
+    for (unsigned number : {kFileGetattr, kFileSetattr}) Add(number, N, S, L(3));
     Add(SYS_pivot_root, S, S);
     Add(SYS_quotactl, N, S, N, O);
     Add(SYS_fanotify_mark, N, N, N, N, S);
@@ -155,19 +189,23 @@ struct Table {
     // Waiting.
     Add(SYS_poll, L(1, 8));
     Set(SYS_ppoll, kAlways, L(1, 8), N, P(kTimespec), P(kSigset));
-    Add(SYS_select, N, P(kFdSet), P(kFdSet), P(kFdSet), P(16));
-    Set(SYS_pselect6, kAlways, N, P(kFdSet), P(kFdSet), P(kFdSet), P(kTimespec), P(16));
+    Add(SYS_select, N, B(0), B(0), B(0), P(16));
+    Set(SYS_pselect6, kAlways, N, B(0), B(0), B(0), P(kTimespec), P(16));
     Add(SYS_epoll_wait, N, L(2, 12));
     Set(SYS_epoll_pwait, kAlways, N, L(2, 12), N, N, P(kSigset));
     Set(SYS_epoll_pwait2, kAlways, N, L(2, 12), N, P(kTimespec), P(kSigset));
     Add(SYS_epoll_ctl, N, N, N, P(12));
-    Add(SYS_futex, P(4), N, N, P(kTimespec), P(4));
+    Set(SYS_futex, SyscallSpec::kPointers, P(4), N, N, P(kTimespec), P(4));
+    Add(kFutexWake, P(4));
+    Add(kFutexWait, P(4), N, N, N, P(kTimespec));
+    Add(kFutexRequeue, L(2, 12));
     Set(SYS_futex_waitv, kAlways, L(1, 24), N, N, P(kTimespec));
     Add(SYS_get_robust_list, N, P(8), P(8));
     Add(SYS_io_setup, N, P(8));
-    Add(SYS_io_submit, N, N, L(1, 8));
-    Add(SYS_io_cancel, N, P(64), P(32));
-    Add(SYS_io_getevents, N, N, N, L(2, 32), P(kTimespec));
+    Set(SYS_io_submit, kAlways, N, N, L(1, 8));
+    Set(SYS_io_cancel, kAlways, N, P(64), P(32));
+    Set(SYS_io_destroy, kAlways);
+    Set(SYS_io_getevents, kAlways, N, N, N, L(2, 32), P(kTimespec));
     Set(SYS_io_pgetevents, kAlways, N, N, N, L(2, 32), P(kTimespec), P(16));
     // Sockets.
     Add(SYS_connect, N, L(2));
@@ -181,7 +219,7 @@ struct Table {
     Set(SYS_sendmmsg, kAlways, N, MM(2));
     Set(SYS_recvmmsg, kAlways, N, MM(2), N, N, P(kTimespec));
     Add(SYS_socketpair, N, N, N, P(8));
-    Set(SYS_setsockopt, kAlways, N, N, N, L(4));
+    Set(SYS_setsockopt, kAlways, N, N, N, QL(4));
     Add(SYS_getsockopt, N, N, N, O, P(4));
     // Time and the rest.
     Add(SYS_nanosleep, P(kTimespec), P(kTimespec));
@@ -203,9 +241,10 @@ struct Table {
     Add(SYS_getrandom, L(1));
     Add(SYS_semop, N, L(2, 6));
     Add(SYS_semtimedop, N, L(2, 6), N, P(kTimespec));
-    Add(SYS_msgsnd, N, L(2));
-    Add(SYS_msgrcv, N, L(2));
+    // The type of a message goes before its bytes.
+    for (unsigned number : {SYS_msgsnd, SYS_msgrcv}) Add(number, N, L(2, 1, 8));
     Add(SYS_shmctl, N, N, O);
+    Add(SYS_semctl, N, N, N, O);
     Add(SYS_msgctl, N, N, O);
     Add(SYS_sethostname, L(1));
     Add(SYS_setdomainname, L(1));
@@ -221,6 +260,14 @@ struct Table {
     Add(SYS_add_key, S, S, L(3));
     Add(SYS_request_key, S, S, S);
     Add(SYS_keyctl, N, O, O, O, O);
+    Add(SYS_landlock_create_ruleset, L(1));
+    Add(SYS_landlock_add_rule, N, N, O);
+    Add(kLsmGetSelfAttr, N, O, P(4));
+    Add(kLsmSetSelfAttr, N, L(2));
+    Add(kLsmListModules, O, P(4));
+    Add(SYS_init_module, L(1), N, S);
+    Add(SYS_finit_module, N, S);
+    Add(SYS_delete_module, S);
   }
 };
 

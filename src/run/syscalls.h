@@ -12,17 +12,20 @@ struct SyscallArg {
   enum Kind : uint8_t {
     kNone,
     kFixed,     // `size` bytes.
-    kCounted,   // `size` bytes times the value of argument `count_arg`.
+    kCounted,   // `size` bytes times the value of argument `count_arg`, and `extra` bytes.
+    kBits,      // As many bits as the value of argument `count_arg`, in words of 64.
     kString,    // Up to and with the terminating zero.
     kIovec,     // `count_arg` iovecs and the buffers they name.
     kMessage,   // A msghdr and all it names.
     kMessages,  // `count_arg` mmsghdrs.
     kOpaque,    // Depends on other arguments: the page it is on and the next.
+    kNested,    // Holds further pointers, perhaps; as kCounted if `size` is not 0, else as kOpaque.
     kMapping,   // An address range, not memory to be read: the call itself is ours to carry out.
   };
   Kind kind = kNone;
   uint8_t count_arg = 0;
   uint16_t size = 0;
+  uint16_t extra = 0;
 };
 
 struct SyscallSpec {

@@ -22,42 +22,11 @@
 #include <thread>
 #include <vector>
 
-#include "check.h"
+#include "far.h"
 
 extern char** environ;
 
 namespace {
-
-uint64_t* stir_words;
-size_t stir_count;
-uint64_t stir_sum;
-
-// Walks through much memory; two passes, so that what was in use before is surely the oldest.
-void Stir() {
-  for (int pass = 0; pass < 2; ++pass)
-    for (size_t i = 0; i < stir_count; i += 64) stir_sum += stir_words[i] += i;
-}
-
-// Heap memory that malloc maps or carves out of its large heap, filled from `key`.
-char* Buffer(size_t bytes, uint64_t key) {
-  auto* at = static_cast<char*>(malloc(bytes));
-  CHECK(at != nullptr, "malloc");
-  for (size_t i = 0; i < bytes; ++i) at[i] = static_cast<char>(Mix(key + i));
-  return at;
-}
-void Verify(const char* at, size_t bytes, uint64_t key, const char* what) {
-  for (size_t i = 0; i < bytes; ++i)
-    CHECK(at[i] == static_cast<char>(Mix(key + i)), "%s: byte %zu of %zu", what, i, bytes);
-}
-// A string in a far page of its own.
-char* Text(const std::string& text) {
-  auto* at = static_cast<char*>(malloc(200000));
-  CHECK(at != nullptr, "malloc");
-  memset(at, 1, 200000);
-  char* place = at + 100001;
-  memcpy(place, text.c_str(), text.size() + 1);
-  return place;
-}
 
 constexpr size_t kBytes = 300000;
 
@@ -548,10 +517,7 @@ void Programs() {
 int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   const uint64_t mib = Argument(argc, argv, 1, 96);
-  stir_count = (mib << 20) / sizeof(uint64_t);
-  stir_words = static_cast<uint64_t*>(malloc(mib << 20));
-  CHECK(stir_words != nullptr, "malloc");
-  for (size_t i = 0; i < stir_count; ++i) stir_words[i] = Mix(i);
+  StirInit(mib);
   char folder[] = "/tmp/syscalls-XXXXXX";
   CHECK(mkdtemp(folder) != nullptr, "mkdtemp");
   Files(folder);

@@ -1,0 +1,175 @@
+// futexes [MiB]: who waits in the kernel on a word in far memory must wake although the page went meanwhile.
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <sys/syscall.h>
+
+#include <atomic>
+#include <cerrno>
+#include <ctime>
+#include <thread>
+#include <vector>
+
+#include "far.h"
+
+namespace {
+
+long Futex(void* word, int operation, uint32_t value, const void* timeout = nullptr, void* second = nullptr,
+           uint32_t third = 0) {
+  return syscall(SYS_futex, word, operation, value, timeout, second, third);
+}
+
+// Until `count` threads of ours sleep: a word they wait for is enough in most cases, but here it must be the
+// kernel.
+template <typename Wake>
+void UntilWoken(std::atomic<int>* woken, int count, Wake wake) {
+  while (*woken < count) {
+    wake();
+    std::this_thread::yield();
+  }
+}
+
+void Words() {
+  for (const int flag : {FUTEX_PRIVATE_FLAG, 0}) {
+    auto* word = Far(uint32_t{7});
+    auto* second = Far(uint32_t{8});
+    std::atomic<int> woken{0};
+    std::vector<std::thread> threads;
+    // More sleepers than anything could keep pinned.
+    for (int i = 0; i < 30; ++i)
+      threads.emplace_back([&] {
+        CHECK(Futex(word, FUTEX_WAIT | flag, 7) == 0 || errno == EAGAIN, "FUTEX_WAIT: %s", strerror(errno));
+        ++woken;
+      });
+    Stir();
+    UntilWoken(&woken, 5,
+               [&] { CHECK(Futex(word, FUTEX_WAKE | flag, 5) >= 0, "FUTEX_WAKE: %s", strerror(errno)); });
+    Stir();
+    CHECK(Futex(word, FUTEX_CMP_REQUEUE | flag, 1, reinterpret_cast<void*>(1000), second, 7) >= 0,
+          "FUTEX_CMP_REQUEUE: %s", strerror(errno));
+    Stir();
+    UntilWoken(&woken, 30, [&] {
+      CHECK(Futex(second, FUTEX_WAKE | flag, 1000) >= 0, "FUTEX_WAKE: %s", strerror(errno));
+      CHECK(Futex(word, FUTEX_WAKE_OP | flag, 1000, reinterpret_cast<void*>(1000), second,
+                  FUTEX_OP(FUTEX_OP_ADD, 1, FUTEX_OP_CMP_GE, 0)) >= 0,
+            "FUTEX_WAKE_OP: %s", strerror(errno));
+    });
+    for (std::thread& thread : threads) thread.join();
+    auto* limit = Far(timespec{0, 1000000});
+    Stir();
+    errno = 0;
+    CHECK(Futex(word, FUTEX_WAIT | flag, 7, limit) == -1 && errno == ETIMEDOUT, "FUTEX_WAIT: %s",
+          strerror(errno));
+  }
+  printf("futexes: wait, wake, requeue\n");
+}
+
+// Threads that end with mutexes locked. Whoever locks them next is told, also who waits already.
+void Robust(int protocol, bool shared) {
+  constexpr int kMutexes = 20;
+  pthread_mutexattr_t attributes;
+  pthread_mutexattr_init(&attributes);
+  pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+  pthread_mutexattr_setprotocol(&attributes, protocol);
+  if (shared) pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+  pthread_mutex_t* mutexes[kMutexes];
+  for (auto& mutex : mutexes) {
+    mutex = FarArray<pthread_mutex_t>(1);
+    CHECK(pthread_mutex_init(mutex, &attributes) == 0, "pthread_mutex_init");
+  }
+  std::atomic<int> locked{0}, told{0};
+  std::thread owner([&] {
+    for (auto* mutex : mutexes) CHECK(pthread_mutex_lock(mutex) == 0, "pthread_mutex_lock");
+    locked = 1;
+    while (locked != 2) std::this_thread::yield();
+  });
+  while (locked != 1) std::this_thread::yield();
+  std::vector<std::thread> waiters;
+  for (int i = 0; i < 3; ++i)
+    waiters.emplace_back([&, i] {
+      CHECK(pthread_mutex_lock(mutexes[i]) == EOWNERDEAD, "a waiter for a robust mutex");
+      pthread_mutex_consistent(mutexes[i]);
+      pthread_mutex_unlock(mutexes[i]);
+      ++told;
+    });
+  Stir();
+  locked = 2;
+  owner.join();
+  for (std::thread& waiter : waiters) waiter.join();
+  Stir();
+  for (int i = 3; i < kMutexes; ++i)
+    CHECK(pthread_mutex_trylock(mutexes[i]) == EOWNERDEAD, "robust mutex %d", i);
+  for (int i = 3; i < kMutexes; ++i) {
+    pthread_mutex_consistent(mutexes[i]);
+    pthread_mutex_unlock(mutexes[i]);
+  }
+}
+
+void Inheriting() {
+  pthread_mutexattr_t attributes;
+  pthread_mutexattr_init(&attributes);
+  pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_INHERIT);
+  auto* mutex = FarArray<pthread_mutex_t>(1);
+  CHECK(pthread_mutex_init(mutex, &attributes) == 0, "pthread_mutex_init");
+  auto* total = Far(0);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i)
+    threads.emplace_back([&] {
+      for (int j = 0; j < 4; ++j) {
+        CHECK(pthread_mutex_lock(mutex) == 0, "pthread_mutex_lock");
+        const int before = *total;
+        Stir();
+        *total = before + 1;
+        CHECK(pthread_mutex_unlock(mutex) == 0, "pthread_mutex_unlock");
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  CHECK(*total == 12, "total %d", *total);
+  printf("futexes: priority inheritance\n");
+}
+
+void Meetings() {
+  for (const bool shared : {false, true}) {
+    auto* barrier = FarArray<pthread_barrier_t>(1);
+    auto* semaphore = FarArray<sem_t>(1);
+    pthread_barrierattr_t attributes;
+    pthread_barrierattr_init(&attributes);
+    pthread_barrierattr_setpshared(&attributes, shared ? PTHREAD_PROCESS_SHARED : PTHREAD_PROCESS_PRIVATE);
+    CHECK(pthread_barrier_init(barrier, &attributes, 4) == 0, "pthread_barrier_init");
+    CHECK(sem_init(semaphore, shared ? 1 : 0, 0) == 0, "sem_init");
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 3; ++i)
+      threads.emplace_back([&] {
+        for (int j = 0; j < 2; ++j) {
+          const int r = pthread_barrier_wait(barrier);
+          CHECK(r == 0 || r == PTHREAD_BARRIER_SERIAL_THREAD, "pthread_barrier_wait");
+          CHECK(sem_wait(semaphore) == 0, "sem_wait");
+        }
+      });
+    for (int j = 0; j < 2; ++j) {
+      Stir();
+      pthread_barrier_wait(barrier);
+      Stir();
+      for (int i = 0; i < 3; ++i) CHECK(sem_post(semaphore) == 0, "sem_post");
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+  printf("futexes: barriers and semaphores\n");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  setvbuf(stdout, nullptr, _IOLBF, 0);
+  StirInit(Argument(argc, argv, 1, 40));
+  Words();
+  Robust(PTHREAD_PRIO_NONE, false);
+  Robust(PTHREAD_PRIO_NONE, true);
+  Robust(PTHREAD_PRIO_INHERIT, false);
+  printf("futexes: robust mutexes\n");
+  Inheriting();
+  Meetings();
+  printf("futexes: all verified\n");
+  return 0;
+}
