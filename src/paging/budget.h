@@ -16,7 +16,13 @@ struct BudgetState {
   std::atomic<uint64_t> far_peak;
   std::atomic<uint64_t> percent;  // 0: limit is fixed; else limit = percent of far_peak, at least limit_min.
   std::atomic<uint64_t> limit_min;
+  std::atomic<uint32_t> processes;  // That have far memory now.
+  std::atomic<uint32_t> hunger;     // Futex: counts the calls of processes with too little for more.
+  std::atomic<uint32_t> listeners;  // Evictors that wait for it.
 };
+
+// Waits until some process has called for memory since `seen` calls; how many calls there were.
+uint32_t AwaitHunger(BudgetState* state, uint32_t seen);
 
 class Budget {
  public:
@@ -37,6 +43,17 @@ class Budget {
                                          : share;
   }
   uint64_t used() const { return state_->used.load(std::memory_order_relaxed); }
+
+  // What a process is entitled to when all want more.
+  uint64_t share() const {
+    const uint32_t processes = state_->processes.load(std::memory_order_relaxed);
+    return processes > 1 ? limit() / processes : limit();
+  }
+  // This process has to evict for want of budget: if it holds far less than its share, those that hold more
+  // are called to give some back.
+  void AtLimit() {
+    if (mine() < share() / 4 * 3) CallForShare();
+  }
 
   // Takes `pages` if they fit under the limit, or if this process holds less than its guarantee.
   bool TryTake(uint64_t pages) {
@@ -75,6 +92,7 @@ class Budget {
   void SubFar(uint64_t pages) { state_->far.fetch_sub(pages, std::memory_order_relaxed); }
 
  private:
+  void CallForShare();
   void Took(uint64_t used, uint64_t pages) {
     mine_->fetch_add(pages, std::memory_order_relaxed);
     uint64_t peak = state_->used_peak.load(std::memory_order_relaxed);

@@ -18,6 +18,7 @@
 // blocked, since the fault handler takes the same lock. No function allocates. A failed Status is final: the
 // page cannot be made right and the program must be stopped.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -76,6 +77,11 @@ class Engine {
 
   // Evicts until at most `pages` are held (resident and staging), writes and empties all of staging.
   Status Shrink(uint64_t pages);
+
+  // Others have too little: gives back a part of what this process holds beyond its share of the budget.
+  Status YieldShare();
+  // True once this process had to evict.
+  bool evicts() const { return evicts_.load(std::memory_order_relaxed); }
 
   // fork. BeforeFork: staging is emptied, the resident set shrinks until parent and child fit under the
   // limit, and the table is copied to `child_table` with one more holder per slot; `child` is charged for its
@@ -170,6 +176,7 @@ class Engine {
   uint64_t queue_size_ = 0;
   Victim victim_ = {.first = 0, .next = kGroupPages, .block = kNoBlock};  // None.
   uint64_t resident_ = 0;
+  std::atomic<bool> evicts_{false};
   uint64_t populated_ = 0;  // Frames with memory: free or staged.
   uint64_t staged_ = 0;
 

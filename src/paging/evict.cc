@@ -28,6 +28,8 @@ constexpr unsigned kWritePages = 4;
 // Neighbours moved out per eviction when single frames are needed, for the same reason; a stream moves whole
 // groups.
 constexpr uint64_t kSlicePages = 22;
+// Given back at most at each call of another process: a millisecond under the lock.
+constexpr uint64_t kYieldPages = 4 * kGroupPages;
 // Groups looked at before giving up: hot ones get another round, pinned ones stay.
 constexpr unsigned kEvictTriesMax = 256;
 // Shares of a page copied on write by an atomic OR before a MOVE is tried again.
@@ -184,7 +186,9 @@ Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
       *got = count;
       return Status::Ok();
     }
-    if (populated_ < StagingTarget() && Populate(false)) continue;
+    if (Populate(false)) continue;
+    evicts_.store(true, std::memory_order_relaxed);
+    config_.budget.AtLimit();
     // At the limit: the oldest staged pages give their frames; before that, staging is filled up from the
     // arena, so that pages spend some time there.
     unsigned evictions = 0;
@@ -214,6 +218,7 @@ Status Engine::KeepReserve(unsigned in_use) {
   if (free >= 2 * uint64_t{in_use}) return Status::Ok();
   if (config_.budget.used() + kGroupPages <= config_.budget.limit())
     return Status::Ok();  // Populate() will do.
+  config_.budget.AtLimit();
   bool progress = true;
   if (populated_ < StagingTarget() + in_use)
     if (Status s = Evict(in_use > 1 ? kGroupPages : kSlicePages, &progress); !s.ok()) return s;
@@ -502,6 +507,20 @@ Status Engine::Evict(uint64_t pages, bool* progress) {
     }
     *progress = true;
     return Status::Ok();
+  }
+  return Status::Ok();
+}
+
+Status Engine::YieldShare() {
+  MutexLock hold(&lock_);
+  const uint64_t share = config_.budget.share();
+  const uint64_t holds = config_.budget.mine();
+  if (holds <= share) return Status::Ok();
+  const uint64_t target = holds - share < kYieldPages ? share : holds - kYieldPages;
+  for (bool progress = true; progress && config_.budget.mine() > target;) {
+    if (Status s = Evict(kGroupPages, &progress); !s.ok()) return s;
+    if (Status s = Drain(kGroupPages); !s.ok()) return s;
+    DropFreeFrames(nullptr);
   }
   return Status::Ok();
 }

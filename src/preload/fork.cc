@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "base/sys.h"
+#include "preload/evictor.h"
 #include "preload/guard.h"
 #include "preload/monitor.h"
 #include "preload/runtime.h"
@@ -69,6 +70,7 @@ long GuardFork(GuardFrame* frame) {
       if (Status s = OpenUserfault(&uffd, &move); !s.ok()) Fatal(s);
       sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);
       if (Status s = engine.AfterForkInChild(uffd, child_budget); !s.ok()) Fatal(s);
+      EvictorAfterFork();
       if (g_runtime.monitor())
         if (Status s = StartMonitor(); !s.ok()) Fatal(s);
       return 0;

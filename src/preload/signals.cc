@@ -17,6 +17,7 @@
 
 #include "base/mutex.h"
 #include "base/sys.h"
+#include "preload/evictor.h"
 #include "preload/guard.h"
 #include "preload/prepare.h"
 #include "preload/runtime.h"
@@ -256,6 +257,7 @@ void OnBus(int signal, siginfo_t* info, void* context) {
     bool foreign = false;
     if (Status s = g_runtime.engine.Fault(address, &foreign); !s.ok()) Fatal(s);
     if (!foreign) {
+      if (g_runtime.engine.evicts()) StartEvictor();
       Leave(frame, thread);
       return;
     }

@@ -22,6 +22,7 @@ Result<uint32_t> Processes::Add(Fd&& channel) {
   next_ = (next_ + 1) % kProcessesMax;
   segment_->processes[index].resident.store(0);
   segment_->processes_started.fetch_add(1);
+  segment_->budget.processes.fetch_add(1);
   entries_.emplace(index, Entry{std::move(channel), std::move(table)});
   return index;
 }
@@ -66,6 +67,7 @@ void Processes::Remove(uint32_t index) {
   }
   segment_->budget.far.fetch_sub(far_pages);
   segment_->budget.used.fetch_sub(segment_->processes[index].resident.exchange(0));
+  segment_->budget.processes.fetch_sub(1);
   entries_.erase(index);
 }
 

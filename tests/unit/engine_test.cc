@@ -746,6 +746,44 @@ TEST_P(EngineTest, WorksWithItsGuaranteeWhenOthersHoldTheRest) {
   EXPECT_EQ(w.books->mine[0], w.held());
 }
 
+// Three processes use the budget: this one holds all of it and gives back what is beyond its third, no more.
+TEST_P(EngineTest, YieldsWhatIsBeyondItsShare) {
+  Start({.limit = 3072});
+  World& w = *world;
+  w.Fill(0, 4096);
+  ASSERT_GT(w.held(), 2900u);
+  ASSERT_TRUE(w.engine->YieldShare().ok());
+  EXPECT_GT(w.held(), 2900u);  // Nobody else is there.
+  w.books->budget.processes = 3;
+  for (uint64_t held = w.held() + 1; w.held() > 1024 && w.held() < held;) {
+    held = w.held();
+    ASSERT_TRUE(w.engine->YieldShare().ok());
+    EXPECT_GE(w.held() + 320, held);  // Not so much at once that faults would have to wait long.
+  }
+  EXPECT_LE(w.held(), 1024u);
+  EXPECT_GT(w.held(), 800u);
+  w.ExpectBooksRight();
+  EXPECT_EQ(w.Wrong(0, 4096), 0u);
+}
+
+// A process that finds nothing left calls for it while it holds less than its share, and not when it holds
+// it.
+TEST_P(EngineTest, CallsForItsShareWhenOthersHoldIt) {
+  Start({.limit = 2048});
+  World& w = *world;
+  w.books->budget.processes = 2;
+  w.books->budget.used = 2048;
+  w.Fill(0, 512);
+  const uint32_t calls = w.books->budget.hunger;
+  EXPECT_GT(calls, 0u);
+  w.books->budget.used -= 1024;  // The others have given back what was not theirs.
+  w.Fill(512, 2048);
+  EXPECT_GE(w.held(), 1000u);
+  const uint32_t later = w.books->budget.hunger;
+  w.Fill(2048, 3072);
+  EXPECT_EQ(w.books->budget.hunger, later);
+}
+
 TEST_P(EngineTest, BeforeForkCopiesTheTableAndSharesTheSlots) {
   Start({.limit = 1024});
   World& w = *world;

@@ -177,7 +177,8 @@ void CheckUserfaultfd(std::vector<Check>* checks) {
   // Both matter to event hand-off alone, so neither is more than a remark.
   const std::string sysctl = ReadLine("/proc/sys/vm/unprivileged_userfaultfd");
   checks->push_back({"unprivileged_userfaultfd", Verdict::kOk,
-                     (sysctl.empty() ? "no such setting" : sysctl) + " (only --handoff monitor needs it)", ""});
+                     (sysctl.empty() ? "no such setting" : sysctl) + " (only --handoff monitor needs it)",
+                     ""});
   const bool device = access("/dev/userfaultfd", R_OK | W_OK) == 0;
   checks->push_back(
       {"/dev/userfaultfd", Verdict::kOk,

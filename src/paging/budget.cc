@@ -1,0 +1,24 @@
+#include "paging/budget.h"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+
+#include <climits>
+
+#include "base/sys.h"
+
+namespace farpool {
+
+uint32_t AwaitHunger(BudgetState* state, uint32_t seen) {
+  state->listeners.fetch_add(1);
+  while (state->hunger.load() == seen) sys::Call(SYS_futex, &state->hunger, FUTEX_WAIT, seen, nullptr);
+  state->listeners.fetch_sub(1);
+  return state->hunger.load();
+}
+
+void Budget::CallForShare() {
+  state_->hunger.fetch_add(1);
+  if (state_->listeners.load() > 0) sys::Call(SYS_futex, &state_->hunger, FUTEX_WAKE, INT_MAX);
+}
+
+}  // namespace farpool

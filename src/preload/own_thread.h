@@ -1,0 +1,13 @@
+#pragma once
+// Threads of the runtime's own inside the program: the monitor and the evictor. The program's libc does not
+// know of them.
+
+#include "farpool/status.h"
+
+namespace farpool {
+
+// Starts a thread that runs `entry`, which never returns, with all signals blocked. It has a near stack and
+// storage of its own and lives as long as the process; a forked child is without it. Any context.
+Status StartOwnThread(void (*entry)());
+
+}  // namespace farpool
