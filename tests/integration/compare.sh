@@ -23,13 +23,15 @@ wanted() {
 start_donor --unix "$work/donor.sock" --memory "$donor_memory"
 start_donor --listen tcp://127.0.0.1:0 --memory "$donor_memory"
 pool=unix://$work/donor.sock,tcp://127.0.0.1:$donor_port
-seconds_max=600
+seconds_max=$((long ? 7200 : 600))
+handoff=auto
 
 # under LIMIT REPORT COMMAND...: runs it, stdout and stderr as given.
 under() {
   local limit=$1 report=$2
   shift 2
-  as_user timeout -k 5 "$seconds_max" "$farpool" run --local "$limit" --pool "$pool" --report-json "$report" -- "$@"
+  as_user timeout -k 5 "$seconds_max" "$farpool" run --local "$limit" --handoff "$handoff" \
+    --pool "$pool" --report-json "$report" -- "$@"
 }
 
 # limit_held REPORT [MOVED]: checks what the report says; prints the reason where it is not right. With MOVED 0 no
