@@ -35,12 +35,12 @@ _farpool() {
       mapfile -t COMPREPLY < <(compgen -W "preload" -- "$cur")
       return
       ;;
-    --local | --pool | --threshold | --listen | --memory | --rack | --slab | --quota)
+    --local | --near | --pool | --threshold | --listen | --memory | --rack | --slab | --quota)
       return
       ;;
   esac
   case $command in
-    run) flags="--local --pool --handoff --via --threshold --report --report-json --config --help" ;;
+    run) flags="--local --pool --handoff --via --threshold --near --report --report-json --config --help" ;;
     donor) flags="--listen --unix --memory --rack --slab --quota --allow-anyone --config --help" ;;
     status) flags="--pool --json --config --help" ;;
     doctor) flags="--pool --json --config --help" ;;

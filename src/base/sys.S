@@ -15,8 +15,28 @@ farpool_syscall:
         jmp *farpool_syscall_entry(%rip)
         .size farpool_syscall, .-farpool_syscall
 
+        .globl farpool_syscall_for_program
+        .hidden farpool_syscall_for_program
+        .type farpool_syscall_for_program, @function
+farpool_syscall_for_program:
+        mov %rdi, %rax
+        mov %rsi, %rdi
+        mov %rdx, %rsi
+        mov %rcx, %rdx
+        mov %r8, %r10
+        mov %r9, %r8
+        mov 8(%rsp), %r9
+        mov farpool_syscall_entry(%rip), %r11
+        add $16, %r11
+        jmp *%r11
+        .size farpool_syscall_for_program, .-farpool_syscall_for_program
+
+        .balign 16
         .type farpool_syscall_direct, @function
 farpool_syscall_direct:
+        syscall
+        ret
+        .balign 16
         syscall
         ret
         .size farpool_syscall_direct, .-farpool_syscall_direct

@@ -10,6 +10,8 @@ extern "C" {
 // Address of a `syscall; ret` pair. Set once, before a second thread exists.
 extern void (*farpool_syscall_entry)();
 long farpool_syscall(long number, long a, long b, long c, long d, long e, long f);
+// The same through the pair at farpool_syscall_entry + kProgramEntry, for what the program asked for.
+long farpool_syscall_for_program(long number, long a, long b, long c, long d, long e, long f);
 }
 
 namespace farpool::sys {
@@ -28,6 +30,12 @@ template <typename A = long, typename B = long, typename C = long, typename D = 
           typename F = long>
 inline long Call(long number, A a = 0, B b = 0, C c = 0, D d = 0, E e = 0, F f = 0) {
   return farpool_syscall(number, Word(a), Word(b), Word(c), Word(d), Word(e), Word(f));
+}
+
+inline constexpr long kProgramEntry = 16;  // Also in sys.S.
+inline long CallForProgram(long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
+                           uint64_t f) {
+  return farpool_syscall_for_program(number, Word(a), Word(b), Word(c), Word(d), Word(e), Word(f));
 }
 
 // True for a kernel answer that means failure.

@@ -77,6 +77,11 @@ Command AddRun(CLI::App& root, const std::vector<std::string>* program) {
          },
          "Mappings smaller than this stay near (default: 64K)")
       ->type_name("SIZE");
+  app->add_option(
+         "--near", o->near_programs,
+         "Programs that get no far memory: comma list of file names, * and ? allowed; an interpreter "
+         "counts, not its script")
+      ->type_name("PATTERN");
   app->add_option("--report", o->report_path, "Write a text report at the end; - is stderr")
       ->type_name("FILE|-");
   app->add_option("--report-json", o->report_json_path, "Write a JSON report at the end; - is stdout")

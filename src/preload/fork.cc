@@ -1,4 +1,6 @@
-// fork. The child gets, before it runs any code of the program: a page table of its own (slots shared,
+// fork and exec.
+//
+// A forked child gets, before it runs any code of the program: a page table of its own (slots shared,
 // counted), a userfaultfd of its own with the inherited arena registered, and a channel to the supervisor.
 
 #include <linux/sched.h>
@@ -6,6 +8,7 @@
 #include <sys/syscall.h>
 
 #include <cerrno>
+#include <cstring>
 
 #include "base/sys.h"
 #include "preload/evictor.h"
@@ -64,6 +67,7 @@ long GuardFork(GuardFrame* frame) {
                                  MAP_SHARED | MAP_NORESERVE | MAP_FIXED, table_fd, 0);
       sys::Call(SYS_close, table_fd);
       if (sys::Failed(map)) Fatal(Status::FromErrno("mmap of the page table", static_cast<int>(-map)));
+      KeepOutOfCore(kTableBase, table_bytes);
       g_runtime.store.AfterFork();
       int uffd = -1;
       bool move;  // The same kernel as the parent's.
@@ -85,6 +89,117 @@ long GuardFork(GuardFrame* frame) {
     g_runtime.supervisor.ForkFailed(child.value());
   }
   return r;
+}
+
+// --- exec
+//
+// A program sees the environment it would have without farpool; what the runtime needs is added on the way
+// into the next program. So it does not matter whether a program passes its environment on, clears it or
+// makes a new one.
+
+namespace {
+
+constexpr char kPreload[] = "LD_PRELOAD=";
+constexpr char kDescriptor[] = "FARPOOL_RUNTIME_FD=";
+
+// Of this thread; shared with a vfork child, which runs while its parent waits.
+thread_local char* t_exec_room = nullptr;
+thread_local size_t t_exec_room_bytes = 0;
+
+bool StartsWith(const char* text, const char* start) {
+  return std::strncmp(text, start, std::strlen(start)) == 0;
+}
+
+// Where the library stands in a list of preloaded ones (spaces or colons between), or null.
+char* FindLibrary(char* list) {
+  const char* library = g_runtime.segment->library;
+  const size_t bytes = std::strlen(library);
+  for (char* at = list; (at = std::strstr(at, library)) != nullptr; at += bytes) {
+    const bool begins = at == list || at[-1] == ':' || at[-1] == ' ';
+    const char after = at[bytes];
+    if (begins && (after == 0 || after == ':' || after == ' ')) return at;
+  }
+  return nullptr;
+}
+
+char* Append(char* out, const char* text) {
+  const size_t bytes = std::strlen(text);
+  std::memcpy(out, text, bytes + 1);
+  return out + bytes;
+}
+
+}  // namespace
+
+void HideEnvironment(char** environment) {
+  char** out = environment;
+  for (char** in = environment; *in != nullptr; ++in) {
+    if (StartsWith(*in, kDescriptor)) continue;
+    if (StartsWith(*in, kPreload)) {
+      char* const list = *in + sizeof(kPreload) - 1;
+      if (char* at = FindLibrary(list); at != nullptr) {
+        char* rest = at + std::strlen(g_runtime.segment->library);
+        if (*rest != 0) ++rest;
+        std::memmove(at, rest, std::strlen(rest) + 1);
+        if (*list == 0) continue;
+      }
+    }
+    *out++ = *in;
+  }
+  *out = nullptr;
+}
+
+uint64_t ExecEnvironment(uint64_t environment) {
+  char* const none[] = {nullptr};
+  char* const* in = environment != 0 ? reinterpret_cast<char* const*>(environment) : none;
+  size_t count = 0;
+  const char* preload = nullptr;
+  bool has_library = false, has_descriptor = false;
+  for (; in[count] != nullptr; ++count) {
+    if (StartsWith(in[count], kDescriptor)) has_descriptor = true;
+    if (preload == nullptr && StartsWith(in[count], kPreload)) {
+      preload = in[count] + sizeof(kPreload) - 1;
+      has_library = FindLibrary(in[count] + sizeof(kPreload) - 1) != nullptr;
+    }
+  }
+  if (has_library && has_descriptor) return environment;
+  const size_t vector_bytes = (count + 3) * sizeof(char*);
+  const size_t bytes = vector_bytes + sizeof(kPreload) + sizeof(kDescriptor) + 16 +
+                       std::strlen(g_runtime.segment->library) + 2 +
+                       (preload != nullptr ? std::strlen(preload) : 0);
+  if (bytes > t_exec_room_bytes) {
+    if (t_exec_room != nullptr) sys::Call(SYS_munmap, t_exec_room, t_exec_room_bytes);
+    t_exec_room = nullptr;
+    t_exec_room_bytes = 0;
+    const size_t wanted = (bytes + kPageBytes - 1) & ~(kPageBytes - 1);
+    const long map =
+        sys::Call(SYS_mmap, nullptr, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (sys::Failed(map)) return environment;
+    t_exec_room = reinterpret_cast<char*>(map);
+    t_exec_room_bytes = wanted;
+  }
+  auto* vector = reinterpret_cast<char**>(t_exec_room);
+  char* text = t_exec_room + vector_bytes;
+  size_t n = 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (has_library || !StartsWith(in[i], kPreload)) vector[n++] = in[i];
+  }
+  if (!has_library) {
+    vector[n++] = text;
+    text = Append(Append(text, kPreload), g_runtime.segment->library);
+    if (preload != nullptr && *preload != 0) text = Append(Append(text, ":"), preload);
+    ++text;
+  }
+  if (!has_descriptor) {
+    vector[n++] = text;
+    text = Append(text, kDescriptor);
+    char digits[12];
+    char* digit = digits + sizeof(digits) - 1;
+    *digit = 0;
+    for (int fd = g_runtime.segment->fd_base; fd > 0; fd /= 10) *--digit = static_cast<char>('0' + fd % 10);
+    Append(text, digit);
+  }
+  vector[n] = nullptr;
+  return reinterpret_cast<uint64_t>(vector);
 }
 
 }  // namespace farpool

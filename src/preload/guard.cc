@@ -62,10 +62,11 @@ long GuardExec(const GuardFrame* frame) {
   const uintptr_t path = frame->args[at ? 1 : 0];
   for (int attempt = 0;; ++attempt) {
     bool far = InArena(path);
+    bool complete = true;
     if (far) StringBytes(path);
     for (unsigned i = at ? 2 : 1; i < (at ? 4u : 3u); ++i) {
       uintptr_t vector = frame->args[i];
-      for (uintptr_t text; vector != 0 && CopyElement(&text, vector, 0) && text != 0;
+      for (uintptr_t text; vector != 0 && (complete = CopyElement(&text, vector, 0)) && text != 0;
            vector += sizeof(text)) {
         far |= InArena(vector) || InArena(text);
         if (!InArena(text)) continue;
@@ -73,10 +74,13 @@ long GuardExec(const GuardFrame* frame) {
           text += bytes;  // Longer than a path.
       }
     }
+    GuardFrame call = *frame;
+    const unsigned environment = at ? 3 : 2;
+    if (complete) call.args[environment] = ExecEnvironment(frame->args[environment]);
     long r;
     {
       InheritedSignals inherited;
-      r = Forward(frame);
+      r = Forward(&call);
     }
     if (r != -EFAULT || !far || attempt >= kFaultRetriesMax) return r;
   }
@@ -210,6 +214,13 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
     case SYS_execve:
     case SYS_execveat:
       return GuardExec(frame);
+    case SYS_seccomp:
+    case SYS_prctl:
+      return GuardSeccomp(frame);
+    case SYS_getrlimit:
+    case SYS_setrlimit:
+    case SYS_prlimit64:
+      return GuardLimit(frame);
     case SYS_read:
     case SYS_write:
     case SYS_sendto:

@@ -44,8 +44,18 @@ class InheritedSignals {
   uint64_t ignored_ = 0;
   uint64_t blocked_ = 0;
 };
+// limits.cc.
+long GuardLimit(GuardFrame* frame);
+// sandbox.cc.
+long GuardSeccomp(GuardFrame* frame);
 // fork.cc. On the near stack.
 long GuardFork(GuardFrame* frame);
+// Takes out of the program's environment, in place, what brought the runtime here.
+void HideEnvironment(char** environment);
+// For exec: `environment` (present; may be null) with what brings the runtime into the next program, too. The
+// result is in near memory of this thread, good until its next exec; `environment` itself if nothing is
+// missing.
+uint64_t ExecEnvironment(uint64_t environment);
 // sites.cc: sends libc's own system calls to the guard. Returns how many sites were patched.
 unsigned PatchLibc();
 
@@ -71,7 +81,7 @@ long CallIoDestroy(const GuardFrame* frame);
 // a false it is present up to where the program's mappings end, and the kernel is left to answer EFAULT.
 bool MakePresent(uintptr_t begin, uint64_t bytes);
 
-// Passes a call on as it is.
+// Passes a call on as it is; the program's own filters see it as the program's.
 long Forward(const GuardFrame* frame);
 
 }  // namespace farpool

@@ -355,7 +355,7 @@ long GuardMmap(GuardFrame* frame) {
   if (fixed && !far_place) return Forward(frame);
   if (!fixed &&
       (!PrivateAnonymous(flags) || (flags & kNearFlags) != 0 || bytes < g_runtime.segment->threshold_bytes ||
-       (frame->args[2] & PROT_EXEC) != 0 || g_taking_over)) {
+       (frame->args[2] & PROT_EXEC) != 0 || g_taking_over || g_runtime.near)) {
     // Near, wherever the program would like it: no file is put into the arena by itself.
     if (far_place) frame->args[0] = 0;
     return Forward(frame);
@@ -371,7 +371,8 @@ long GuardMunmap(uint64_t address, uint64_t bytes) {
 }
 
 long GuardMprotect(uint64_t address, uint64_t bytes, int protection) {
-  if (!InArena(address)) return sys::Call(SYS_mprotect, address, bytes, protection);
+  if (!InArena(address))
+    return sys::CallForProgram(SYS_mprotect, address, bytes, static_cast<uint64_t>(protection), 0, 0, 0);
   return OnNearStack(&FarMprotect, {0, {address, bytes, static_cast<uint64_t>(protection)}, 0});
 }
 

@@ -355,8 +355,8 @@ uint64_t StringBytes(uintptr_t begin) {
 }
 
 long Forward(const GuardFrame* frame) {
-  return sys::Call(frame->number, frame->args[0], frame->args[1], frame->args[2], frame->args[3],
-                   frame->args[4], frame->args[5]);
+  return sys::CallForProgram(frame->number, frame->args[0], frame->args[1], frame->args[2], frame->args[3],
+                             frame->args[4], frame->args[5]);
 }
 
 long CallPrepared(const GuardFrame* frame) {

@@ -30,6 +30,8 @@ namespace farpool {
 // Before Load() below, which has the next priority.
 __attribute__((init_priority(101))) Runtime g_runtime;
 
+void KeepOutOfCore(uintptr_t address, size_t bytes) { sys::Call(SYS_madvise, address, bytes, MADV_DONTDUMP); }
+
 namespace {
 
 constexpr int kExitDataLost = 74;
@@ -38,6 +40,7 @@ RunSegment* MapSegment(int fd) {
   const long map = sys::Call(SYS_mmap, kSegmentBase, sizeof(RunSegment), PROT_READ | PROT_WRITE,
                              MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, 0);
   if (sys::Failed(map)) return nullptr;
+  KeepOutOfCore(kSegmentBase, sizeof(RunSegment));
   auto* segment = reinterpret_cast<RunSegment*>(map);
   return segment->magic == kSegmentMagic && segment->bytes == sizeof(RunSegment) && segment->fd_base == fd
              ? segment
@@ -50,6 +53,7 @@ bool MapTrampoline() {
   if (sys::Failed(map)) return false;
   static const unsigned char kCode[] = {0x0f, 0x05, 0xc3};  // syscall; ret
   std::memcpy(reinterpret_cast<void*>(kTrampoline), kCode, sizeof(kCode));
+  std::memcpy(reinterpret_cast<void*>(kTrampoline + sys::kProgramEntry), kCode, sizeof(kCode));
   if (sys::Call(SYS_mprotect, kTrampoline, kPageBytes, PROT_READ | PROT_EXEC) != 0) return false;
   farpool_syscall_entry = reinterpret_cast<void (*)()>(kTrampoline);
   return true;
@@ -60,6 +64,7 @@ Status MapTable(int fd) {
                              MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, 0);
   sys::Call(SYS_close, fd);
   if (sys::Failed(map)) return Status::FromErrno("mmap of the page table", static_cast<int>(-map));
+  KeepOutOfCore(kTableBase, kArenaPages * sizeof(PageEntry));
   return Status::Ok();
 }
 
@@ -195,8 +200,46 @@ void EnsureStarted() {
 
 namespace {
 
-__attribute__((constructor(102))) void Load() {
-  const char* fd_text = getenv("FARPOOL_RUNTIME_FD");
+// Before libc's own constructor (the library is linked with -z initfirst), so there is no getenv() yet.
+const char* FindVariable(char** environment, const char* name) {
+  const size_t bytes = std::strlen(name);
+  for (; *environment != nullptr; ++environment)
+    if (std::strncmp(*environment, name, bytes) == 0 && (*environment)[bytes] == '=')
+      return *environment + bytes + 1;
+  return nullptr;
+}
+
+// `*` is any text, `?` one character; [pattern, end) against all of `text`.
+bool Matches(const char* pattern, const char* end, const char* text) {
+  for (; pattern != end; ++pattern, ++text) {
+    if (*pattern == '*') {
+      for (;; ++text) {
+        if (Matches(pattern + 1, end, text)) return true;
+        if (*text == 0) return false;
+      }
+    }
+    if (*text == 0 || (*pattern != '?' && *pattern != *text)) return false;
+  }
+  return *text == 0;
+}
+
+// Does the list (commas between) name the file that this process executes?
+bool StaysNear(const char* list) {
+  char path[4096];
+  const long bytes = *list == 0 ? 0 : sys::Call(SYS_readlink, "/proc/self/exe", path, sizeof(path) - 1);
+  if (bytes <= 0) return false;
+  path[bytes] = 0;
+  const char* const name = std::strrchr(path, '/') + 1;
+  for (const char* at = list;;) {
+    const char* const end = at + std::strcspn(at, ",");
+    if (Matches(at, end, name)) return true;
+    if (*end == 0) return false;
+    at = end + 1;
+  }
+}
+
+__attribute__((constructor(102))) void Load(int, char**, char** environment) {
+  const char* fd_text = FindVariable(environment, "FARPOOL_RUNTIME_FD");
   if (fd_text == nullptr) return;
   const int fd = atoi(fd_text);
   g_runtime.segment = MapSegment(fd);
@@ -216,7 +259,10 @@ __attribute__((constructor(102))) void Load() {
   if (farpool_xsave_bytes + 1024 > Thread::kFrameBytes)
     g_runtime.supervisor.Fatal(125, "this CPU's registers do not fit the signal frames farpool knows");
   InstallHandlers();
-  if (PatchLibc() > 0) TakeOverBreak();
+  g_runtime.near = StaysNear(g_runtime.segment->near_programs);
+  if (PatchLibc() == 0) return;  // Then exec is not ours either, and the environment must stay.
+  HideEnvironment(environment);
+  if (!g_runtime.near) TakeOverBreak();
 }
 
 }  // namespace

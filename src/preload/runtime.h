@@ -46,6 +46,7 @@ class SupervisorClient final : public SlabProvider {
 
 struct Runtime {
   RunSegment* segment = nullptr;  // Null: not under farpool run; the runtime does nothing.
+  bool near = false;              // --near names this program: it gets no far memory.
   std::atomic<bool> started{false};
   Mutex start_lock;
   SupervisorClient supervisor;
@@ -69,6 +70,10 @@ void EnsureStarted();
 // Opens a userfaultfd of this process in the runtime's place and registers the arena. `move`: this kernel has
 // UFFDIO_MOVE.
 Status OpenUserfault(int* uffd, bool* move);
+
+// For the runtime's own shared mappings, which are sparse and huge: they do not belong into the program's
+// core.
+void KeepOutOfCore(uintptr_t address, size_t bytes);
 
 // Moves `fd` to one of the runtime's own descriptors (RuntimeFd), close-on-exec.
 int PlaceFd(int fd, int which);

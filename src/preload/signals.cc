@@ -150,7 +150,7 @@ void Deliver(int signal, Frame* frame, const KernelSigaction& action, Thread* th
   uint64_t mask = context.mask | thread->blocked;
   uint64_t saved = mask;
   const uint64_t sp = registers[kRsp];
-  if (thread->waiting_stack != 0 && registers[kRip] == kTrampoline + 2 &&
+  if (thread->waiting_stack != 0 && registers[kRip] == kTrampoline + sys::kProgramEntry + 2 &&
       registers[kRax] == static_cast<uint64_t>(-EINTR) && sp < thread->waiting_stack &&
       thread->waiting_stack - sp < 4096) {
     mask = thread->waiting_mask;
@@ -267,7 +267,7 @@ void OnBus(int signal, siginfo_t* info, void* context) {
 
 // The program may have a filter of its own that traps; ours does so for far pointers only.
 bool TrappedByUs(const siginfo_t* info, const uint64_t* registers) {
-  if (info->si_code != kSysSeccomp || registers[kRip] == kTrampoline + 2) return false;
+  if (info->si_code != kSysSeccomp || (registers[kRip] & ~(kPageBytes - 1)) == kTrampoline) return false;
   static constexpr int kArguments[6] = {kRdi, kRsi, kRdx, 2 /*r10*/, 0 /*r8*/, 1 /*r9*/};
   const unsigned mask = SyscallSpecOf(static_cast<unsigned>(info->si_syscall)).PointerMask();
   for (unsigned i = 0; i < 6; ++i)

@@ -305,7 +305,7 @@ struct __attribute__((packed)) TrampolineFrames {
   uint8_t cie_padding[2] = {};
   uint32_t fde_bytes = 28;
   uint32_t cie_distance = 28;  // From here.
-  uint64_t begin = kTrampoline, bytes = 3;
+  uint64_t begin = kTrampoline, bytes = sys::kProgramEntry + 3;
   uint8_t fde_augmentation_bytes = 0;
   uint8_t fde_padding[7] = {};
   uint32_t end = 0;

@@ -111,6 +111,7 @@ Result<std::byte*> SupervisorClient::MapSlab(uint32_t index) {
       sys::Call(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
   sys::Call(SYS_close, fd);
   if (sys::Failed(map)) return Status::FromErrno("mmap of a slab", static_cast<int>(-map));
+  KeepOutOfCore(at, bytes);
   return reinterpret_cast<std::byte*>(map);
 }
 

@@ -32,6 +32,8 @@ struct RunSegment {
   static constexpr uint32_t kNoMove = 1;   // Tests: behave as on a kernel before 6.8.
   static constexpr uint32_t kMonitor = 2;  // --handoff monitor.
   uint32_t flags;
+  char library[1024];        // Path of the runtime library, for LD_PRELOAD.
+  char near_programs[256];   // --near, as given.
   std::atomic<bool> copies;  // Some process had to do without UFFDIO_MOVE.
   uint32_t donor_count;
   RunDonor donors[kDonorsMax];

@@ -87,9 +87,9 @@ struct Table {
     Add(SYS_wait4, N, P(4), N, P(kRusage));
     Add(SYS_waitid, N, N, P(128), N, P(kRusage));
     Add(SYS_getrusage, N, P(kRusage));
-    Add(SYS_getrlimit, N, P(16));
-    Add(SYS_setrlimit, N, P(16));
-    Add(SYS_prlimit64, N, N, P(16), P(16));
+    Set(SYS_getrlimit, kAlways, N, P(16));
+    Set(SYS_setrlimit, kAlways, N, P(16));
+    Set(SYS_prlimit64, kAlways, N, N, P(16), P(16));
     Add(SYS_times, P(32));
     Add(SYS_sysinfo, P(112));
     Add(SYS_uname, P(390));

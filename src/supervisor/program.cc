@@ -55,7 +55,8 @@ Status CheckFile(const std::string& path, int depth) {
     if (!file.read(reinterpret_cast<char*>(&segment), sizeof(segment))) break;
     if (segment.p_type == PT_INTERP) return Status::Ok();
   }
-  return Refuse("'" + path + "' is statically linked: nothing can be preloaded into it");
+  return Refuse("'" + path +
+                "' is statically linked: nothing can be preloaded into it; use a dynamically linked build");
 }
 
 }  // namespace

@@ -43,6 +43,12 @@ Derived Derive(const RunReport& r) {
   return d;
 }
 
+// Worth a word: the run cannot become much smaller here, whatever --local says.
+bool MostlyNear(const RunReport& r) {
+  constexpr uint64_t kNearMin = uint64_t{64} << 20;
+  return r.near_peak_bytes >= kNearMin && r.near_peak_bytes > r.peak_far_bytes;
+}
+
 std::string Percent(double share) { return fmt::format("{:.1f} %", share * 100); }
 
 // "farpool: label       text".
@@ -80,6 +86,9 @@ std::string ReportText(const RunReport& r) {
   Line(&out, "far memory",
        fmt::format("peak {}, {} held by donors at the end, {} metadata", FormatSize(r.peak_far_bytes),
                    FormatSize(r.stored_bytes), FormatSize(r.metadata_bytes)));
+  Line(&out, "near memory", fmt::format("peak {}, sampled each second", FormatSize(r.near_peak_bytes)));
+  if (MostlyNear(r))
+    Line(&out, "hint", "most memory stayed near; docs/operations.md, \"What stays near\", says what and why");
   Line(&out, "moved",
        fmt::format("in {} ({} pages), out {} ({} pages)", FormatSize(r.bytes_in), r.pages_in,
                    FormatSize(r.bytes_out), r.pages_out));
@@ -116,6 +125,7 @@ std::string ReportJson(const RunReport& r) {
       {"local_limit_bytes", r.local_limit_bytes},
       {"peak_resident_bytes", r.peak_resident_bytes},
       {"peak_far_bytes", r.peak_far_bytes},
+      {"near_peak_bytes", r.near_peak_bytes},
       {"stored_bytes", r.stored_bytes},
       {"metadata_bytes", r.metadata_bytes},
       {"processes", r.processes},

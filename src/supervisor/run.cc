@@ -71,7 +71,7 @@ struct PrivateDonor {
   }
 };
 
-Result<RunSegment*> MakeSegment(const RunOptions& options, Fd* fd) {
+Result<RunSegment*> MakeSegment(const RunOptions& options, const std::string& library, Fd* fd) {
   *fd = Fd(memfd_create("farpool-run", MFD_CLOEXEC));
   if (!fd->valid()) return Status::FromErrno("memfd_create", errno);
   if (ftruncate(fd->get(), sizeof(RunSegment)) != 0)
@@ -92,6 +92,12 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, Fd* fd) {
   if (const char* fill = getenv("FARPOOL_TEST_FILL"); fill != nullptr && std::string(fill) == "copy")
     segment->flags |= RunSegment::kNoMove;
   if (options.handoff == "monitor") segment->flags |= RunSegment::kMonitor;
+  if (library.size() >= sizeof(segment->library))
+    return Status::Unsupported("the path of farpool is too long");
+  if (options.near_programs.size() >= sizeof(segment->near_programs))
+    return Status::InvalidArgument("--near is too long: 255 characters at most");
+  memcpy(segment->library, library.c_str(), library.size() + 1);
+  memcpy(segment->near_programs, options.near_programs.c_str(), options.near_programs.size() + 1);
   segment->threshold_bytes = options.threshold_bytes != 0 ? options.threshold_bytes : kThresholdDefault;
   if (options.local_bytes != 0) {
     segment->budget.limit.store(options.local_bytes / kPageBytes);
@@ -253,7 +259,7 @@ int RunProgram(const RunOptions& options) {
   const rlimit raised = {limit.rlim_max, limit.rlim_max};
   setrlimit(RLIMIT_NOFILE, &raised);
   Fd segment_fd;
-  Result<RunSegment*> made = MakeSegment(options, &segment_fd);
+  Result<RunSegment*> made = MakeSegment(options, library.value(), &segment_fd);
   if (!made.ok()) return Refuse(kExitFarpoolFailed, made.status().text());
   RunSegment* segment = made.value();
   Donors donors;
@@ -302,6 +308,7 @@ int RunProgram(const RunOptions& options) {
   report.wall_s = static_cast<double>(NowNs() - start) / 1e9;
   report.stored_bytes = supervisor.stored_bytes();
   report.metadata_bytes = supervisor.table_bytes_peak();
+  report.near_peak_bytes = supervisor.near_bytes_peak();
   donors.Close();
   WriteReport(options.report_path, options.report_path.empty() ? "" : ReportText(report), stderr);
   WriteReport(options.report_json_path, options.report_json_path.empty() ? "" : ReportJson(report), stdout);

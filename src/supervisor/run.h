@@ -16,6 +16,7 @@ struct RunOptions {
   uint64_t local_bytes = 0;          // Resident far memory allowed; 0: use local_percent.
   unsigned local_percent = 50;       // Of the far footprint's peak so far, at least 16 MiB.
   uint64_t threshold_bytes = 0;      // Mappings smaller than this stay near; 0: the default (64 KiB).
+  std::string near_programs;         // Programs whose memory stays near: comma list of names with * and ?.
   std::string handoff = "auto";      // auto, direct, monitor.
   std::string report_path;           // Text report: a file, "-" for stderr, empty for none.
   std::string report_json_path;      // JSON report: a file, "-" for stdout, empty for none.

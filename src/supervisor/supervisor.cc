@@ -15,6 +15,7 @@
 #include <map>
 #include <set>
 
+#include "base/clock.h"
 #include "run/control.h"
 #include "supervisor/run.h"
 
@@ -54,6 +55,21 @@ std::set<pid_t> Descendants() {
 }
 
 }  // namespace
+
+void Supervisor::NoteNearBytes() {
+  const uint64_t now = NowNs();
+  if (now - near_noted_ns_ < uint64_t{kTickMs} * 1'000'000) return;
+  near_noted_ns_ = now;
+  uint64_t private_bytes = 0;
+  for (const pid_t pid : Descendants()) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/status");
+    for (std::string line; std::getline(file, line);)
+      if (line.starts_with("RssAnon:")) private_bytes += std::strtoull(line.c_str() + 8, nullptr, 10) * 1024;
+  }
+  const uint64_t far_bytes = segment_->budget.used.load() * kPageBytes;
+  if (private_bytes > far_bytes && private_bytes - far_bytes > near_bytes_peak_)
+    near_bytes_peak_ = private_bytes - far_bytes;
+}
 
 void Supervisor::Stop(int status, const std::string& text) {
   if (stopping_) return;
@@ -210,6 +226,7 @@ int Supervisor::Loop(pid_t child) {
     }
     if (child_ended_ && channels.empty()) return exit_status_;
     const int ready = poll(polls.data(), polls.size(), kTickMs);
+    NoteNearBytes();
     if (ready < 0 && errno != EINTR) return kExitFarpoolFailed;
     if (ready <= 0) {
       processes_.NoteTableBytes();

@@ -18,6 +18,7 @@ class Supervisor {
   int Loop(pid_t child);
   uint64_t table_bytes_peak() const { return processes_.table_bytes_peak(); }
   uint64_t stored_bytes() const { return stored_bytes_; }
+  uint64_t near_bytes_peak() const { return near_bytes_peak_; }
 
  private:
   void OnControl();
@@ -25,6 +26,8 @@ class Supervisor {
   void OnSignal();
   void Reap();
   void OnDonor(uint32_t donor);
+  // At most once a second: what of the processes' private memory is not far.
+  void NoteNearBytes();
   void Reply(int channel, const Status& status, uint64_t value, const int* fds, int fd_count);
   // Ends every process of the run; `text` is the one line the user gets.
   void Stop(int status, const std::string& text);
@@ -39,6 +42,8 @@ class Supervisor {
   int exit_status_ = 0;
   bool stopping_ = false;
   uint64_t stored_bytes_ = 0;
+  uint64_t near_bytes_peak_ = 0;
+  uint64_t near_noted_ns_ = 0;
 };
 
 }  // namespace farpool

@@ -7,56 +7,8 @@
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=workloads.sh
 . "$(dirname "$0")/workloads.sh"
-
-long=0
-names=()
-for argument in "$@"; do
-  case $argument in
-    --short) long=0 ;;
-    --long) long=1 ;;
-    -*) echo "usage: $0 [--short|--long] [NAME...]" >&2; exit 2 ;;
-    *) names+=("$argument") ;;
-  esac
-done
-
-wanted() {
-  [ ${#names[@]} = 0 ] && return 0
-  local name
-  for name in "${names[@]}"; do [ "$name" = "$1" ] && return 0; done
-  return 1
-}
-
-start_donor --unix "$work/donor.sock" --memory "$donor_memory"
-start_donor --listen tcp://127.0.0.1:0 --memory "$donor_memory"
-pool=unix://$work/donor.sock,tcp://127.0.0.1:$donor_port
-seconds_max=$((long ? 7200 : 600))
-handoff=auto
-
-# under LIMIT REPORT COMMAND...: runs it, stdout and stderr as given.
-under() {
-  local limit=$1 report=$2
-  shift 2
-  as_user timeout -k 5 "$seconds_max" "$farpool" run --local "$limit" --handoff "$handoff" \
-    --pool "$pool" --report-json "$report" -- "$@"
-}
-
-# limit_held NAME REPORT: checks what the report says; prints the reason where it is not right.
-limit_held() {
-  python3 - "$1" <<'PY'
-import json, sys
-try:
-    report = json.load(open(sys.argv[1]))
-except (OSError, ValueError) as error:
-    sys.exit(f"report: {error}")
-moved, peak, limit = report["pages_out"], report["peak_resident_bytes"], report["local_limit_bytes"]
-if moved <= 0:
-    sys.exit("no page was moved to a donor")
-if peak > 1.05 * limit:
-    sys.exit(f"{peak} bytes were resident, the limit is {limit}")
-if report.get("efault_uncured", 0):
-    sys.exit(f"{report['efault_uncured']} calls failed for pages that were away")
-PY
-}
+# shellcheck source=compare.sh
+. "$(dirname "$0")/compare.sh"
 
 # compare NAME LIMIT COMMAND...: the same command both ways. Files it writes go to $out, one per way.
 compare() {
@@ -92,6 +44,41 @@ compare syscall-fork 32M "$programs/forker" syscall-fork
 compare clone 32M "$programs/forker" clone
 compare fork-threads 32M "$programs/forker" threads
 compare threads 64M "$programs/threads" 160
+for kind in daemon killed commands sandbox code limits; do compare "processes-$kind" 32M "$programs/processes" "$kind"; done
+# A program that clears its environment keeps the runtime all the same.
+compare clean-environment 32M env -i "$programs/pagewalker" 64
+# shellcheck disable=SC2016  # $0 is for the inner shell
+compare environment 32M sh -c 'env | grep -vE "^(_|out)=" && LD_PRELOAD=libm.so.6 "$0" 64' "$programs/pagewalker"
+compare namespaces 32M unshare -r -n -m -p -f "$programs/pagewalker" 64
+compare static-child 32M sh -c '"$0/static"; "$0/static" && exec "$0/pagewalker" 64' "$programs"
+# --near: no far memory for the programs named, wherever in the run; the others have theirs.
+if wanted near; then
+  FARPOOL_NEAR='page*' under 32M "$work/report.json" "$programs/pagewalker" 64 >"$work/far.out" 2>&1
+  near_far=$(json_field "$work/report.json" peak_far_bytes)
+  FARPOOL_NEAR='nothing,p?' under 32M "$work/report.json" "$programs/pagewalker" 64 >"$work/far.out" 2>&1
+  far=$(json_field "$work/report.json" peak_far_bytes)
+  if [ "$near_far" = 0 ] && [ "$far" -ge $((64 << 20)) ]; then
+    ok near
+  else
+    bad near "$near_far bytes far with a pattern that matches, $far with one that does not"
+  fi
+fi
+
+# --- a core file holds what is resident of the program, not the runtime's own sparse gigabytes
+if wanted core && [ "$(cat /proc/sys/kernel/core_pattern)" = core ]; then
+  as_user mkdir "$work/core"
+  (cd "$work/core" && ulimit -c unlimited && under 32M "$work/report.json" sh -c '"$0" abort 64 & wait $!' "$programs/processes") 2>"$work/far.err"
+  status=$?
+  size=$(stat -c %b "$work"/core/core* 2>/dev/null)
+  if [ "$status" = 134 ] && [ "${size:-0}" -gt 0 ] && [ $((size / 2048)) -lt 256 ]; then
+    ok "core ($((size / 2048)) MiB)"
+  else
+    bad core "status $status, ${size:-no} blocks: $(head -c 300 "$work/far.err")"
+  fi
+  rm -rf "$work/core"
+fi
+
+compare early 32M "$programs/early" 40
 compare mmaps 32M "$programs/mmaps" 1 1500
 compare mmaps-2 32M "$programs/mmaps" 2 1500
 compare syscalls 32M "$programs/syscalls" 96

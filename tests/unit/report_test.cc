@@ -67,6 +67,18 @@ TEST(ReportTest, EveryLineSaysWhoSpeaksAndIsShort) {
   }
 }
 
+TEST(ReportTest, HintsThatMostMemoryStayedNear) {
+  RunReport r = Example();
+  r.near_peak_bytes = uint64_t{1} << 30;
+  EXPECT_EQ(LineOf(ReportText(r), "hint"), "") << "as much far as near";
+  r.near_peak_bytes *= 2;
+  EXPECT_TRUE(Contains(LineOf(ReportText(r), "hint"), "stayed near"));
+  EXPECT_TRUE(Contains(LineOf(ReportText(r), "near memory"), "peak 2 GiB"));
+  r.peak_far_bytes = 0;
+  r.near_peak_bytes = 63u << 20;
+  EXPECT_EQ(LineOf(ReportText(r), "hint"), "") << "too little to matter";
+}
+
 TEST(ReportTest, TextGivesUnitsAndShares) {
   const std::string text = ReportText(Example());
   EXPECT_TRUE(Contains(LineOf(text, "command"), "sort -k2 'my file' (exit status 3)"));

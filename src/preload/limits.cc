@@ -1,0 +1,54 @@
+// The program's limit on descriptors. The runtime's own lie near the hard limit and are made when they are
+// needed, so a program that lowers its hard limit (memcached) must not lower the kernel's. What it set is
+// remembered and told; the soft limit, which the kernel enforces, is the program's in any case.
+
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+
+#include "base/sys.h"
+#include "preload/prepare.h"
+#include "preload/runtime.h"
+
+namespace farpool {
+
+namespace {
+constexpr uint64_t kNotLowered = ~uint64_t{0};
+std::atomic<uint64_t> g_hard_limit{kNotLowered};  // What the program believes, where the kernel's is higher.
+}  // namespace
+
+long GuardLimit(GuardFrame* frame) {
+  const bool both = frame->number == SYS_prlimit64;
+  const uint64_t process = both ? frame->args[0] : 0;
+  const uint64_t resource = frame->args[both ? 1 : 0];
+  const uint64_t set = both ? frame->args[2] : frame->number == SYS_setrlimit ? frame->args[1] : 0;
+  const uint64_t get = both ? frame->args[3] : frame->number == SYS_getrlimit ? frame->args[1] : 0;
+  const bool ours =
+      resource == RLIMIT_NOFILE && (process == 0 || static_cast<long>(process) == sys::Call(SYS_getpid));
+  if (!ours) return CallPrepared(frame);
+  const auto needed = static_cast<uint64_t>(g_runtime.segment->fd_base + kRuntimeFds);
+  rlimit wanted = {};
+  uint64_t hard = kNotLowered;
+  const uint64_t before = g_hard_limit.load();
+  if (set != 0) {
+    if (!CopyIn(&wanted, set, sizeof(wanted))) return -EFAULT;
+    if (wanted.rlim_cur > wanted.rlim_max) return -EINVAL;
+    if (before != kNotLowered && wanted.rlim_max > before && sys::Call(SYS_geteuid) != 0) return -EPERM;
+    if (wanted.rlim_max < needed) {
+      hard = wanted.rlim_max;
+      wanted.rlim_max = needed;
+    }
+  }
+  rlimit old;
+  // Prepared: the program's stack may be far.
+  const long r = CallPrepared(SYS_prlimit64, 0, RLIMIT_NOFILE, set != 0 ? &wanted : nullptr, &old);
+  if (r != 0) return r;
+  if (before != kNotLowered) old.rlim_max = before;
+  if (set != 0) g_hard_limit.store(hard);
+  return get == 0 || CopyOut(get, &old, sizeof(old)) ? 0 : -EFAULT;
+}
+
+}  // namespace farpool

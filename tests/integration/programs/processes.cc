@@ -1,0 +1,345 @@
+// processes KIND [MiB]: a program with much memory that ends up in other processes in the ways programs do.
+// - daemon: two forks, every descriptor closed
+// - killed: children killed while they use memory of their own
+// - commands: vfork, posix_spawn, system, popen, exec; arguments and environment are on the heap
+// - child: what `commands` starts; prints what it got
+// - sandbox: children that allow themselves few system calls
+// - code: mappings that are written, executed and read; a library loaded late
+// - limits: few descriptors allowed before memory is used
+// - abort: ends itself with a core
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <spawn.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <cstddef>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "check.h"
+
+extern char** environ;
+
+namespace {
+
+class Heap {
+ public:
+  Heap(uint64_t mib, uint64_t seed) : words_((mib << 20) / sizeof(uint64_t)) { Write(seed); }
+  void Write(uint64_t seed) {
+    seed_ = seed;
+    for (size_t i = 0; i < words_.size(); ++i) words_[i] = Mix(seed << 40 | i);
+  }
+  // Reads all of it, so that everything else has not been touched for long.
+  void Verify(const char* who) const {
+    for (size_t i = 0; i < words_.size(); ++i)
+      CHECK(words_[i] == Mix(seed_ << 40 | i), "%s: word %zu", who, i);
+  }
+
+ private:
+  uint64_t seed_ = 0;
+  std::vector<uint64_t> words_;
+};
+
+void WaitFor(pid_t child, int want, const char* what) {
+  int status;
+  CHECK(child > 0 && waitpid(child, &status, 0) == child, "%s: %s", what, strerror(errno));
+  status &= ~0x80;  // Whether there was room for a core.
+  CHECK(status == want, "%s: status %x, not %x", what, static_cast<unsigned>(status),
+        static_cast<unsigned>(want));
+}
+
+// Shared with children; says 0 until somebody sets it.
+std::atomic<int>* SharedFlag() {
+  void* at = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  CHECK(at != MAP_FAILED, "mmap");
+  return static_cast<std::atomic<int>*>(at);
+}
+
+void Daemon(Heap* heap) {
+  std::atomic<int>* done = SharedFlag();
+  const pid_t child = fork();
+  if (child == 0) {
+    setsid();
+    const pid_t grandchild = fork();
+    if (grandchild != 0) _exit(grandchild > 0 ? 0 : 1);
+    if (syscall(SYS_close_range, 0, UINT_MAX, 0) != 0)
+      CHECK(errno == ENOSYS, "close_range: %s", strerror(errno));
+    for (int fd = 0; fd < 65536; ++fd) close(fd);
+    CHECK(open("/dev/null", O_RDWR) == 0 && dup(0) == 1, "the first descriptors are free");
+    heap->Verify("daemon, inherited");
+    heap->Write(2);
+    heap->Verify("daemon, own");
+    *done = 1;
+    _exit(0);
+  }
+  WaitFor(child, 0, "daemon's parent");
+  heap->Write(3);
+  while (*done == 0) sched_yield();
+  heap->Verify("parent of a daemon");
+  puts("processes daemon: verified");
+}
+
+void Killed(Heap* heap, uint64_t mib) {
+  for (int round = 0; round < 8; ++round) {
+    std::atomic<int>* ready = SharedFlag();
+    const pid_t child = fork();
+    CHECK(child >= 0, "fork");
+    if (child == 0) {
+      Heap own(mib, static_cast<uint64_t>(round) + 10);
+      *ready = 1;
+      for (;;) {
+        own.Verify("child");
+        heap->Verify("child, inherited");
+      }
+    }
+    while (*ready == 0) sched_yield();
+    CHECK(kill(child, SIGKILL) == 0, "kill");
+    WaitFor(child, SIGKILL, "killed child");
+    heap->Verify("parent of killed children");
+  }
+  puts("processes killed: verified");
+}
+
+// Heap strings, made long before they are used.
+struct Words {
+  std::vector<char*> list;
+  Words(std::initializer_list<const char*> texts) {
+    for (const char* text : texts) {
+      char* copy = static_cast<char*>(malloc(70'000));
+      CHECK(copy != nullptr, "malloc");
+      list.push_back(strcpy(copy, text));
+    }
+    list.push_back(nullptr);
+  }
+  char** data() { return list.data(); }
+};
+
+void Commands(Heap* heap, const char* self) {
+  const std::string long_value(20'000, 'v');
+  CHECK(setenv("PROCESSES_VALUE", long_value.c_str(), 1) == 0, "setenv");
+  Words path{self}, arguments{self, "child", "first argument", "second"};
+  Words shell{"/bin/sh"}, script{"sh", "-c", "echo sh ${#PROCESSES_VALUE} \"$0\" $#", "zero", "one", "two"};
+  Words small{"PROCESSES_VALUE=small"};
+  char* command = strdup("echo system ${#PROCESSES_VALUE}");
+  fflush(stdout);
+  pid_t child;
+  heap->Verify("before posix_spawn");
+  CHECK(posix_spawn(&child, path.list[0], nullptr, nullptr, arguments.data(), environ) == 0, "posix_spawn");
+  WaitFor(child, 7 << 8, "posix_spawn");
+  heap->Verify("before vfork");
+  child = vfork();
+  if (child == 0) {
+    execve(shell.list[0], script.data(), environ);
+    _exit(127);
+  }
+  WaitFor(child, 0, "vfork");
+  heap->Verify("before fork and exec");
+  child = fork();
+  if (child == 0) {
+    execve(path.list[0], arguments.data(), small.data());
+    _exit(127);
+  }
+  WaitFor(child, 7 << 8, "execve");
+  heap->Verify("before exec without an environment");
+  child = fork();
+  if (child == 0) {
+    char* none[] = {nullptr};
+    execve(path.list[0], arguments.data(), none);
+    _exit(127);
+  }
+  WaitFor(child, 7 << 8, "execve");
+  heap->Verify("before execvp of nothing");
+  child = fork();
+  if (child == 0) {
+    execvp("no-such-program-anywhere", arguments.data());
+    _exit(errno == ENOENT ? 3 : 4);
+  }
+  WaitFor(child, 3 << 8, "execvp");
+  heap->Verify("before system");
+  CHECK(system(command) == 0, "system");
+  heap->Verify("before popen");
+  FILE* pipe = popen("cat; echo popen", "w");
+  CHECK(pipe != nullptr, "popen");
+  for (int i = 0; i < 2000; ++i) fprintf(pipe, "line %d\n", i);
+  CHECK(pclose(pipe) == 0, "pclose");
+  heap->Verify("at the end");
+}
+
+// What `commands` starts: prints its arguments and environment, and uses far memory itself.
+int Child(int argc, char** argv) {
+  const char* value = getenv("PROCESSES_VALUE");
+  int variables = 0;
+  for (char** at = environ; *at != nullptr; ++at) ++variables;
+  printf("child: %d arguments, %s, value of %zu bytes, %d variables%s\n", argc, argv[2],
+         value != nullptr ? strlen(value) : 0, variables == 0 || variables == 1 ? variables : -1,
+         getenv("LD_PRELOAD") != nullptr ? ", a preload" : "");
+  fflush(stdout);
+  Heap(48, 5).Verify("started program");
+  return 7;
+}
+
+void Code() {
+  using Function = int (*)(int);
+  constexpr size_t kBytes = 1 << 20;
+  const auto emit = [](unsigned char* at, int constant) {  // lea constant(%rdi), %eax; ret
+    at[0] = 0x8d;
+    at[1] = 0x87;
+    memcpy(at + 2, &constant, sizeof(constant));
+    at[6] = 0xc3;
+  };
+  const auto run = [](unsigned char* at, int argument) { return reinterpret_cast<Function>(at)(argument); };
+  // Written, then made executable; then the other way round, again and again.
+  auto* flip = static_cast<unsigned char*>(
+      mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  auto* both = static_cast<unsigned char*>(
+      mmap(nullptr, kBytes, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  auto* reserved =
+      static_cast<unsigned char*>(mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  CHECK(flip != MAP_FAILED && both != MAP_FAILED && reserved != MAP_FAILED, "mmap");
+  CHECK(mprotect(reserved, kBytes / 2, PROT_READ | PROT_WRITE | PROT_EXEC) == 0, "mprotect");
+  Heap heap(48, 9);
+  for (int round = 1; round < 6; ++round) {
+    CHECK(mprotect(flip, kBytes, PROT_READ | PROT_WRITE) == 0, "mprotect");
+    for (size_t at = 0; at < kBytes / 2; at += 512) {
+      emit(flip + at, round + static_cast<int>(at));
+      emit(both + at, round * 2 + static_cast<int>(at));
+      emit(reserved + at, round * 3 + static_cast<int>(at));
+    }
+    CHECK(mprotect(flip, kBytes, PROT_READ | PROT_EXEC) == 0, "mprotect");
+    heap.Verify("between writing and running code");
+    for (size_t at = 0; at < kBytes / 2; at += 512) {
+      const int offset = static_cast<int>(at);
+      CHECK(run(flip + at, 5) == round + offset + 5, "r-x at %zu", at);
+      CHECK(run(both + at, 5) == round * 2 + offset + 5, "rwx at %zu", at);
+      CHECK(run(reserved + at, 5) == round * 3 + offset + 5, "made rwx at %zu", at);
+    }
+  }
+  void* library = dlopen("libm.so.6", RTLD_NOW | RTLD_LOCAL);
+  CHECK(library != nullptr, "dlopen");
+  const auto floor = reinterpret_cast<double (*)(double)>(dlsym(library, "floor"));
+  CHECK(floor != nullptr && floor(2.5) == 2, "dlsym");
+  CHECK(dlclose(library) == 0, "dlclose");
+  puts("processes code: verified");
+}
+
+// Allows `allowed`, answers the rest with `otherwise`.
+void Sandbox(const std::vector<int>& allowed, uint32_t otherwise) {
+  std::vector<sock_filter> code = {
+      {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)},
+  };
+  for (int number : allowed) {
+    code.push_back({BPF_JMP | BPF_JEQ | BPF_K, 0, 1, static_cast<uint32_t>(number)});
+    code.push_back({BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW});
+  }
+  code.push_back({BPF_RET | BPF_K, 0, 0, otherwise});
+  const sock_fprog program = {static_cast<unsigned short>(code.size()), code.data()};
+  CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no_new_privs");
+  CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0, "seccomp: %s", strerror(errno));
+}
+
+// As memcached does: fewer descriptors for itself and its children, before it uses memory.
+void Limits() {
+  rlimit limit = {64, 128};
+  CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0, "setrlimit");
+  Heap heap(48, 11);
+  heap.Verify("with few descriptors");
+  CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur == 64 && limit.rlim_max == 128,
+        "getrlimit: %llu %llu", static_cast<unsigned long long>(limit.rlim_cur),
+        static_cast<unsigned long long>(limit.rlim_max));
+  int last = 0;
+  for (int fd; (fd = dup(0)) >= 0;) last = fd;
+  CHECK(errno == EMFILE && last == 63, "the last descriptor is %d", last);
+  limit = {100, 64};
+  CHECK(setrlimit(RLIMIT_NOFILE, &limit) == -1 && errno == EINVAL, "more than the hard limit");
+  const pid_t child = fork();
+  if (child == 0) {
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_max == 128, "inherited");
+    heap.Verify("child with few descriptors");
+    _exit(3);
+  }
+  WaitFor(child, 3 << 8, "child with few descriptors");
+  puts("processes limits: verified");
+}
+
+volatile sig_atomic_t g_trapped = 0;
+void OnTrap(int, siginfo_t* info, void*) { g_trapped = g_trapped + info->si_syscall; }
+
+void Sandboxed(Heap* heap) {
+  const std::vector<int> few = {SYS_write, SYS_exit_group, SYS_rt_sigreturn, SYS_mmap, SYS_munmap, SYS_brk};
+  fflush(stdout);
+  pid_t child = fork();
+  if (child == 0) {
+    Sandbox(few, SECCOMP_RET_ERRNO | EPERM);
+    heap->Verify("sandboxed child, inherited");
+    heap->Write(4);
+    heap->Verify("sandboxed child, own");
+    CHECK(syscall(SYS_getppid) == -1 && errno == EPERM, "getppid is refused");
+    CHECK(open("/dev/null", O_RDONLY) == -1 && errno == EPERM, "open is refused");
+    CHECK(mprotect(heap, 4096, PROT_NONE) == -1 && errno == EPERM, "mprotect is refused");
+    const char text[] = "sandboxed: verified\n";
+    CHECK(write(1, text, sizeof(text) - 1) > 0, "write is allowed");
+    _exit(5);
+  }
+  WaitFor(child, 5 << 8, "sandboxed child");
+  child = fork();
+  if (child == 0) {
+    Sandbox(few, SECCOMP_RET_KILL_PROCESS);
+    heap->Verify("child that a wrong call kills");
+    getppid();
+    _exit(6);
+  }
+  WaitFor(child, SIGSYS, "child that makes a wrong call");
+  child = fork();
+  if (child == 0) {
+    struct sigaction action = {};
+    action.sa_sigaction = OnTrap;
+    action.sa_flags = SA_SIGINFO;
+    CHECK(sigaction(SIGSYS, &action, nullptr) == 0, "sigaction");
+    Sandbox(few, SECCOMP_RET_TRAP);
+    heap->Verify("child with trapped calls");
+    getppid();
+    CHECK(g_trapped == SYS_getppid, "trapped %d", static_cast<int>(g_trapped));
+    open("/dev/null", O_RDONLY);
+    CHECK(g_trapped == SYS_getppid + SYS_openat, "trapped %d", static_cast<int>(g_trapped));
+    heap->Verify("child with trapped calls, again");
+    _exit(7);
+  }
+  WaitFor(child, 7 << 8, "child with trapped calls");
+  heap->Verify("parent of sandboxed children");
+  puts("processes sandbox: verified");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string kind = argc > 1 ? argv[1] : "daemon";
+  if (kind == "child") return Child(argc, argv);
+  if (kind == "code") {
+    Code();
+    return 0;
+  }
+  if (kind == "limits") {
+    Limits();
+    return 0;
+  }
+  const uint64_t mib = Argument(argc, argv, 2, 48);
+  Heap heap(mib, 1);
+  if (kind == "abort") abort();
+  if (kind == "daemon") Daemon(&heap);
+  if (kind == "killed") Killed(&heap, mib);
+  if (kind == "commands") Commands(&heap, argv[0]);
+  if (kind == "sandbox") Sandboxed(&heap);
+  return 0;
+}
