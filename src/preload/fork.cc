@@ -14,6 +14,7 @@
 #include "preload/evictor.h"
 #include "preload/guard.h"
 #include "preload/monitor.h"
+#include "preload/own_thread.h"
 #include "preload/runtime.h"
 #include "preload/thread.h"
 #include "run/layout.h"
@@ -74,6 +75,7 @@ long GuardFork(GuardFrame* frame) {
       if (Status s = OpenUserfault(&uffd, &move); !s.ok()) Fatal(s);
       sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);
       if (Status s = engine.AfterForkInChild(uffd, child_budget); !s.ok()) Fatal(s);
+      OwnThreadsAfterFork();
       EvictorAfterFork();
       if (g_runtime.monitor())
         if (Status s = StartMonitor(); !s.ok()) Fatal(s);

@@ -8,6 +8,7 @@
 #include <cstddef>
 
 #include "preload/guard.h"
+#include "preload/own_thread.h"
 #include "preload/prepare.h"
 #include "preload/runtime.h"
 #include "preload/thread.h"
@@ -125,6 +126,7 @@ long GuardThreadExit(const GuardFrame* frame) {
   }
   // A cancelled thread may have left calls in the middle.
   g_runtime.engine.pins().Reclaim([me](uintptr_t owner) { return owner == me; });
+  if (OnlyOwnThreadsStay()) sys::Call(SYS_exit_group, frame->args[0]);
   return Forward(frame);
 }
 

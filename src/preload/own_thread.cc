@@ -2,8 +2,10 @@
 
 #include <linux/sched.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include <atomic>
 #include <cstdint>
 
 #include "base/sys.h"
@@ -12,6 +14,8 @@
 namespace farpool {
 
 namespace {
+
+std::atomic<unsigned> g_started{0};
 
 constexpr uint64_t kStackBytes = 128 * 1024;
 constexpr uint64_t kStorageBytes =
@@ -50,7 +54,17 @@ Status StartOwnThread(void (*entry)()) {
       CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS,
       stack_top, storage, entry);
   if (r < 0) return Status::FromErrno("starting a thread of farpool's", static_cast<int>(-r));
+  g_started.fetch_add(1);
   return Status::Ok();
+}
+
+void OwnThreadsAfterFork() { g_started.store(0); }
+
+bool OnlyOwnThreadsStay() {
+  const unsigned own = g_started.load();
+  struct stat tasks;
+  // A folder for each thread, and the names of itself and its parent.
+  return own > 0 && sys::Call(SYS_stat, "/proc/self/task", &tasks) == 0 && tasks.st_nlink == 2 + own + 1;
 }
 
 }  // namespace farpool

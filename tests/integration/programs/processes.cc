@@ -6,6 +6,7 @@
 // - sandbox: children that allow themselves few system calls
 // - code: mappings that are written, executed and read; a library loaded late
 // - limits: few descriptors allowed before memory is used
+// - exit: its only thread ends, nobody ends the process
 // - abort: ends itself with a core
 
 #include <dlfcn.h>
@@ -341,5 +342,9 @@ int main(int argc, char** argv) {
   if (kind == "killed") Killed(&heap, mib);
   if (kind == "commands") Commands(&heap, argv[0]);
   if (kind == "sandbox") Sandboxed(&heap);
+  if (kind == "exit") {
+    heap.Verify("before the end");
+    syscall(SYS_exit, 0);
+  }
   return 0;
 }
