@@ -103,6 +103,7 @@ compare signals 32M "$programs/signals" 96
 compare stacks 32M "$programs/stacks" 64
 compare handlers 32M "$programs/handlers" 64
 compare starts 32M "$programs/starts"
+compare static-child 32M sh -c "'$programs/static' && '$programs/pagewalker' 64"
 
 # --- as on a kernel without UFFDIO_MOVE (before 6.8): pages are copied both ways
 FARPOOL_TEST_FILL=copy compare fork-copy 32M "$programs/forker" fork
