@@ -359,13 +359,15 @@ long Forward(const GuardFrame* frame) {
                    frame->args[4], frame->args[5]);
 }
 
-long CallPrepared(const GuardFrame* frame) {
-  const SyscallSpec& spec = SyscallSpecOf(static_cast<unsigned>(frame->number));
+namespace {
+
+// `add(prepared, opaque_bytes)` names the ranges.
+template <typename Add>
+inline long CallWith(const GuardFrame* frame, Add&& add) {
   uint64_t opaque_bytes = 2 * kPageBytes;
   for (int attempt = 0;; ++attempt) {
     Prepared prepared(frame);
-    for (unsigned i = 0; i < 6; ++i)
-      AddArgument(&prepared, frame, spec.args[i], frame->args[i], opaque_bytes);
+    add(&prepared, opaque_bytes);
     if (prepared.any()) Count(g_runtime.segment->stats.syscalls_prepared);
     for (int retry = 0;; ++retry) {
       const long r = Forward(frame);
@@ -384,6 +386,22 @@ long CallPrepared(const GuardFrame* frame) {
     }
     opaque_bytes *= 8;
   }
+}
+
+}  // namespace
+
+long CallPrepared(const GuardFrame* frame) {
+  const SyscallSpec& spec = SyscallSpecOf(static_cast<unsigned>(frame->number));
+  return CallWith(frame, [&](Prepared* prepared, uint64_t opaque_bytes) {
+    for (unsigned i = 0; i < 6; ++i) AddArgument(prepared, frame, spec.args[i], frame->args[i], opaque_bytes);
+  });
+}
+
+long CallPrepared(const GuardFrame* frame, const iovec* far, unsigned count) {
+  return CallWith(frame, [&](Prepared* prepared, uint64_t) {
+    for (unsigned i = 0; i < count; ++i)
+      prepared->Add(reinterpret_cast<uintptr_t>(far[i].iov_base), far[i].iov_len);
+  });
 }
 
 Division DivisionOf(uint64_t fd) {
