@@ -95,6 +95,7 @@ compare threads 64M "$programs/threads" 160
 compare mmaps 32M "$programs/mmaps" 1 1500
 compare mmaps-2 32M "$programs/mmaps" 2 1500
 compare syscalls 32M "$programs/syscalls" 96
+compare structures 8M "$programs/structures" 24
 compare badpointers 16M "$programs/badpointers" 40
 compare futexes 16M "$programs/futexes" 40
 compare messages 16M "$programs/messages" 40
