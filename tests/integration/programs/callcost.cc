@@ -24,7 +24,7 @@ double Now() {
 }
 
 void Measure(const char* name, const std::function<bool()>& call) {
-  constexpr int kRounds = 21, kCalls = 20000;
+  constexpr int kRounds = 21, kCalls = 4000;
   std::vector<double> rounds;
   for (int round = 0; round < kRounds; ++round) {
     const double began = Now();
