@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -185,6 +184,8 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
       // Far memory cannot be locked: it would all be populated, or could not be dropped. Near memory stays
       // unlocked with it, as the kernel knows no mlockall for a part.
       return 0;
+    case 462:  // mseal: sealed far memory could not be dropped. Before Linux 6.10 there is none.
+      return InArena(args[0]) ? -ENOSYS : CallPrepared(frame);
     case SYS_mincore:
       return GuardMincore(frame);
     case SYS_rt_sigaction:
@@ -246,10 +247,6 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
       return GuardProcessMadvise(frame);
     case SYS_vmsplice:
       return GuardVmsplice(frame);
-    case SYS_setsockopt:
-      // MSG_ZEROCOPY would keep far pages in flight when the call is over. Programs can do without.
-      if (args[1] == SOL_SOCKET && args[2] == SO_ZEROCOPY) return -ENOPROTOOPT;
-      return CallPrepared(frame);
     case SYS_futex_waitv:
       return CallFutexWaitv(frame);
     case SYS_futex:

@@ -32,10 +32,17 @@ bool Readable(uintptr_t page) {
 }
 
 bool NearReadable(uintptr_t begin, uint64_t bytes) {
-  // The page this function runs on needs no asking; structures made for a call are often on it.
+  // Structures made for a call are often on the stack. The page this function runs on needs no asking, and
+  // one a little above it needs it once: what is in use of a stack does not go away.
+  constexpr uintptr_t kLittle = 16;
   const uintptr_t here = reinterpret_cast<uintptr_t>(__builtin_frame_address(0)) / kPageBytes;
-  for (uintptr_t page = begin / kPageBytes; page <= (begin + bytes - 1) / kPageBytes; ++page)
-    if (page != here && !Readable(page)) return false;
+  Thread* thread = CurrentThread();
+  for (uintptr_t page = begin / kPageBytes; page <= (begin + bytes - 1) / kPageBytes; ++page) {
+    const bool stack = page - here < kLittle;
+    if (page == here || (stack && page == thread->stack_page)) continue;
+    if (!Readable(page)) return false;
+    if (stack) thread->stack_page = page;
+  }
   return true;
 }
 
@@ -359,13 +366,15 @@ long Forward(const GuardFrame* frame) {
                              frame->args[4], frame->args[5]);
 }
 
-long CallPrepared(const GuardFrame* frame) {
-  const SyscallSpec& spec = SyscallSpecOf(static_cast<unsigned>(frame->number));
+namespace {
+
+// `add(prepared, opaque_bytes)` names the ranges.
+template <typename Add>
+inline long CallWith(const GuardFrame* frame, Add&& add) {
   uint64_t opaque_bytes = 2 * kPageBytes;
   for (int attempt = 0;; ++attempt) {
     Prepared prepared(frame);
-    for (unsigned i = 0; i < 6; ++i)
-      AddArgument(&prepared, frame, spec.args[i], frame->args[i], opaque_bytes);
+    add(&prepared, opaque_bytes);
     if (prepared.any()) Count(g_runtime.segment->stats.syscalls_prepared);
     for (int retry = 0;; ++retry) {
       const long r = Forward(frame);
@@ -384,6 +393,22 @@ long CallPrepared(const GuardFrame* frame) {
     }
     opaque_bytes *= 8;
   }
+}
+
+}  // namespace
+
+long CallPrepared(const GuardFrame* frame) {
+  const SyscallSpec& spec = SyscallSpecOf(static_cast<unsigned>(frame->number));
+  return CallWith(frame, [&](Prepared* prepared, uint64_t opaque_bytes) {
+    for (unsigned i = 0; i < 6; ++i) AddArgument(prepared, frame, spec.args[i], frame->args[i], opaque_bytes);
+  });
+}
+
+long CallPrepared(const GuardFrame* frame, const iovec* far, unsigned count) {
+  return CallWith(frame, [&](Prepared* prepared, uint64_t) {
+    for (unsigned i = 0; i < count; ++i)
+      prepared->Add(reinterpret_cast<uintptr_t>(far[i].iov_base), far[i].iov_len);
+  });
 }
 
 Division DivisionOf(uint64_t fd) {

@@ -2,6 +2,8 @@
 // What the kinds of system calls share: reading what the program points to, and calls with their memory made
 // present and pinned for as long as they take. Runs in the program's own context (see farpool_guard).
 
+#include <sys/uio.h>
+
 #include <cstdint>
 
 #include "base/sys.h"
@@ -46,6 +48,8 @@ inline constexpr uint64_t kStringMax = 4096 + 1;
 
 // Makes the call with what its pointers name made present and pinned. The kernel's answer.
 long CallPrepared(const GuardFrame* frame);
+// The same where the caller has found the far ranges already; no more than kRangesMax.
+long CallPrepared(const GuardFrame* frame, const iovec* far, unsigned count);
 template <typename... Args>
 long CallPrepared(int64_t number, Args... args) {
   const GuardFrame frame = {number, {static_cast<uint64_t>(sys::Word(args))...}, 0};

@@ -40,6 +40,8 @@ struct Thread {
   uint64_t waiting_blocked = 0;  // `blocked` outside the call.
   uint64_t waiting_stack = 0;    // Stack pointer in the call; 0: none is under way.
 
+  uint64_t stack_page = 0;  // A page of the stack the program runs on that was found to be readable.
+
   uint64_t stack = 0;           // Lowest address of the stack; the frame buffer follows it.
   int64_t id = 0;               // In the kernel.
   Thread* next = nullptr;       // Of all records.

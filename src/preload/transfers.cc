@@ -33,15 +33,22 @@ struct Demand {
   bool valid = true;  // False: the kernel refuses it.
   uint64_t bytes = 0, buffers = 0;
   uint64_t far_bytes = 0, far_buffers = 0;
+  iovec far[kRangesMax];  // What is far of it, as long as it is not large.
+  unsigned far_count = 0;
   bool Large() const {
     return far_bytes > kPieceBytes || far_buffers + 4 > kRangesMax;
   }  // Four: header, name...
+  void AddFar(uintptr_t begin, uint64_t size) {
+    if (InArena(begin) && size > 0 && far_count < kRangesMax)
+      far[far_count++] = {reinterpret_cast<void*>(begin), size};
+  }
 };
 
 Demand DemandOf(uintptr_t address, uint64_t count) {
   Demand demand;
   if (count == 0) return demand;
   demand.valid = address != 0 && count <= kIovecsMax;
+  demand.AddFar(address, count * sizeof(iovec));
   iovec part[kRangesMax];
   for (uint64_t done = 0; demand.valid && done < count;) {
     const uint64_t n = Min(count - done, kRangesMax);
@@ -55,6 +62,7 @@ Demand DemandOf(uintptr_t address, uint64_t count) {
       if (!InArena(Address(part[i].iov_base))) continue;
       demand.far_bytes += bytes;
       ++demand.far_buffers;
+      demand.AddFar(Address(part[i].iov_base), bytes);
     }
     done += n;
   }
@@ -240,7 +248,8 @@ long CallVector(const GuardFrame* frame) {
   const uint64_t address = frame->args[1];
   const uint64_t count = frame->args[2];
   const Demand demand = DemandOf(address, count);
-  if (!demand.valid || !demand.Large()) return CallPrepared(frame);
+  if (!demand.valid) return CallPrepared(frame);
+  if (!demand.Large()) return CallPrepared(frame, demand.far, demand.far_count);
   const bool reads =
       frame->number == SYS_readv || frame->number == SYS_preadv || frame->number == SYS_preadv2;
   GuardFrame call = *frame;
@@ -293,8 +302,14 @@ long CallVector(const GuardFrame* frame) {
 
 long CallMessage(const GuardFrame* frame) {
   msghdr header;
-  const Demand demand = DemandOf(frame->args[1], &header);
-  if (!demand.valid || !demand.Large()) return CallPrepared(frame);
+  Demand demand = DemandOf(frame->args[1], &header);
+  if (!demand.valid) return CallPrepared(frame);
+  if (!demand.Large()) {
+    demand.AddFar(frame->args[1], sizeof(header));
+    demand.AddFar(Address(header.msg_name), header.msg_namelen);
+    demand.AddFar(Address(header.msg_control), header.msg_controllen);
+    return CallPrepared(frame, demand.far, demand.far_count);
+  }
   constexpr uint64_t kInsists = MSG_WAITALL | MSG_PEEK;
   const bool divides = demand.far_bytes > kPieceBytes && DivisionOf(frame->args[0]) == Division::kStream &&
                        (frame->number == SYS_sendmsg || (frame->args[2] & kInsists) == 0);

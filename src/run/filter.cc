@@ -4,6 +4,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include <cerrno>
@@ -16,6 +17,15 @@
 namespace farpool {
 
 namespace {
+
+constexpr unsigned kIoUringSetup = 425;
+
+// Calls with rules of their own.
+constexpr bool HasOwnRule(unsigned number) {
+  return number == SYS_close || number == SYS_dup2 || number == SYS_dup3 || number == SYS_close_range ||
+         number == SYS_vmsplice || number == SYS_setsockopt || number == SYS_mlockall ||
+         number == kIoUringSetup;
+}
 
 constexpr uint32_t Low(unsigned arg) { return static_cast<uint32_t>(offsetof(seccomp_data, args)) + arg * 8; }
 constexpr uint32_t High(unsigned arg) { return Low(arg) + 4; }
@@ -49,6 +59,25 @@ class Assembler {
   unsigned size() const { return size_; }
   bool fits() const { return size_ <= kFilterMax; }
 
+  // Argument `arg` is a far pointer.
+  void JumpIfFar(unsigned arg, Label* label) {
+    Load(High(arg));
+    And(kArenaHighMask);
+    JumpIf(BPF_JEQ, kArenaHigh, label);
+  }
+  // The call is made by the runtime itself, from its trampoline; otherwise the answer is `otherwise`.
+  void JumpIfTrampoline(Label* label, uint32_t otherwise) {
+    Label page;
+    Load(offsetof(seccomp_data, instruction_pointer) + 4);
+    JumpIf(BPF_JEQ, static_cast<uint32_t>(kTrampoline >> 32), &page);
+    Return(otherwise);
+    Bind(&page);
+    Load(offsetof(seccomp_data, instruction_pointer));
+    And(0xfffff000);
+    JumpIf(BPF_JEQ, static_cast<uint32_t>(kTrampoline), label);
+    Return(otherwise);
+  }
+
  private:
   void Emit(uint16_t code, uint8_t jt, uint8_t jf, uint32_t k) {
     if (size_ < kFilterMax) code_[size_] = sock_filter{code, jt, jf, k};
@@ -61,7 +90,8 @@ class Assembler {
 struct Builder {
   Assembler assembler;
   Assembler::Label masks[64];
-  Assembler::Label close_call, dup2_call, close_range_call, no_uring, trap;
+  Assembler::Label close_call, dup2_call, close_range_call, vmsplice_call, setsockopt_call, no_mlockall,
+      no_uring, trap;
   unsigned numbers[kSyscallsMax];
   unsigned count = 0;
 
@@ -76,8 +106,14 @@ struct Builder {
         return &dup2_call;
       case SYS_close_range:
         return &close_range_call;
-      case 425:
-        return &no_uring;  // io_uring_setup: its buffers are hidden from us.
+      case SYS_vmsplice:
+        return &vmsplice_call;
+      case SYS_setsockopt:
+        return &setsockopt_call;
+      case SYS_mlockall:
+        return &no_mlockall;
+      case kIoUringSetup:
+        return &no_uring;
       default:
         return &masks[SyscallSpecOf(number).PointerMask()];
     }
@@ -110,36 +146,50 @@ unsigned BuildFilter(sock_filter* code, int fd_base, int fd_count) {
   a.Bind(&x86);
   a.Load(offsetof(seccomp_data, nr));
   for (unsigned number = 0; number < kSyscallsMax; ++number) {
-    const bool ours = number == SYS_close || number == SYS_dup2 || number == SYS_dup3 ||
-                      number == SYS_close_range || number == 425;
-    if (ours || SyscallSpecOf(number).PointerMask() != 0) b.numbers[b.count++] = number;
+    if (HasOwnRule(number) || SyscallSpecOf(number).PointerMask() != 0) b.numbers[b.count++] = number;
   }
   b.Search(0, b.count);
   for (unsigned mask = 1; mask < 64; ++mask) {
     if (b.masks[mask].use_count == 0) continue;
     a.Bind(&b.masks[mask]);
     for (unsigned arg = 0; arg < 6; ++arg) {
-      if ((mask >> arg & 1) == 0) continue;
-      a.Load(High(arg));
-      a.And(kArenaHighMask);
-      a.JumpIf(BPF_JEQ, kArenaHigh, &b.trap);
+      if ((mask >> arg & 1) != 0) a.JumpIfFar(arg, &b.trap);
     }
     a.Return(SECCOMP_RET_ALLOW);
   }
-  // A far pointer: only the runtime itself, from its trampoline, may pass.
-  Assembler::Label trampoline_page, allow;
+  Assembler::Label allow;
+  // What the kernel goes on using when the call is over must not be far memory, and here the memory hides
+  // behind near structures or is named later. A program that does not come by the guard is told something
+  // that it copes with; so are those without the runtime, whom a trap would kill.
+  a.Bind(&b.vmsplice_call);
+  a.JumpIfFar(1, &b.trap);
+  a.JumpIfTrampoline(&allow, SECCOMP_RET_ERRNO | EINVAL);
+  Assembler::Label zerocopy, no_option;
+  a.Bind(&b.setsockopt_call);
+  a.Load(Low(2));
+  a.JumpIf(BPF_JEQ, SO_ZEROCOPY, &zerocopy);
+  a.JumpIfFar(3, &b.trap);
+  a.Return(SECCOMP_RET_ALLOW);
+  a.Bind(&zerocopy);
+  a.Load(Low(1));
+  a.JumpIf(BPF_JEQ, SOL_SOCKET, &no_option);
+  a.JumpIfFar(3, &b.trap);
+  a.Return(SECCOMP_RET_ALLOW);
+  a.Bind(&no_option);
+  a.Return(SECCOMP_RET_ERRNO | ENOPROTOOPT);
+  // Locked far memory could not be evicted. To say that it is locked, as the guard does, would be a lie where
+  // no memory is far.
+  a.Bind(&b.no_mlockall);
+  a.Return(SECCOMP_RET_ERRNO | EPERM);
+  a.Bind(&b.no_uring);
+  a.Return(SECCOMP_RET_ERRNO | ENOSYS);
+
+  // A far pointer: only the runtime itself may pass.
   a.Bind(&b.trap);
-  a.Load(offsetof(seccomp_data, instruction_pointer) + 4);
-  a.JumpIf(BPF_JEQ, static_cast<uint32_t>(kTrampoline >> 32), &trampoline_page);
-  a.Return(SECCOMP_RET_TRAP);
-  a.Bind(&trampoline_page);
-  a.Load(offsetof(seccomp_data, instruction_pointer));
-  a.And(0xfffff000);
-  a.JumpIf(BPF_JEQ, static_cast<uint32_t>(kTrampoline), &allow);
-  a.Return(SECCOMP_RET_TRAP);
+  a.JumpIfTrampoline(&allow, SECCOMP_RET_TRAP);
 
   // Daemons close everything. A closed userfaultfd would turn absent pages into zeros.
-  Assembler::Label check_close, in_range_page;
+  Assembler::Label check_close;
   a.Bind(&b.close_call);
   a.Load(Low(0));
   a.JumpIf(BPF_JGE, static_cast<uint32_t>(fd_base + fd_count), &allow);
@@ -151,14 +201,7 @@ unsigned BuildFilter(sock_filter* code, int fd_base, int fd_count) {
   a.JumpIf(BPF_JGE, static_cast<uint32_t>(fd_base), &check_close);
   a.Return(SECCOMP_RET_ALLOW);
   a.Bind(&check_close);
-  a.Load(offsetof(seccomp_data, instruction_pointer) + 4);
-  a.JumpIf(BPF_JEQ, static_cast<uint32_t>(kTrampoline >> 32), &in_range_page);
-  a.Return(SECCOMP_RET_ERRNO | EBADF);
-  a.Bind(&in_range_page);
-  a.Load(offsetof(seccomp_data, instruction_pointer));
-  a.And(0xfffff000);
-  a.JumpIf(BPF_JEQ, static_cast<uint32_t>(kTrampoline), &allow);
-  a.Return(SECCOMP_RET_ERRNO | EBADF);
+  a.JumpIfTrampoline(&allow, SECCOMP_RET_ERRNO | EBADF);
   a.Bind(&b.close_range_call);  // Touches ours if first <= our last and last >= our first.
   Assembler::Label no_close_range;
   a.Load(Low(0));
@@ -167,8 +210,6 @@ unsigned BuildFilter(sock_filter* code, int fd_base, int fd_count) {
   a.JumpIf(BPF_JGE, static_cast<uint32_t>(fd_base), &no_close_range);
   a.Return(SECCOMP_RET_ALLOW);
   a.Bind(&no_close_range);
-  a.Return(SECCOMP_RET_ERRNO | ENOSYS);
-  a.Bind(&b.no_uring);
   a.Return(SECCOMP_RET_ERRNO | ENOSYS);
   a.Bind(&allow);
   a.Return(SECCOMP_RET_ALLOW);

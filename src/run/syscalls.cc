@@ -29,7 +29,7 @@ constexpr uint16_t kStat = 144, kRusage = 144, kTimespec = 16, kTimerSpec = 32, 
 // Newer than some headers.
 constexpr int kCachestat = 451, kFchmodat2 = 452, kFutexWake = 454, kFutexWait = 455, kFutexRequeue = 456,
               kStatmount = 457, kListmount = 458, kLsmGetSelfAttr = 459, kLsmSetSelfAttr = 460,
-              kLsmListModules = 461, kSetxattrat = 463, kGetxattrat = 464, kListxattrat = 465,
+              kLsmListModules = 461, kMseal = 462, kSetxattrat = 463, kGetxattrat = 464, kListxattrat = 465,
               kRemovexattrat = 466, kOpenTreeAttr = 467, kFileGetattr = 468, kFileSetattr = 469;
 
 struct Table {
@@ -66,6 +66,7 @@ struct Table {
     Add(SYS_move_pages, N, N, L(1, 8), L(1, 4), L(1, 4));
     Set(SYS_process_madvise, kAlways, N, V(2));
     Add(SYS_pkey_mprotect, A);
+    Add(kMseal, A);
     // Signals.
     Set(SYS_rt_sigaction, kAlways, N, P(32), P(32));
     Set(SYS_rt_sigprocmask, kAlways, N, P(kSigset), P(kSigset));
@@ -95,6 +96,10 @@ struct Table {
     Add(SYS_uname, P(390));
     Set(SYS_prctl, kAlways, N, Q);
     Set(SYS_seccomp, kAlways, N, N, Q);
+    Set(SYS_ptrace, kAlways, N, N, N, Q);
+    Add(SYS_kcmp, N, N, N, N, P(12));
+    Add(SYS_kexec_file_load, N, N, N, S);
+    Add(SYS_sysfs, N, O, O);
     Set(SYS_exit, kAlways);
     Add(SYS_modify_ldt, N, L(2));
     Add(SYS_acct, S);
@@ -102,6 +107,7 @@ struct Table {
     Add(SYS_sched_setaffinity, N, N, L(1));
     Add(SYS_sched_getaffinity, N, N, L(1));
     Add(SYS_sched_setparam, N, P(4));
+    Add(SYS_sched_setscheduler, N, N, P(4));
     Add(SYS_sched_getparam, N, P(4));
     Add(SYS_sched_setattr, N, P(56));
     Add(SYS_sched_getattr, N, L(2));

@@ -82,6 +82,7 @@ compare early 32M "$programs/early" 40
 compare mmaps 32M "$programs/mmaps" 1 1500
 compare mmaps-2 32M "$programs/mmaps" 2 1500
 compare syscalls 32M "$programs/syscalls" 96
+compare structures 8M "$programs/structures" 24
 compare badpointers 16M "$programs/badpointers" 40
 compare futexes 16M "$programs/futexes" 40
 compare messages 16M "$programs/messages" 40
@@ -90,6 +91,7 @@ compare signals 32M "$programs/signals" 96
 compare stacks 32M "$programs/stacks" 64
 compare handlers 32M "$programs/handlers" 64
 compare starts 32M "$programs/starts"
+compare static-child 32M sh -c "'$programs/static' && '$programs/pagewalker' 64"
 
 # --- as on a kernel without UFFDIO_MOVE (before 6.8): pages are copied both ways
 FARPOOL_TEST_FILL=copy compare fork-copy 32M "$programs/forker" fork

@@ -6,6 +6,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include <cerrno>
@@ -30,7 +31,7 @@ constexpr uint32_t Refused(int error) { return SECCOMP_RET_ERRNO | static_cast<u
 
 bool HasOwnRule(unsigned number) {
   return number == SYS_close || number == SYS_dup2 || number == SYS_dup3 || number == SYS_close_range ||
-         number == kIoUringSetup;
+         number == SYS_vmsplice || number == SYS_mlockall || number == kIoUringSetup;
 }
 
 struct FilterTest : testing::Test {
@@ -199,6 +200,37 @@ TEST_F(FilterTest, CloseRangeAcrossTheRuntimesDescriptorsIsNotThere) {
   for (const auto& c : cases)
     EXPECT_EQ(Call(SYS_close_range, {c.first, c.last, 0}), c.across ? Refused(ENOSYS) : SECCOMP_RET_ALLOW)
         << c.first << ".." << c.last;
+}
+
+// The pipe would go on naming far pages. Programs without the runtime are refused, not trapped: that would
+// kill them.
+TEST_F(FilterTest, VmspliceIsTheGuardsAlone) {
+  EXPECT_EQ(Call(SYS_vmsplice, {1, kProgramCode, 1, 0}), Refused(EINVAL));
+  EXPECT_EQ(Call(SYS_vmsplice, {1, kFar, 1, 0}), SECCOMP_RET_TRAP);
+  EXPECT_EQ(Call(SYS_vmsplice, {1, kProgramCode, 1, 0}, kTrampoline), SECCOMP_RET_ALLOW);
+  EXPECT_EQ(Call(SYS_vmsplice, {1, kFar, 1, 0}, kTrampoline), SECCOMP_RET_ALLOW);
+  EXPECT_EQ(Call(SYS_vmsplice, {1, kProgramCode, 1, 0}, kTrampoline + kPageBytes), Refused(EINVAL));
+}
+
+// Level and option are ints: the kernel does not look at the upper halves.
+TEST_F(FilterTest, ZeroCopyCannotBeSwitchedOn) {
+  constexpr uint64_t kHigh = uint64_t{7} << 32;
+  for (const uint64_t value : {kProgramCode, kFar})
+    for (const uint64_t from : {kProgramCode, kTrampoline}) {
+      EXPECT_EQ(Call(SYS_setsockopt, {3, SOL_SOCKET, SO_ZEROCOPY, value, 4}, from), Refused(ENOPROTOOPT));
+      EXPECT_EQ(Call(SYS_setsockopt, {3, kHigh | SOL_SOCKET, kHigh | SO_ZEROCOPY, value, 4}, from),
+                Refused(ENOPROTOOPT));
+    }
+  for (const uint64_t level : {0, 6, 41}) {
+    EXPECT_EQ(Call(SYS_setsockopt, {3, level, SO_ZEROCOPY, kProgramCode, 4}), SECCOMP_RET_ALLOW) << level;
+    EXPECT_EQ(Call(SYS_setsockopt, {3, level, SO_ZEROCOPY, kFar, 4}), SECCOMP_RET_TRAP) << level;
+  }
+  EXPECT_EQ(Call(SYS_setsockopt, {3, SOL_SOCKET, SO_SNDBUF, kProgramCode, 4}), SECCOMP_RET_ALLOW);
+}
+
+TEST_F(FilterTest, NobodyLocksAllMemory) {
+  EXPECT_EQ(Call(SYS_mlockall, {3}), Refused(EPERM));
+  EXPECT_EQ(Call(SYS_munlockall, {}), SECCOMP_RET_ALLOW);
 }
 
 TEST_F(FilterTest, IoUringIsNotThere) { EXPECT_EQ(Call(kIoUringSetup, {1, kFar}), Refused(ENOSYS)); }

@@ -165,5 +165,66 @@ TEST(PinsTest, ForkedChildStartsWithoutPins) {
   EXPECT_TRUE(pins->BeginEvict(0, 128));
 }
 
+// Kept ranges outlive the call that announced them, and go by key and group, or all of a group.
+TEST(PinsTest, KeptRangesStayUntilReleased) {
+  auto pins = std::make_unique<Pins>();
+  constexpr uintptr_t kGroup = 70, kOther = 71;
+  EXPECT_TRUE(pins->Keep(100, 200, 1, kGroup));
+  EXPECT_TRUE(pins->Keep(300, 400, 1, kGroup));  // Two buffers of one request.
+  EXPECT_TRUE(pins->Keep(500, 600, 2, kGroup));
+  EXPECT_TRUE(pins->Keep(700, 800, 1, kOther));
+  const auto kept = [&](uintptr_t at) {
+    const bool goes = pins->BeginEvict(at, at + 100);
+    if (goes) pins->EndEvict();
+    return !goes;
+  };
+  pins->Reclaim([](uintptr_t) { return true; });  // Whoever made the request may have ended.
+  for (const uintptr_t at : {100u, 300u, 500u, 700u}) EXPECT_TRUE(kept(at)) << at;
+  EXPECT_FALSE(kept(200));
+  pins->Release(1, kGroup);
+  EXPECT_FALSE(kept(100));
+  EXPECT_FALSE(kept(300));
+  EXPECT_TRUE(kept(500));
+  EXPECT_TRUE(kept(700));
+  pins->Release(3, kGroup);
+  EXPECT_TRUE(kept(500));
+  pins->ReleaseGroup(kGroup);
+  EXPECT_FALSE(kept(500));
+  EXPECT_TRUE(kept(700));
+  pins->ReleaseGroup(kOther);
+  EXPECT_FALSE(kept(700));
+}
+
+TEST(PinsTest, KeepRunsOutWithAWordAndRecovers) {
+  auto pins = std::make_unique<Pins>();
+  for (unsigned i = 0; i < Pins::kKeptMax; ++i) ASSERT_TRUE(pins->Keep(i, i + 1, i + 1, 1)) << i;
+  EXPECT_FALSE(pins->Keep(9000, 9001, 9000, 1));
+  EXPECT_TRUE(pins->BeginEvict(9000, 9001));
+  pins->EndEvict();
+  pins->Release(Pins::kKeptMax, 1);  // The last one.
+  EXPECT_TRUE(pins->BeginEvict(Pins::kKeptMax - 1, Pins::kKeptMax));
+  pins->EndEvict();
+  EXPECT_TRUE(pins->Keep(9000, 9001, 9000, 1));
+  EXPECT_FALSE(pins->BeginEvict(9000, 9001));
+  pins->Reset();  // A forked child has no requests under way.
+  EXPECT_TRUE(pins->BeginEvict(0, 10000));
+}
+
+// As with pins of calls, an eviction under way is waited for.
+TEST(PinsTest, KeepWaitsForTheEvictionUnderWay) {
+  auto pins = std::make_unique<Pins>();
+  ASSERT_TRUE(pins->BeginEvict(100, 200));
+  std::atomic<bool> over{false}, early{false};
+  std::thread thread([&] {
+    EXPECT_TRUE(pins->Keep(150, 160, 1, 1));
+    if (!over) early = true;
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  over = true;
+  pins->EndEvict();
+  thread.join();
+  EXPECT_FALSE(early);
+}
+
 }  // namespace
 }  // namespace farpool

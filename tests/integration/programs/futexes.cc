@@ -65,6 +65,31 @@ void Words() {
   printf("futexes: wait, wake, requeue\n");
 }
 
+// Sleepers do not keep their pages here: there are more words, far apart, than memory.
+void Apart() {
+  constexpr size_t kApart = 256 << 10;
+  constexpr int kThreads = 120;
+  char* room = static_cast<char*>(FarRoom(kThreads * kApart));
+  std::atomic<int> woken{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i)
+    threads.emplace_back([&, i] {
+      auto* word = reinterpret_cast<uint32_t*>(room + static_cast<size_t>(i) * kApart);
+      CHECK(Futex(word, FUTEX_WAIT_PRIVATE, 0x01010101) == 0 || errno == EAGAIN, "FUTEX_WAIT: %s",
+            strerror(errno));
+      ++woken;
+    });
+  Stir();
+  UntilWoken(&woken, kThreads, [&] {
+    for (int i = 0; i < kThreads; ++i) {
+      auto* word = reinterpret_cast<uint32_t*>(room + static_cast<size_t>(i) * kApart);
+      CHECK(Futex(word, FUTEX_WAKE_PRIVATE, 1) >= 0, "FUTEX_WAKE: %s", strerror(errno));
+    }
+  });
+  for (std::thread& thread : threads) thread.join();
+  printf("futexes: words far apart\n");
+}
+
 // Threads that end with mutexes locked. Whoever locks them next is told, also who waits already.
 void Robust(int protocol, bool shared) {
   constexpr int kMutexes = 20;
@@ -164,6 +189,7 @@ int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   StirInit(Argument(argc, argv, 1, 40));
   Words();
+  Apart();
   Robust(PTHREAD_PRIO_NONE, false);
   Robust(PTHREAD_PRIO_NONE, true);
   Robust(PTHREAD_PRIO_INHERIT, false);

@@ -16,6 +16,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -38,6 +39,34 @@ void VerifyMany(const iovec* vector, uint64_t key, const char* what) {
   for (int i = 0; i < kMany; ++i)
     Verify(static_cast<const char*>(vector[i].iov_base), kEach, key + static_cast<size_t>(i) * kEach, what);
 }
+
+// A thread that makes a call, once it sleeps in it.
+class Sleeper {
+ public:
+  explicit Sleeper(const std::function<void()>& call) {
+    thread_ = std::thread([this, call] {
+      tid_ = static_cast<pid_t>(syscall(SYS_gettid));
+      call();
+    });
+    UntilAsleep(tid_);
+  }
+  void Join() { thread_.join(); }
+  // Until it sleeps in the kernel.
+  static void UntilAsleep(const std::atomic<pid_t>& tid) {
+    for (char state = 0; state != 'S';) {
+      if (tid == 0) continue;
+      char path[64];
+      snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid.load());
+      FILE* file = fopen(path, "r");
+      if (file == nullptr || fscanf(file, "%*d %*s %c", &state) != 1) state = 0;
+      if (file != nullptr) fclose(file);
+    }
+  }
+
+ private:
+  std::thread thread_;
+  std::atomic<pid_t> tid_{0};
+};
 
 // One message of more buffers than anybody would look after one by one, with a descriptor in far control
 // data.
@@ -96,6 +125,36 @@ void ManyBuffers(int type, const char* name) {
   close(pair[0]);
   close(pair[1]);
   printf("messages: %d buffers, %s\n", kMany, name);
+}
+
+// A message of many buffers that is long in coming, while the buffers' pages have every reason to leave.
+// There is only one, so it must not get lost on the way.
+void BlockedMessage() {
+  int pair[2];
+  CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) == 0, "socketpair");
+  const timeval limit = {60, 0};  // To fail, not to hang.
+  CHECK(setsockopt(pair[1], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) == 0, "SO_RCVTIMEO");
+  auto* out = FarArray<iovec>(kMany);
+  auto* in = FarArray<iovec>(kMany);
+  FillMany(out, 6);
+  for (const bool vector : {false, true}) {
+    FillMany(in, 0);
+    msghdr message = {};
+    message.msg_iov = in;
+    message.msg_iovlen = kMany;
+    msghdr* target = Far(message);
+    Sleeper receiver([&] {
+      const ssize_t n = vector ? readv(pair[1], in, kMany) : recvmsg(pair[1], target, 0);
+      CHECK(n == kMany * kEach, "a blocked receive: %zd, %s", n, strerror(errno));
+    });
+    Stir();
+    CHECK(writev(pair[0], out, kMany) == kMany * kEach, "writev: %s", strerror(errno));
+    receiver.Join();
+    VerifyMany(in, 6, "a blocked receive");
+  }
+  close(pair[0]);
+  close(pair[1]);
+  printf("messages: a blocked receive\n");
 }
 
 void ManyMessages() {
@@ -288,15 +347,7 @@ void CancelInside(const char* name, Call call) {
   pthread_t thread;
   destroyed = cleaned = 0;
   CHECK(pthread_create(&thread, nullptr, run, &arguments) == 0, "pthread_create");
-  // Until it sleeps in the kernel.
-  for (char state = 0; state != 'S';) {
-    if (tid == 0) continue;
-    char path[64];
-    snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid.load());
-    FILE* file = fopen(path, "r");
-    if (file == nullptr || fscanf(file, "%*d %*s %c", &state) != 1) state = 0;
-    if (file != nullptr) fclose(file);
-  }
+  Sleeper::UntilAsleep(tid);
   void* result = nullptr;
   CHECK(pthread_cancel(thread) == 0 && pthread_join(thread, &result) == 0, "pthread_cancel");
   CHECK(result == PTHREAD_CANCELED && destroyed == 1 && cleaned == 1, "%s: destroyed %d, cleaned %d", name,
@@ -373,6 +424,7 @@ int main(int argc, char** argv) {
   ManyBuffers(SOCK_STREAM, "a stream");
   ManyBuffers(SOCK_DGRAM, "datagrams");
   ManyBuffers(SOCK_SEQPACKET, "packets");
+  BlockedMessage();
   ManyMessages();
   for (int flags : {0, O_DIRECT}) AsynchronousIo(std::string(folder) + "/data", flags);
   printf("messages: io_submit\n");

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -30,9 +31,20 @@ namespace {
 
 constexpr size_t kBytes = 300000;
 
+// As code that is not libc's makes its calls.
+long Raw(long number, uint64_t a = 0, const void* b = nullptr, uint64_t c = 0, uint64_t d = 0) {
+  long r = number;
+  register uint64_t r10 asm("r10") = d;
+  asm volatile("syscall" : "+a"(r) : "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
+  return r;
+}
+
 void Files(const std::string& folder) {
   const std::string path = folder + "/data";
-  char* far_path = Text(path);
+  // Half of it in the next page.
+  char* far_path = static_cast<char*>(FarRoom(3 * 4096));
+  far_path += 2 * 4096 - reinterpret_cast<uintptr_t>(far_path) % 4096 - path.size() / 2;
+  memcpy(far_path, path.c_str(), path.size() + 1);
   char* out = Buffer(kBytes, 7);
   char* in = Buffer(kBytes, 8);
   Stir();
@@ -241,6 +253,20 @@ void Borders(const std::string& folder) {
     have += static_cast<size_t>(n);
   }
   Verify(in, static_cast<size_t>(given), 21, "vmsplice");
+  // The same by an instruction of our own. Where that is refused, programs write.
+  Verify(out, room, 21, "before vmsplice");
+  gift.iov_len = room;
+  long kept = Raw(SYS_vmsplice, static_cast<uint64_t>(ends[1]), &gift, 1);
+  CHECK(kept > 0 || kept == -EINVAL, "raw vmsplice: %ld", kept);
+  if (kept < 0) kept = write(ends[1], out, room);
+  CHECK(kept > 0, "write: %s", strerror(errno));
+  Stir();
+  for (size_t have = 0; have < static_cast<size_t>(kept);) {
+    const ssize_t n = read(ends[0], in + have, static_cast<size_t>(kept) - have);
+    CHECK(n > 0, "read after raw vmsplice");
+    have += static_cast<size_t>(n);
+  }
+  Verify(in, static_cast<size_t>(kept), 21, "raw vmsplice");
   // More than fits: takes what fits and does not wait for a reader.
   gift.iov_len = kMiB;
   size_t filled = 0;
@@ -323,6 +349,9 @@ void Borders(const std::string& folder) {
   // Must neither fail nor populate the arena.
   CHECK(mlockall(MCL_CURRENT | MCL_FUTURE) == 0 || errno == ENOMEM || errno == EPERM, "mlockall");
   CHECK(munlockall() == 0, "munlockall");
+  const long locked = Raw(SYS_mlockall, MCL_FUTURE);
+  CHECK(locked == 0 || locked == -ENOMEM || locked == -EPERM, "raw mlockall: %ld", locked);
+  CHECK(Raw(SYS_munlockall) == 0, "raw munlockall");
   free(in);
   free(out);
   printf("syscalls: messages, short counts, large vectors%s\n", wide ? ", a wide pipe" : "");
