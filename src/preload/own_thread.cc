@@ -21,25 +21,6 @@ constexpr uint64_t kStackBytes = 128 * 1024;
 constexpr uint64_t kStorageBytes =
     16 * 1024;  // Below the thread pointer lie libraries' initial-exec variables.
 
-// clone(2) of a thread that runs `entry` and never comes back.
-long CloneThread(uint64_t flags, uint64_t stack_top, uint64_t storage, void (*entry)()) {
-  long result = SYS_clone;
-  register uint64_t child_tid asm("r10") = 0;
-  register uint64_t tls asm("r8") = storage;
-  register void (*start)() asm("r9") = entry;
-  asm volatile(
-      "syscall\n\t"
-      "test %%rax, %%rax\n\t"
-      "jnz 1f\n\t"
-      "xor %%ebp, %%ebp\n\t"
-      "call *%%r9\n\t"
-      "1:"
-      : "+a"(result)
-      : "D"(flags), "S"(stack_top), "d"(uint64_t{0}), "r"(child_tid), "r"(tls), "r"(start)
-      : "rcx", "r11", "memory");
-  return result;
-}
-
 }  // namespace
 
 Status StartOwnThread(void (*entry)()) {
@@ -49,10 +30,16 @@ Status StartOwnThread(void (*entry)()) {
   const auto stack_top = static_cast<uint64_t>(map) + kStackBytes;
   const uint64_t storage = stack_top + kStorageBytes;
   *reinterpret_cast<uint64_t*>(storage) = storage;  // The thread pointer points to itself (x86-64 ABI).
-  const SignalsBlocked blocked;                     // The thread starts so, and stays so.
-  const long r = CloneThread(
-      CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS,
-      stack_top, storage, entry);
+  // The kernel is entered by the trampoline as ever, which ends in `ret`: on the new stack that goes to
+  // `entry`, as if called from nowhere.
+  auto* const top = reinterpret_cast<uint64_t*>(stack_top) - 2;
+  top[0] = reinterpret_cast<uint64_t>(entry);
+  top[1] = 0;
+  const SignalsBlocked blocked;  // The thread starts so, and stays so.
+  const long r = sys::Call(
+      SYS_clone,
+      CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS, top,
+      nullptr, nullptr, storage);
   if (r < 0) return Status::FromErrno("starting a thread of farpool's", static_cast<int>(-r));
   g_started.fetch_add(1);
   return Status::Ok();
