@@ -132,7 +132,7 @@ void ManyBuffers(int type, const char* name) {
 void BlockedMessage() {
   int pair[2];
   CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) == 0, "socketpair");
-  const timeval limit = {60, 0};  // To fail, not to hang.
+  const timeval limit = {20, 0};  // To fail, not to hang.
   CHECK(setsockopt(pair[1], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) == 0, "SO_RCVTIMEO");
   auto* out = FarArray<iovec>(kMany);
   auto* in = FarArray<iovec>(kMany);
