@@ -1,7 +1,7 @@
 #!/bin/bash
-# Random stress under `farpool run` (programs/stress.cc), under each hand-off: MOVE, and copying as on kernels
-# without it. Every byte is verified against what is kept near. --long takes ten minutes for each hand-off, over
-# several limits and pools.
+# Random stress under `farpool run` (programs/stress.cc), under each hand-off: MOVE, copying as on kernels without
+# it, and a monitor (needs root). Every byte is verified against what is kept near. --long takes ten minutes for
+# each hand-off, over several limits and pools. A NAME chooses one run, or all that begin with "NAME-".
 #   stress_test.sh [--short|--long] [--seed N] [NAME...]
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -29,13 +29,22 @@ slabs=unix://$work/slabs.sock
 start_donor --unix "$work/full.sock" --memory 88M --slab 2M  # Less than 80 MiB of mappings and the heap.
 full=unix://$work/full.sock
 
+wanted() {
+  [ ${#names[@]} = 0 ] && return 0
+  local name
+  for name in "${names[@]}"; do [[ $1 = "$name" || $1 = "$name"-* ]] && return 0; done
+  return 1
+}
+
+handoff=auto
+
 # stress NAME LIMIT POOL SECONDS ARGUMENT...: arguments after the seconds are the program's.
 stress() {
   local name=$1 limit=$2 pool=$3 seconds=$4 status line
   shift 4
-  [ ${#names[@]} = 0 ] || [[ " ${names[*]} " = *" $name "* ]] || return 0
-  as_user timeout -k 5 $((seconds + 90)) "$farpool" run --local "$limit" --pool "$pool" \
-    --report-json "$work/report.json" -- "$programs/stress" "$seed" "$seconds" "$@" >"$work/out" 2>"$work/err"
+  wanted "$name" || return 0
+  as_user timeout -k 5 $((seconds + 90)) "$farpool" run --local "$limit" --handoff "$handoff" \
+    --pool "$pool" --report-json "$work/report.json" -- "$programs/stress" "$seed" "$seconds" "$@" >"$work/out" 2>"$work/err"
   status=$?
   if [ "$status" != 0 ]; then
     bad "$name" "status $status: $(head -c 600 "$work/err" | tr '\n' ' ')"
@@ -60,22 +69,35 @@ PY
   rm -f "$work/report.json" "$work/out" "$work/err"
 }
 
+# Only root may have events for what the kernel itself touches, so these runs do not step down.
+under_monitor() {
+  [ "$(id -u)" = 0 ] || return 0
+  local -a user=()
+  local handoff=monitor
+  "$@"
+}
+
+# ten_minutes HANDOFF
+ten_minutes() {
+  stress "$1-both" 16M "$shm,$tcp" 150
+  stress "$1-shm-small" 4M "$shm" 90 48 2 1
+  stress "$1-tcp" 16M "$tcp" 120 128 2 3
+  stress "$1-large" 64M "$shm,$tcp" 90 256 6 2
+  stress "$1-slabs" 16M "$slabs,$tcp" 60
+  stress "$1-full" 16M "$full" 60 80 3 1 0
+  stress "$1-alone" 16M "$shm" 30 64 1 1 0
+  seed=$((seed + 1))
+}
+
 if [ "$long" = 0 ]; then
   stress move 16M "$shm,$tcp" 12
   stress move-full 8M "$full" 8 80 3 1 0
   FARPOOL_TEST_FILL=copy stress copy 16M "$shm,$tcp" 12
+  under_monitor stress monitor 16M "$shm,$tcp" 8
 else
-  for fill in move copy; do
-    [ "$fill" = copy ] && export FARPOOL_TEST_FILL=copy
-    stress "$fill-both" 16M "$shm,$tcp" 150
-    stress "$fill-shm-small" 4M "$shm" 90 48 2 1
-    stress "$fill-tcp" 16M "$tcp" 120 128 2 3
-    stress "$fill-large" 64M "$shm,$tcp" 90 256 6 2
-    stress "$fill-slabs" 16M "$slabs,$tcp" 60
-    stress "$fill-full" 16M "$full" 60 80 3 1 0
-    stress "$fill-alone" 16M "$shm" 30 64 1 1 0
-    seed=$((seed + 1))
-  done
+  ten_minutes move
+  FARPOOL_TEST_FILL=copy ten_minutes copy
+  under_monitor ten_minutes monitor
 fi
 
 close_with_count
