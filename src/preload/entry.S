@@ -286,8 +286,11 @@ farpool_sigreturn:
         in_context 16, 168              // rip
         nop                             // Unwinders look up the byte before a return address.
 farpool_restorer:
-        mov %rsp, %rdi
         cld
+        mov %rsp, %rbx
+        call farpool_near_top
+        mov %rax, %rsp
+        mov %rbx, %rdi
         call farpool_signal_return
         mov %rax, %rsp
         mov $15, %eax

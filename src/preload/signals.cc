@@ -205,8 +205,8 @@ KernelSigaction TakeAction(int signal) {
 }
 
 // Before the near stack is left: what came in while it was in use is delivered at once behind it.
-void Leave(const Frame* frame, Thread* thread) {
-  if ((thread->pending & ~thread->blocked) == 0 || thread->OnStack(frame->context.registers[kRsp])) return;
+void Leave(uint64_t to_stack, Thread* thread) {
+  if ((thread->pending & ~thread->blocked) == 0 || thread->OnStack(to_stack)) return;
   const uint64_t ours = kOurSignals;
   sys::Call(SYS_rt_sigprocmask, SIG_BLOCK, &ours, nullptr, sizeof(ours));
   SendHeld(thread);
@@ -224,7 +224,7 @@ void OnSignal(int signal, siginfo_t*, void* context) {
     RawSigaction(signal, &fallback, nullptr);
     sys::Call(SYS_tkill, sys::Call(SYS_gettid), signal);
   }
-  Leave(frame, thread);
+  Leave(frame->context.registers[kRsp], thread);
 }
 
 // A SIGBUS or SIGSYS that is not ours: what the program would have got.
@@ -258,7 +258,7 @@ void OnBus(int signal, siginfo_t* info, void* context) {
     if (Status s = g_runtime.engine.Fault(address, &foreign); !s.ok()) Fatal(s);
     if (!foreign) {
       if (g_runtime.engine.evicts()) StartEvictor();
-      Leave(frame, thread);
+      Leave(frame->context.registers[kRsp], thread);
       return;
     }
   }
@@ -496,14 +496,22 @@ InheritedSignals::~InheritedSignals() {
 
 }  // namespace farpool
 
-// From entry.S: a handler of the program has returned. The frame goes to near memory, where the kernel can
-// read it at any time; the answer is where.
+// From entry.S: a handler of the program has returned. With the program's signals blocked it goes on on the
+// near stack, whose top is the answer: there a SIGBUS or SIGSYS that was sent does not start another handler,
+// whose own return would need the same room.
+extern "C" __attribute__((visibility("hidden"))) uint64_t farpool_near_top() {
+  using namespace farpool;
+  static constexpr uint64_t kAll = ~kOurSignals;
+  Thread* thread = CurrentThread();
+  sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &kAll, nullptr, sizeof(kAll));
+  return thread->stack_top();
+}
+
+// The frame goes to near memory, where the kernel can read it at any time; the answer is where.
 extern "C" __attribute__((visibility("hidden"))) uint64_t farpool_signal_return(
     const farpool::Context* context) {
   using namespace farpool;
   Thread* thread = CurrentThread();
-  static constexpr uint64_t kAll = ~kOurSignals;
-  sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &kAll, nullptr, sizeof(kAll));
   auto* copy = reinterpret_cast<Context*>(thread->frame_buffer());
   std::memcpy(copy, context, sizeof(*copy));
   if (copy->fpstate != 0) {
@@ -515,7 +523,8 @@ extern "C" __attribute__((visibility("hidden"))) uint64_t farpool_signal_return(
   }
   SetAltStack(thread, copy->stack, copy->registers[kRsp]);  // As the kernel: whatever comes of it.
   copy->stack = {thread->stack, 0, 0, Thread::kStackBytes};
-  SetBlocked(thread, copy->mask);
+  if (!InVforkChild()) thread->blocked = copy->mask & kOurSignals;
+  Leave(copy->registers[kRsp], thread);
   copy->mask &= ~kOurSignals;
   return thread->frame_buffer();
 }

@@ -261,6 +261,12 @@ void OnSent(int signal, siginfo_t* info, void*) {
   ++seen;
 }
 
+int sends;
+void OnSending(int, siginfo_t*, void*) {
+  const int before = seen;
+  CHECK(raise(sends) == 0 && seen == before, "a signal came although the handler blocks it");
+}
+
 void Sent() {
   for (const int signal : {SIGBUS, SIGSYS, SIGUSR1}) {
     seen = 0;
@@ -286,8 +292,13 @@ void Sent() {
     sigprocmask(SIG_BLOCK, &set, nullptr);
     CHECK(raise(signal) == 0 && sigsuspend(&none) == -1 && seen == 5, "sigsuspend");
     sigprocmask(SIG_UNBLOCK, &set, nullptr);
+    // What a handler holds back comes as soon as it is over.
+    sends = signal;
+    Install(SIGUSR2, OnSending, 0, set);
+    CHECK(raise(SIGUSR2) == 0 && seen == 6, "held back by a handler");
+    Forget(SIGUSR2);
     ::signal(signal, SIG_IGN);
-    CHECK(raise(signal) == 0 && seen == 5, "ignored");
+    CHECK(raise(signal) == 0 && seen == 6, "ignored");
     Walk();
     Forget(signal);
     const pid_t child = fork();
