@@ -17,10 +17,6 @@ namespace farpool {
 
 namespace {
 
-bool Present(uintptr_t address, uint64_t bytes) {
-  return !InArena(address) || AllResident(address, address + bytes);
-}
-
 bool HasTimeout(int operation) {
   return operation == FUTEX_WAIT || operation == FUTEX_WAIT_BITSET || operation == FUTEX_LOCK_PI ||
          operation == 13 /*FUTEX_LOCK_PI2*/ || operation == FUTEX_WAIT_REQUEUE_PI;
@@ -51,13 +47,15 @@ long CallFutex(const GuardFrame* frame) {
   if (wakes && is_private) return Forward(frame);
   const uintptr_t second = HasSecondWord(operation) ? frame->args[4] : 0;
   const uintptr_t timeout = HasTimeout(operation) ? frame->args[3] : 0;
-  for (;;) {
+  const bool far = InArena(frame->args[0]) || InArena(second) || InArena(timeout);
+  for (int retry = 0;; ++retry) {
     const bool mapped = MakePresent(frame->args[0], sizeof(uint32_t)) &
                         MakePresent(second, sizeof(uint32_t)) & MakePresent(timeout, sizeof(timespec));
     const long r = Forward(frame);
-    if (r != -EFAULT || !mapped) return r;
-    if (Present(frame->args[0], sizeof(uint32_t)) && Present(second, sizeof(uint32_t)) &&
-        Present(timeout, sizeof(timespec)))
+    if (r != -EFAULT || !mapped || !far || retry == kFaultRetriesMax) return r;
+    // One of them may be just leaving. What may not be touched stays the program's fault.
+    if (!Allows(frame->args[0], sizeof(uint32_t), PROT_READ) ||
+        !Allows(second, sizeof(uint32_t), PROT_READ) || !Allows(timeout, sizeof(timespec), PROT_READ))
       return r;
   }
 }

@@ -46,12 +46,13 @@ bool NearReadable(uintptr_t begin, uint64_t bytes) {
   return true;
 }
 
-// Present, and not of a mapping without rights. Between the two looks it may go.
+// Present, and not of a mapping without rights. Between the two looks it may go; and while it goes the table
+// still calls it resident, so only the mapping tells whose the EFAULT is.
 bool FarReadable(uintptr_t begin, uint64_t bytes) {
   if (!MakePresent(begin, bytes)) return false;
   for (uintptr_t page = begin / kPageBytes; page <= (begin + bytes - 1) / kPageBytes; ++page)
-    while (!Readable(page)) {
-      if (AllResident(page * kPageBytes, page * kPageBytes + 1)) return false;
+    for (int retry = 0; !Readable(page); ++retry) {
+      if (retry == kFaultRetriesMax || !Allows(page * kPageBytes, 1, PROT_READ)) return false;
       MakePresent(page * kPageBytes, 1);
     }
   return true;
@@ -319,7 +320,7 @@ bool CopyOut(uintptr_t to, const void* from, uint64_t bytes) {
       std::memcpy(reinterpret_cast<void*>(to), from, bytes);
       return true;
     }
-    if (!InArena(to) || AllResident(to, to + bytes)) return false;
+    if (!InArena(to) || !Allows(to, bytes, PROT_WRITE)) return false;
   }
   return false;
 }

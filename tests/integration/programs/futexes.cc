@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <ctime>
 #include <thread>
 #include <vector>
@@ -88,6 +89,35 @@ void Apart() {
   });
   for (std::thread& thread : threads) thread.join();
   printf("futexes: words far apart\n");
+}
+
+// A word whose page leaves in this moment is there to the program: never EFAULT.
+void Leaving() {
+  constexpr size_t kPages = 2048;
+  constexpr size_t kWordsPerPage = 4096 / sizeof(uint32_t);
+  auto* words = static_cast<uint32_t*>(malloc(kPages * 4096));
+  for (size_t i = 0; i < kPages; ++i) words[i * kWordsPerPage] = 1;
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t)
+    threads.emplace_back([&, t] {
+      const timespec patience = {0, 1000};
+      for (size_t i = static_cast<size_t>(t) * 700; !stop; ++i) {
+        uint32_t* word = &words[i % kPages * kWordsPerPage];
+        CHECK(Futex(word, FUTEX_WAIT_PRIVATE, 2, &patience) == -1 && errno == EAGAIN, "FUTEX_WAIT: %s",
+              strerror(errno));
+        CHECK(Futex(word, FUTEX_WAKE_OP_PRIVATE, 0, nullptr, word,
+                    FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_EQ, 0)) == 0,
+              "FUTEX_WAKE_OP: %s", strerror(errno));
+        CHECK(syscall(SYS_rt_sigprocmask, SIG_BLOCK, word + 2, nullptr, 8) == 0, "rt_sigprocmask: %s",
+              strerror(errno));
+      }
+    });
+  for (int i = 0; i < 30; ++i) Stir();
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  free(words);
+  printf("futexes: words that leave\n");
 }
 
 // Threads that end with mutexes locked. Whoever locks them next is told, also who waits already.
@@ -190,6 +220,7 @@ int main(int argc, char** argv) {
   StirInit(Argument(argc, argv, 1, 40));
   Words();
   Apart();
+  Leaving();
   Robust(PTHREAD_PRIO_NONE, false);
   Robust(PTHREAD_PRIO_NONE, true);
   Robust(PTHREAD_PRIO_INHERIT, false);
