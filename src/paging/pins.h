@@ -19,14 +19,19 @@ class Pins {
   static constexpr unsigned kKeptMax = 4096;  // Ranges the kernel works on between calls (io_submit).
 
   // Pins [begin, end). `owner` names the thread (any unique number), `stack` its stack pointer: a pin of the
-  // same owner from deeper down the stack was abandoned by a longjmp and is taken over. Returns a handle, or
-  // -1 when all are taken (the caller goes on unpinned and relies on its retry).
-  int Pin(uintptr_t begin, uintptr_t end, uintptr_t owner, uintptr_t stack, bool first = false) {
+  // same owner from deeper down the stack was abandoned by a longjmp and is taken over; not so if the caller
+  // is a handler on the alternate stack [alternate, alternate_end) and the pin is of the stack it
+  // interrupted. Returns a handle, or -1 when all are taken (the caller goes on unpinned and relies on its
+  // retry).
+  int Pin(uintptr_t begin, uintptr_t end, uintptr_t owner, uintptr_t stack, bool first = false,
+          uintptr_t alternate = 0, uintptr_t alternate_end = 0) {
+    const bool handler = stack > alternate && stack <= alternate_end;
     for (unsigned probe = 0; probe < kPinsMax; ++probe) {
       const unsigned i = static_cast<unsigned>(owner + probe) % kPinsMax;
       Slot& slot = slots_[i];
       uintptr_t holder = slot.owner.load(std::memory_order_relaxed);
-      const bool abandoned = holder == owner && (slot.stack < stack || (first && slot.stack == stack));
+      const bool abandoned = holder == owner && (slot.stack < stack || (first && slot.stack == stack)) &&
+                             (!handler || (slot.stack > alternate && slot.stack <= alternate_end));
       if (holder != 0 && !abandoned) continue;
       if (!abandoned && !slot.owner.compare_exchange_strong(holder, owner, std::memory_order_acquire))
         continue;

@@ -79,12 +79,17 @@ class Prepared {
       range.begin = begin;
       range.end = end;
       Pins& pins = g_runtime.engine.pins();
-      const auto thread = static_cast<uintptr_t>(CurrentThread()->id);
-      range.pin = pins.Pin(begin, end, thread, stack_, count_ == 0);
+      const Thread* self = CurrentThread();
+      const auto thread = static_cast<uintptr_t>(self->id);
+      const auto pin = [&] {
+        return pins.Pin(begin, end, thread, stack_, count_ == 0, self->asked.base,
+                        self->asked.base + self->asked.bytes);
+      };
+      range.pin = pin();
       if (range.pin < 0) {  // Threads that ended inside calls may hold them.
         const long process = sys::Call(SYS_getpid);
         pins.Reclaim([&](uintptr_t owner) { return sys::Call(SYS_tgkill, process, owner, 0) == -ESRCH; });
-        range.pin = pins.Pin(begin, end, thread, stack_, count_ == 0);
+        range.pin = pin();
       }
       pinned_ &= range.pin >= 0;
       ++count_;

@@ -34,6 +34,25 @@ TEST(PinsTest, EvictionYieldsToAPinThatOverlaps) {
   pins->EndEvict();
 }
 
+// A handler whose alternate stack lies above the stack it interrupted: the call there goes on afterwards.
+TEST(PinsTest, AHandlerOnItsOwnStackTakesNothingOver) {
+  auto pins = std::make_unique<Pins>();
+  constexpr uintptr_t kAlternate = 5000, kAlternateEnd = 6000;
+  const int interrupted = pins->Pin(100, 200, 1, kStack);
+  const int handlers = pins->Pin(300, 400, 1, 5800, true, kAlternate, kAlternateEnd);
+  EXPECT_NE(interrupted, handlers);
+  EXPECT_FALSE(pins->BeginEvict(100, 200));
+  // Left by longjmp, and entered again.
+  const int again = pins->Pin(500, 600, 1, 5900, true, kAlternate, kAlternateEnd);
+  EXPECT_EQ(again, handlers);
+  EXPECT_FALSE(pins->BeginEvict(100, 200));
+  EXPECT_TRUE(pins->BeginEvict(300, 400));
+  pins->EndEvict();
+  pins->Unpin(again);
+  pins->Unpin(interrupted);
+  EXPECT_TRUE(pins->BeginEvict(0, 1000));
+}
+
 // An eviction that gave up holds nobody back; neither does one that is over or elsewhere.
 TEST(PinsTest, PinDoesNotWaitWithoutReason) {
   auto pins = std::make_unique<Pins>();
