@@ -15,6 +15,7 @@ namespace farpool {
 namespace {
 constexpr uint64_t kGraceMs = 10'000;          // Leases outlive a broken connection this long.
 constexpr uint64_t kResumeNs = 2'000'000'000;  // A donor that does not answer for this long is gone.
+constexpr uint64_t kAskAgainNs = 100'000'000;  // A full pool is asked so often whether it still is.
 constexpr auto kResumePause = std::chrono::milliseconds(50);
 }  // namespace
 
@@ -68,6 +69,16 @@ Result<uint32_t> Donors::LeaseSlab() {
       loads[i] = {donors_[i].free_bytes,
                   loads[i].usable && !donors_[i].gone && donors_[i].free_bytes >= donors_[i].slab_bytes};
     const size_t chosen = ChooseDonor(loads, 1, random_);
+    if (chosen == kNoDonor && NowNs() - asked_ns_ > kAskAgainNs) {
+      // Others may have given some back since.
+      for (Donor& donor : donors_) {
+        if (donor.gone) continue;
+        if (Result<DonorInfo> info = donor.session->Info(); info.ok())
+          donor.free_bytes = info.value().free_bytes;
+      }
+      asked_ns_ = NowNs();
+      continue;
+    }
     if (chosen == kNoDonor) break;
     Result<SlabLease> lease = donors_[chosen].session->LeaseSlab();
     if (!lease.ok()) {

@@ -51,6 +51,7 @@ class Donors {
   std::vector<Fd> slab_memory_;  // By slab index.
   std::mt19937_64 random_{std::random_device{}()};
   uint64_t leased_bytes_ = 0;
+  uint64_t asked_ns_ = 0;  // When the donors were last asked what is free, because nothing seemed to be.
 };
 
 }  // namespace farpool
