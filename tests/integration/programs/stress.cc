@@ -11,6 +11,7 @@
 #include <sys/sendfile.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -63,6 +64,12 @@ void OnSignal(int) {
     CheckBlock(block, mine.keys[page], page);
     mine.keys[page] = Mix(mine.turns) | 1;
     FillBlock(block, mine.keys[page]);
+    // A prepared call inside whatever was interrupted: another one, perhaps.
+    char copy[kBlock];
+    const iovec from = {block, kBlock}, to = {copy, kBlock};
+    HOLDS(process_vm_readv(getpid(), &to, 1, &from, 1, 0) == static_cast<ssize_t>(kBlock), "in a handler: %d",
+          errno);
+    CheckBlock(copy, mine.keys[page], page);
   }
   errno = error;
 }
@@ -78,8 +85,9 @@ void InstallHandlers() {
   for (int signal : {SIGALRM, SIGUSR1, SIGUSR2}) sigaddset(&action.sa_mask, signal);
   action.sa_handler = OnSignal;
   sigaction(SIGUSR1, &action, nullptr);
-  action.sa_flags = SA_RESTART;
+  action.sa_flags = SA_RESTART | SA_ONSTACK;
   sigaction(SIGUSR2, &action, nullptr);
+  action.sa_flags = SA_RESTART;
   sigaction(SIGALRM, &action, nullptr);
   action.sa_sigaction = OnSegv;
   action.sa_flags = SA_SIGINFO;
@@ -135,6 +143,12 @@ class Worker {
     void* at = mmap(nullptr, HandlerPages::kPages * kPage, kReadWrite, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     HOLDS(at != MAP_FAILED, "mmap of the handler's pages");
     t_handler.at = static_cast<char*>(at);
+    // Handlers of SIGUSR2 have a stack of their own, far like the rest.
+    constexpr size_t kStackBytes = 128 * 1024;
+    stack_t stack = {};
+    stack.ss_size = kStackBytes;
+    stack.ss_sp = mmap(nullptr, kStackBytes, kReadWrite, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    HOLDS(stack.ss_sp != MAP_FAILED && sigaltstack(&stack, nullptr) == 0, "sigaltstack");
     channels_.Open();
   }
 
@@ -417,10 +431,11 @@ class Worker {
     Refill(range);
   }
   void Advise() {
-    static constexpr int kAdvice[] = {MADV_WILLNEED, MADV_COLD, MADV_PAGEOUT, MADV_NORMAL};
+    static constexpr int kAdvice[] = {MADV_WILLNEED, MADV_COLD,   MADV_PAGEOUT,
+                                      MADV_NORMAL,   MADV_RANDOM, MADV_SEQUENTIAL};
     Range range;
     if (!Choose(&range, PROT_READ, 512)) return;
-    (void)madvise(range.at(), range.bytes(), kAdvice[random_.Below(4)]);  // May be refused.
+    (void)madvise(range.at(), range.bytes(), kAdvice[random_.Below(6)]);  // May be refused.
     range.Verify();
   }
   void MapOver() {
@@ -598,6 +613,21 @@ class Worker {
     Refill(scratch);
     Fully(to.bytes(), "pread", [&](size_t done) {
       return pread(channels_.file, to.at() + done, to.bytes() - done, target + static_cast<off_t>(done));
+    });
+    Copied(from, to);
+  }
+  // From oneself to oneself, cut differently on both sides.
+  void OwnMemory() {
+    Range from, to;
+    if (!ChoosePair(&from, &to, 200)) return;
+    iovec near_side[24], far_side[24];
+    const bool reads = random_.Below(2) == 0;
+    Fully(from.bytes(), "process_vm_readv or writev", [&](size_t done) {
+      const size_t left = from.bytes() - done;
+      const auto n = static_cast<unsigned long>(Cut(near_side, 24, from.at() + done, left, random_));
+      const auto m = static_cast<unsigned long>(Cut(far_side, 24, to.at() + done, left, random_));
+      return reads ? process_vm_readv(getpid(), far_side, m, near_side, n, 0)
+                   : process_vm_writev(getpid(), near_side, n, far_side, m, 0);
     });
     Copied(from, to);
   }
@@ -858,6 +888,7 @@ const Worker::Operation Worker::kOperations[] = {
     {"pipe", 15, &Worker::PipeCalls, false},
     {"datagram", 12, &Worker::Datagrams, false},
     {"splice", 6, &Worker::Splice, false},
+    {"process_vm_readv", 6, &Worker::OwnMemory, false},
     {"getrandom", 3, &Worker::RandomBytes, false},
     {"waiting", 10, &Worker::Wait, false},
     {"signal", 30, &Worker::Signal, false},
