@@ -247,6 +247,21 @@ farpool_on_stack:
         .cfi_endproc
         .size farpool_on_stack, .-farpool_on_stack
 
+        // Where interrupted calls go on: as the trampoline, but known to unwinders. rcx is the call's.
+        .globl farpool_call_again, farpool_call_done
+        .hidden farpool_call_again, farpool_call_done
+        .type farpool_call_again, @function
+        .type farpool_call_done, @function
+farpool_call_again:
+        .cfi_startproc
+        movabs $0x1ffffffff010, %rcx  // kTrampoline + kProgramEntry
+        jmp *%rcx
+farpool_call_done:
+        ret
+        .cfi_endproc
+        .size farpool_call_again, farpool_call_done - farpool_call_again
+        .size farpool_call_done, .-farpool_call_done
+
         // What our own handlers return to.
         .globl farpool_sigreturn
         .hidden farpool_sigreturn

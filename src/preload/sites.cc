@@ -289,43 +289,7 @@ uint8_t* MapNear(Text text) {
 
 }  // namespace
 
-namespace {
-
-// What unwinders must know about the trampoline, where blocking calls are cancelled: the return address is
-// all there is on its stack.
-struct __attribute__((packed)) TrampolineFrames {
-  uint32_t cie_bytes = 20;
-  uint32_t cie_id = 0;
-  uint8_t version = 1;
-  char augmentation[3] = {'z', 'R', 0};
-  uint8_t code_factor = 1, data_factor = 0x78 /*-8*/, return_column = 16, augmentation_bytes = 1;
-  uint8_t pointer_encoding = 0;           // Absolute.
-  uint8_t cfa[3] = {0x0c, 7, 8};          // rsp + 8
-  uint8_t return_address[2] = {0x90, 1};  // at cfa - 8
-  uint8_t cie_padding[2] = {};
-  uint32_t fde_bytes = 28;
-  uint32_t cie_distance = 28;  // From here.
-  uint64_t begin = kTrampoline, bytes = sys::kProgramEntry + 3;
-  uint8_t fde_augmentation_bytes = 0;
-  uint8_t fde_padding[7] = {};
-  uint32_t end = 0;
-};
-static_assert(offsetof(TrampolineFrames, fde_bytes) == 24 && offsetof(TrampolineFrames, end) == 56);
-
-// With C++ programs the unwinder is loaded by now. C programs have no destructors that cancellation must run;
-// cleanup handlers run in any case.
-void DescribeTrampoline() {
-  using Register = void (*)(const void* frames, void* object);
-  static const TrampolineFrames frames;
-  static uint64_t object[16];  // The unwinder's.
-  const auto add = reinterpret_cast<Register>(dlsym(RTLD_DEFAULT, "__register_frame_info"));
-  if (add != nullptr) add(&frames, object);
-}
-
-}  // namespace
-
 unsigned PatchLibc() {
-  DescribeTrampoline();
   Text text;
   if (dl_iterate_phdr(&FindLibc, &text) == 0) return 0;
   uint8_t* stubs = MapNear(text);

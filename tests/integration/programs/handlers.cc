@@ -524,6 +524,43 @@ void Storm() {
   printf("handlers: a storm of timers during faults\n");
 }
 
+// --- children of a process whose threads throw
+
+bool Throws(int value) {
+  try {
+    if (value >= 0) throw value;
+  } catch (int caught) {
+    return caught == value;
+  }
+  return false;
+}
+
+// Nothing that threads do while they unwind may be left locked in a child.
+void ThrowingParent() {
+  static volatile bool stop = false;
+  pthread_t threads[3];
+  for (pthread_t& thread : threads) {
+    const auto run = [](void*) -> void* {
+      for (int i = 0; !stop; i = (i + 1) % 1000) CHECK(Throws(i), "an exception");
+      return nullptr;
+    };
+    CHECK(pthread_create(&thread, nullptr, run, nullptr) == 0, "pthread_create");
+  }
+  for (int i = 0; i < 60; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(30);
+      _exit(Throws(i) ? 0 : 1);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0, "a child that throws: %x",
+          static_cast<unsigned>(status));
+  }
+  stop = true;
+  for (pthread_t thread : threads) pthread_join(thread, nullptr);
+  printf("handlers: exceptions in children of threads\n");
+}
+
 // --- children that share our memory for a while
 
 void Children() {
@@ -681,6 +718,7 @@ int main(int argc, char** argv) {
   TimerThread();
   printf("handlers: left by contexts, cancellation and abort\n");
   Storm();
+  ThrowingParent();
   Children();
   Inherit(argv);
   Vectors();
