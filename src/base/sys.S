@@ -5,6 +5,7 @@
         .hidden farpool_syscall
         .type farpool_syscall, @function
 farpool_syscall:
+        .cfi_startproc
         mov %rdi, %rax
         mov %rsi, %rdi
         mov %rdx, %rsi
@@ -13,12 +14,14 @@ farpool_syscall:
         mov %r9, %r8
         mov 8(%rsp), %r9
         jmp *farpool_syscall_entry(%rip)
+        .cfi_endproc
         .size farpool_syscall, .-farpool_syscall
 
         .globl farpool_syscall_for_program
         .hidden farpool_syscall_for_program
         .type farpool_syscall_for_program, @function
 farpool_syscall_for_program:
+        .cfi_startproc
         mov %rdi, %rax
         mov %rsi, %rdi
         mov %rdx, %rsi
@@ -29,6 +32,7 @@ farpool_syscall_for_program:
         mov farpool_syscall_entry(%rip), %r11
         add $16, %r11
         jmp *%r11
+        .cfi_endproc
         .size farpool_syscall_for_program, .-farpool_syscall_for_program
 
         .balign 16

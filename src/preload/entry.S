@@ -248,18 +248,23 @@ farpool_on_stack:
         .size farpool_on_stack, .-farpool_on_stack
 
         // Where interrupted calls go on: as the trampoline, but known to unwinders. rcx is the call's.
-        .globl farpool_call_again, farpool_call_done
-        .hidden farpool_call_again, farpool_call_done
+        .globl farpool_call_again, farpool_own_call_again, farpool_call_done
+        .hidden farpool_call_again, farpool_own_call_again, farpool_call_done
         .type farpool_call_again, @function
+        .type farpool_own_call_again, @function
         .type farpool_call_done, @function
 farpool_call_again:
         .cfi_startproc
         movabs $0x1ffffffff010, %rcx  // kTrampoline + kProgramEntry
         jmp *%rcx
+farpool_own_call_again:
+        movabs $0x1ffffffff000, %rcx  // kTrampoline
+        jmp *%rcx
 farpool_call_done:
         ret
         .cfi_endproc
-        .size farpool_call_again, farpool_call_done - farpool_call_again
+        .size farpool_call_again, farpool_own_call_again - farpool_call_again
+        .size farpool_own_call_again, farpool_call_done - farpool_own_call_again
         .size farpool_call_done, .-farpool_call_done
 
         // What our own handlers return to.

@@ -29,6 +29,7 @@ extern "C" {
 void farpool_sigreturn();
 void farpool_restorer();
 void farpool_call_again();
+void farpool_own_call_again();
 void farpool_call_done();
 void farpool_trap_entry();
 }
@@ -183,8 +184,10 @@ void Deliver(int signal, Frame* frame, const KernelSigaction& action, Thread* th
   copy->return_address = reinterpret_cast<uint64_t>(&farpool_restorer);
   // No unwinder knows the trampoline, but cancellation unwinds from where a call was interrupted.
   uint64_t& resume = copy->context.registers[kRip];
+  if (resume == kTrampoline) resume = reinterpret_cast<uint64_t>(&farpool_own_call_again);
   if (resume == kTrampoline + sys::kProgramEntry) resume = reinterpret_cast<uint64_t>(&farpool_call_again);
-  if (resume == kTrampoline + sys::kProgramEntry + 2) resume = reinterpret_cast<uint64_t>(&farpool_call_done);
+  if (resume == kTrampoline + 2 || resume == kTrampoline + sys::kProgramEntry + 2)
+    resume = reinterpret_cast<uint64_t>(&farpool_call_done);
   copy->context.stack = stack;
   copy->context.mask = saved;
   if (fpstate_bytes > 0) copy->context.fpstate = fpstate;

@@ -354,6 +354,42 @@ void CancelInside(const char* name, Call call) {
         destroyed.load(), cleaned.load());
 }
 
+// Wherever a call into memory that is away happens to be when it is cancelled, the stack unwinds.
+void CancelledAnywhere() {
+  constexpr size_t kRoom = 64 << 20;
+  static int ends[2];
+  static char* room;
+  static std::atomic<uint32_t> seed{0};
+  CHECK(pipe(ends) == 0, "pipe");
+  room = static_cast<char*>(FarRoom(kRoom + kEach));
+  std::memset(room, 3, kRoom + kEach);  // Far more than may be here.
+  uint32_t random = 7;
+  for (uint32_t i = 0; i < 1000; ++i) {
+    inside = destroyed = 0;
+    seed = i * 7919 + 1;
+    pthread_t thread;
+    CHECK(pthread_create(
+              &thread, nullptr,
+              [](void*) -> void* {
+                const Guard guard;
+                inside = 1;
+                for (uint32_t at = seed;; at = at * 1664525 + 1013904223)
+                  if (read(ends[0], room + at % kRoom, kEach) >= 0) abort();
+              },
+              nullptr) == 0,
+          "pthread_create");
+    while (inside == 0) {
+    }
+    random = random * 1664525 + 1013904223;
+    for (uint32_t wait = (random >> 16) % 40000; wait > 0; --wait)
+      std::atomic_signal_fence(std::memory_order_seq_cst);
+    void* result = nullptr;
+    CHECK(pthread_cancel(thread) == 0 && pthread_join(thread, &result) == 0, "pthread_cancel");
+    CHECK(result == PTHREAD_CANCELED && destroyed == 1, "cancelled anywhere: destroyed %d", destroyed.load());
+  }
+  printf("messages: cancelled anywhere\n");
+}
+
 void Cancellation() {
   int pair[2], ends[2];
   CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && pipe(ends) == 0, "socketpair");
@@ -430,6 +466,7 @@ int main(int argc, char** argv) {
   printf("messages: io_submit\n");
   OtherMemory();
   Nested();
+  CancelledAnywhere();
   Cancellation();
   CHECK(rmdir(folder) == 0, "rmdir");
   printf("messages: all verified\n");
