@@ -33,6 +33,7 @@ class [[nodiscard]] Status {
   // Most are Ok and travel through every fault: they leave the text alone.
   Status(const Status& other) : code_(other.code_), errno_(other.errno_) { CopyText(other); }
   Status& operator=(const Status& other) {
+    if (this == &other) return *this;
     code_ = other.code_;
     errno_ = other.errno_;
     CopyText(other);
@@ -55,7 +56,6 @@ class [[nodiscard]] Status {
 
  private:
   void CopyText(const Status& other) {
-    if (this == &other) return;
     text_[0] = 0;
     if (code_ != Code::kOk) __builtin_memcpy(text_, other.text_, sizeof(text_));
   }
