@@ -29,7 +29,7 @@ long GuardLimit(GuardFrame* frame) {
   const bool ours =
       resource == RLIMIT_NOFILE && (process == 0 || static_cast<long>(process) == sys::Call(SYS_getpid));
   if (!ours) return CallPrepared(frame);
-  const auto needed = static_cast<uint64_t>(g_runtime.segment->fd_base + kRuntimeFds);
+  const auto needed = static_cast<uint64_t>(g_runtime.segment->fd_base) + uint64_t{kRuntimeFds};
   rlimit wanted = {};
   uint64_t hard = kNotLowered;
   const uint64_t before = g_hard_limit.load();
