@@ -3,6 +3,9 @@
 // kernel's answer, -errno on failure. The instruction that enters the kernel can be redirected: the preloaded
 // runtime points it at a trampoline that its own seccomp filter lets through.
 
+#include <sys/syscall.h>
+
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 
@@ -32,11 +35,14 @@ inline long Call(long number, A a = 0, B b = 0, C c = 0, D d = 0, E e = 0, F f =
   return farpool_syscall(number, Word(a), Word(b), Word(c), Word(d), Word(e), Word(f));
 }
 
-inline constexpr long kProgramEntry = 16;  // Also in sys.S.
+inline constexpr long kProgramEntry = 16;  // Also in sys.S and preload/entry.S.
 inline long CallForProgram(long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
                            uint64_t f) {
   return farpool_syscall_for_program(number, Word(a), Word(b), Word(c), Word(d), Word(e), Word(f));
 }
+
+// Asked by thread id alone: in a vfork child the process is another, the threads are not.
+inline bool ThreadEnded(uint64_t thread) { return Call(SYS_tkill, thread, 0) == -ESRCH; }
 
 // True for a kernel answer that means failure.
 inline bool Failed(long result) { return static_cast<unsigned long>(result) > -4096UL; }

@@ -472,9 +472,7 @@ Status Engine::Evict(uint64_t pages, bool* progress) {
     const auto begin = reinterpret_cast<uintptr_t>(PageAt(first));
     const uintptr_t end_of_slice = begin + (last - first) * kPageBytes;
     if (!pins_.BeginEvict(begin, end_of_slice)) {
-      // A thread that was cancelled inside a call pins for ever. By thread id alone: in a vfork child the
-      // process is another, the threads are not.
-      pins_.Reclaim([](uintptr_t owner) { return sys::Call(SYS_tkill, owner, 0) == -ESRCH; });
+      pins_.Reclaim(sys::ThreadEnded);  // A thread that was cancelled inside a call pins for ever.
       if (!pins_.BeginEvict(begin, end_of_slice)) continue;
     }
     unsigned went = 0;

@@ -87,8 +87,7 @@ class Prepared {
       };
       range.pin = pin();
       if (range.pin < 0) {  // Threads that ended inside calls may hold them.
-        const long process = sys::Call(SYS_getpid);
-        pins.Reclaim([&](uintptr_t owner) { return sys::Call(SYS_tgkill, process, owner, 0) == -ESRCH; });
+        pins.Reclaim(sys::ThreadEnded);
         range.pin = pin();
       }
       pinned_ &= range.pin >= 0;

@@ -47,10 +47,10 @@ void Free(Thread* thread) {
 void CollectEnded() {
   uint64_t live = 0;
   for (Thread* t = g_threads; t != nullptr; t = t->next) {
-    if (sys::Call(SYS_tkill, t->id, 0) != -ESRCH) {
-      ++live;
-    } else {
+    if (sys::ThreadEnded(static_cast<uint64_t>(t->id))) {
       Free(t);
+    } else {
+      ++live;
     }
   }
   g_look_at = live < 32 ? 64 : 2 * live;
