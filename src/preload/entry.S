@@ -14,6 +14,16 @@
         .cfi_adjust_cfa_offset 56
         .endm
 
+        // The rest of what push_frame pushed, once rax's place is left.
+        .macro pop_arguments
+        pop %rdi
+        pop %rsi
+        pop %rdx
+        pop %r10
+        pop %r8
+        pop %r9
+        .endm
+
         // For unwinders (cancellation of a thread blocked in a call): who made the call stands in rcx, and made
         // it with the stack as it is.
         .macro start_frame
@@ -176,12 +186,7 @@ leave:
         pop %rbp
         .cfi_def_cfa %rsp, 192
         lea 8(%rsp), %rsp
-        pop %rdi
-        pop %rsi
-        pop %rdx
-        pop %r10
-        pop %r8
-        pop %r9
+        pop_arguments
         pop %rcx
         lea 128(%rsp), %rsp
         .cfi_def_cfa_offset 0
@@ -214,12 +219,7 @@ farpool_clone_entry:
         mov %rbp, %rsp
         pop %rbp
         pop %rax
-        pop %rdi
-        pop %rsi
-        pop %rdx
-        pop %r10
-        pop %r8
-        pop %r9
+        pop_arguments
         pop %rcx
         jmp *%rcx
         .cfi_endproc
@@ -255,10 +255,11 @@ farpool_on_stack:
         .type farpool_call_done, @function
 farpool_call_again:
         .cfi_startproc
-        movabs $0x1ffffffff010, %rcx  // kTrampoline + kProgramEntry
+        mov farpool_syscall_entry(%rip), %rcx
+        lea 16(%rcx), %rcx              // kProgramEntry; `lea` leaves the flags alone.
         jmp *%rcx
 farpool_own_call_again:
-        movabs $0x1ffffffff000, %rcx  // kTrampoline
+        mov farpool_syscall_entry(%rip), %rcx
         jmp *%rcx
 farpool_call_done:
         ret

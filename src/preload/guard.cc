@@ -203,7 +203,6 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
     case SYS_ppoll:
       return CallWithMask(frame, 3);
     case SYS_epoll_pwait:
-      return CallWithMask(frame, 4);
     case SYS_epoll_pwait2:
       return CallWithMask(frame, 4);
     case SYS_pselect6:

@@ -1,6 +1,11 @@
 #pragma once
 // The system call guard: makes the memory behind a call's far pointers present and keeps it so while the
 // kernel works on it; carries out the calls that concern mappings, signals, fork and exec.
+//
+// Guard* and Call* stand for one system call each and answer as the kernel would: a result or -errno. They
+// run on any thread, in the program's own context: its stack (which may be far), its signal mask, whatever
+// locks it holds. They may be interrupted by its handlers, and left for good by longjmp or cancellation,
+// wherever they are not inside OnNearStack() (thread.h), which whatever takes the engine's lock runs in.
 
 #include <csignal>
 #include <cstdint>

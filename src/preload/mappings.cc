@@ -124,13 +124,10 @@ long FarMmap(GuardFrame* frame) {
     return r;
   }
   const uint64_t pages = PagesOf(bytes);
-  first = FindPlace(pages);
-  if (InArena(address) && ArenaRange(address & ~(kPageBytes - 1), bytes, &first, &last) &&
-      first >= kBrkPages && engine.areas().Free(first, last)) {
-    // The hint is free.
-  } else {
-    first = FindPlace(pages);
-  }
+  const bool hint_is_free = InArena(address) &&
+                            ArenaRange(address & ~(kPageBytes - 1), bytes, &first, &last) &&
+                            first >= kBrkPages && engine.areas().Free(first, last);
+  if (!hint_is_free) first = FindPlace(pages);
   if (first == UINT64_MAX) return -ENOMEM;
   const long r = MapLocked(first, first + pages, protection);
   if (r != 0) return r;

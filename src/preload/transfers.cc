@@ -35,9 +35,8 @@ struct Demand {
   uint64_t far_bytes = 0, far_buffers = 0;
   iovec far[kRangesMax];  // What is far of it, as long as it is not large.
   unsigned far_count = 0;
-  bool Large() const {
-    return far_bytes > kPieceBytes || far_buffers + 4 > kRangesMax;
-  }  // Four: header, name...
+  // Four ranges are for what is not a buffer: the vector, a message's header, name and control data.
+  bool Large() const { return far_bytes > kPieceBytes || far_buffers + 4 > kRangesMax; }
   void AddFar(uintptr_t begin, uint64_t size) {
     if (InArena(begin) && size > 0 && far_count < kRangesMax)
       far[far_count++] = {reinterpret_cast<void*>(begin), size};

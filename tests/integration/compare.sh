@@ -13,13 +13,6 @@ for argument in "$@"; do
   esac
 done
 
-wanted() {
-  [ ${#names[@]} = 0 ] && return 0
-  local name
-  for name in "${names[@]}"; do [ "$name" = "$1" ] && return 0; done
-  return 1
-}
-
 start_donor --unix "$work/donor.sock" --memory "$donor_memory"
 start_donor --listen tcp://127.0.0.1:0 --memory "$donor_memory"
 pool=unix://$work/donor.sock,tcp://127.0.0.1:$donor_port

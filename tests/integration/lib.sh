@@ -20,6 +20,12 @@ if [ "$(id -u)" = 0 ]; then
   chown 65534:65534 "$work"
 fi
 
+# wanted NAME: is it among the $names of the command line, or are there none?
+wanted() { [ ${#names[@]} = 0 ] || [[ " ${names[*]} " = *" $1 "* ]]; }
+
+# The median of the numbers on stdin, the lower of two.
+median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] + 0 }'; }
+
 finish() {
   for pid in ${donor_pids[@]+"${donor_pids[@]}"}; do kill "$pid" 2>/dev/null; done
   for pid in ${donor_pids[@]+"${donor_pids[@]}"}; do wait "$pid" 2>/dev/null; done

@@ -31,13 +31,12 @@ timed() {
   ended=${EPOCHREALTIME/./}
   took=$((ended - began))
 }
-median() { printf '%s\n' "$@" | sort -n | sed -n "$((($# + 1) / 2))p"; }
 
 # measure NAME COMMAND...
 measure() {
   local name=$1 ordinary=() here=() run took moved
   shift
-  [ ${#names[@]} = 0 ] || [[ " ${names[*]} " = *" $name "* ]] || return 0
+  wanted "$name" || return 0
   # The first time of each only warms up.
   for run in $(seq 0 "$runs"); do
     timed "$work/ordinary.out" "$@" || return
@@ -48,8 +47,8 @@ measure() {
     moved=$(json_field "$work/report.json" pages_out)
   done
   local a b
-  a=$(median "${ordinary[@]}")
-  b=$(median "${here[@]}")
+  a=$(printf '%s\n' "${ordinary[@]}" | median)
+  b=$(printf '%s\n' "${here[@]}" | median)
   printf '%-12s %9.3f s %9.3f s %+8.1f %% %8.3f s %9d\n' "$name" "${a}e-6" "${b}e-6" \
     "$(((b - a) * 1000 / a))e-1" "$((b - a))e-6" "$moved"
   # Starting is a fixed cost of milliseconds, no share of anything.

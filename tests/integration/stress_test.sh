@@ -29,7 +29,7 @@ slabs=unix://$work/slabs.sock
 start_donor --unix "$work/full.sock" --memory 88M --slab 2M  # Less than 80 MiB of mappings and the heap.
 full=unix://$work/full.sock
 
-wanted() {
+wanted_part() {
   [ ${#names[@]} = 0 ] && return 0
   local name
   for name in "${names[@]}"; do [[ $1 = "$name" || $1 = "$name"-* ]] && return 0; done
@@ -42,7 +42,7 @@ handoff=auto
 stress() {
   local name=$1 limit=$2 pool=$3 seconds=$4 status line
   shift 4
-  wanted "$name" || return 0
+  wanted_part "$name" || return 0
   as_user timeout -k 5 $((seconds + 90)) "$farpool" run --local "$limit" --handoff "$handoff" \
     --pool "$pool" --report-json "$work/report.json" -- "$programs/stress" "$seed" "$seconds" "$@" >"$work/out" 2>"$work/err"
   status=$?

@@ -15,8 +15,6 @@ while [ $# -gt 0 ]; do
     *) names+=("$1"); shift ;;
   esac
 done
-wanted() { [ ${#names[@]} = 0 ] || [[ " ${names[*]} " = *" $1 "* ]]; }
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] + 0 }'; }
 
 start_donor --unix "$work/donor.sock" --memory "$donor_memory"
 far=("$farpool" run --local 2G --pool "unix://$work/donor.sock" --report-json "$work/report.json" --)
