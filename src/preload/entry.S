@@ -319,4 +319,59 @@ farpool_restorer:
         .cfi_endproc
         .size farpool_restorer, .-farpool_restorer
 
+        // Ends the fault handler as rt_sigreturn would, without the call. rdi: the kernel's frame, rsi: the thread's
+        // word that says it was interrupted. What iretq takes is built below the frame and all else is read from
+        // above it, so that a signal may interrupt at any point. Whoever is interrupted after the look at that word
+        // goes on at farpool_fault_return_again (signals.cc).
+        .globl farpool_fault_return
+        .hidden farpool_fault_return
+        .type farpool_fault_return, @function
+        .macro from_frame register, offset
+        mov 40+\offset(%rsp), %\register
+        .endm
+farpool_fault_return:
+        lea -40(%rdi), %rsp
+        cmpl $0, (%rsi)
+        jne farpool_fault_return_again
+        from_frame rdx, 232             // The vectors: as many as the kernel saved.
+        mov 472(%rdx), %eax
+        mov %rdx, %rcx
+        mov 476(%rdx), %edx
+        xrstor64 (%rcx)
+        from_frame rax, 176
+        mov %rax, (%rsp)                // rip
+        movzwl 40+192(%rsp), %eax
+        mov %rax, 8(%rsp)               // cs
+        from_frame rax, 184
+        mov %rax, 16(%rsp)              // flags
+        from_frame rax, 168
+        mov %rax, 24(%rsp)              // rsp
+        movzwl 40+198(%rsp), %eax
+        mov %rax, 32(%rsp)              // ss
+        from_frame r8, 48
+        from_frame r9, 56
+        from_frame r10, 64
+        from_frame r11, 72
+        from_frame r12, 80
+        from_frame r13, 88
+        from_frame r14, 96
+        from_frame r15, 104
+        from_frame rdi, 112
+        from_frame rsi, 120
+        from_frame rbp, 128
+        from_frame rbx, 136
+        from_frame rdx, 144
+        from_frame rax, 152
+        from_frame rcx, 160
+        iretq
+        .globl farpool_fault_return_again
+        .hidden farpool_fault_return_again
+farpool_fault_return_again:
+        lea 40(%rsp), %rdi
+        call farpool_fault_return_slowly
+        lea 48(%rsp), %rsp
+        mov $15, %eax                   // rt_sigreturn
+        syscall
+        .size farpool_fault_return, .-farpool_fault_return
+
         .section .note.GNU-stack,"",@progbits

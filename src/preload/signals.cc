@@ -32,6 +32,8 @@ void farpool_call_again();
 void farpool_own_call_again();
 void farpool_call_done();
 void farpool_trap_entry();
+[[noreturn]] void farpool_fault_return(const void* frame, const uint32_t* interrupted);
+void farpool_fault_return_again();
 }
 
 #ifndef SA_RESTORER
@@ -213,17 +215,16 @@ KernelSigaction TakeAction(int signal) {
   return taken;
 }
 
-// Before the near stack is left: what came in while it was in use is delivered at once behind it.
+// Before the near stack is left: what came in while it was in use is delivered at once behind it. No far
+// memory may be touched any more.
 void Leave(uint64_t to_stack, Thread* thread) {
-  if ((thread->pending & ~thread->blocked) == 0 || thread->OnStack(to_stack)) return;
+  if (thread->OnStack(to_stack)) return;
   const uint64_t ours = kOurSignals;
   sys::Call(SYS_rt_sigprocmask, SIG_BLOCK, &ours, nullptr, sizeof(ours));
-  SendHeld(thread);
+  if ((thread->pending & ~thread->blocked) != 0) SendHeld(thread);
 }
 
-void OnSignal(int signal, siginfo_t*, void* context) {
-  Thread* thread;
-  Frame* frame = FrameOf(context, &thread);
+void Handle(int signal, Frame* frame, Thread* thread) {
   const KernelSigaction action = TakeAction(signal);
   if (action.handler > 1) {
     Deliver(signal, frame, action, thread);
@@ -236,14 +237,66 @@ void OnSignal(int signal, siginfo_t*, void* context) {
   Leave(frame->context.registers[kRsp], thread);
 }
 
+// The fault handler of `thread` was interrupted at `frame`: something is to be done before it is left.
+void Interrupted(Frame* frame, Thread* thread) {
+  thread->interrupted = 1;
+  uint64_t& rip = frame->context.registers[kRip];
+  const auto again = reinterpret_cast<uint64_t>(&farpool_fault_return_again);
+  if (rip > reinterpret_cast<uint64_t>(&farpool_fault_return) && rip < again) rip = again;
+}
+
+void OnSignal(int signal, siginfo_t* info, void* context) {
+  Thread* thread;
+  Frame* frame = FrameOf(context, &thread);
+  if (!thread->OnStack(frame->context.registers[kRsp])) {
+    Handle(signal, frame, thread);
+    return;
+  }
+  // A fault is being served. This signal waits for its end, and all others for this one.
+  thread->deferred = signal;
+  thread->deferred_info = *info;
+  frame->context.mask = ~kOurSignals;
+  Interrupted(frame, thread);
+}
+
+// Until the kernel's frame is left, nothing more of the program's comes in.
+void BlockAll() {
+  static constexpr uint64_t kAll = ~kOurSignals;
+  sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &kAll, nullptr, sizeof(kAll));
+}
+
+// What came while a fault was served, with everything blocked; `frame` is where the program goes on.
+void HandleDeferred(Frame* frame, Thread* thread) {
+  if (thread->OnStack(frame->context.registers[kRsp])) {
+    // A fault is still being served, and has room for one.
+    if (thread->deferred != 0) frame->context.mask = ~kOurSignals;
+    return;
+  }
+  thread->interrupted = 0;
+  const int signal = thread->deferred;
+  thread->deferred = 0;
+  if (signal == 0) {
+    Leave(frame->context.registers[kRsp], thread);
+  } else if ((frame->context.mask & SignalBit(signal)) != 0) {
+    // The program's handler for this very fault has it blocked.
+    sys::Call(SYS_rt_tgsigqueueinfo, sys::Call(SYS_getpid), sys::Call(SYS_gettid), signal,
+              &thread->deferred_info);
+  } else {
+    frame->info = thread->deferred_info;
+    Handle(signal, frame, thread);
+  }
+}
+
 // A SIGBUS or SIGSYS that is not ours: what the program would have got.
 void PassOn(int signal, const siginfo_t* info, Frame* frame, Thread* thread) {
   const bool sent = info->si_code <= 0;
   const bool blocked = (thread->blocked & SignalBit(signal)) != 0;
-  if (sent && (blocked || thread->OnStack(frame->context.registers[kRsp]))) {
+  const bool nested = thread->OnStack(frame->context.registers[kRsp]);
+  if (sent && (blocked || nested)) {
     if ((thread->pending & SignalBit(signal)) != 0) return;  // One is kept, as by the kernel.
     thread->held[signal == SIGBUS ? 0 : 1] = *info;
     thread->pending |= SignalBit(signal);
+    if (nested) Interrupted(frame, thread);
     return;
   }
   const KernelSigaction action = TakeAction(signal);
@@ -258,20 +311,36 @@ void PassOn(int signal, const siginfo_t* info, Frame* frame, Thread* thread) {
   }
 }
 
+// Shadow stacks know which calls were signals; only rt_sigreturn tells them that one has ended.
+bool HasShadowStack() {
+  uint64_t top = 0;
+  asm volatile("rdsspq %0" : "+r"(top));
+  return top != 0;
+}
+
+// The one handler that runs with the program's signals open, so that its frame can be left without a system
+// call: setting a mask and having rt_sigreturn set it back would cost a tenth of a fault.
 void OnBus(int signal, siginfo_t* info, void* context) {
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
   Thread* thread;
+  const AltStack& stack = reinterpret_cast<const Context*>(context)->stack;
+  const uint64_t stack_before = stack.base;
   Frame* frame = FrameOf(context, &thread);
   if (info->si_code == BUS_ADRERR && InArena(address) && g_runtime.started.load(std::memory_order_relaxed)) {
     bool foreign = false;
     if (Status s = g_runtime.engine.Fault(address, &foreign); !s.ok()) Fatal(s);
     if (!foreign) {
       if (g_runtime.engine.evicts()) StartEvictor();
-      Leave(frame->context.registers[kRsp], thread);
+      if (stack_before == thread->stack && frame->context.fpstate != 0 && !HasShadowStack())
+        farpool_fault_return(frame, &thread->interrupted);
+      BlockAll();
+      HandleDeferred(frame, thread);
       return;
     }
   }
+  BlockAll();
   PassOn(signal, info, frame, thread);
+  HandleDeferred(frame, thread);
 }
 
 // The program may have a filter of its own that traps; ours does so for far pointers only.
@@ -289,7 +358,9 @@ void OnSys(int signal, siginfo_t* info, void* context) {
   Frame* frame = FrameOf(context, &thread);
   uint64_t* registers = frame->context.registers;
   if (!TrappedByUs(info, registers)) {
+    BlockAll();  // But SIGBUS: the program's stacks may be far.
     PassOn(signal, info, frame, thread);
+    Leave(registers[kRsp], thread);
     return;
   }
   // Nothing is done here: with all signals blocked a blocking call could not be interrupted. The interrupted
@@ -304,6 +375,12 @@ template <typename Handler>
 KernelSigaction NearHandler(Handler* handler, uint64_t flags) {
   return {reinterpret_cast<uint64_t>(handler), flags | SA_SIGINFO | SA_ONSTACK | SA_RESTORER,
           reinterpret_cast<uint64_t>(&farpool_sigreturn), ~kOurSignals};
+}
+
+KernelSigaction OurAction(int signal) {
+  KernelSigaction action = signal == SIGBUS ? NearHandler(&OnBus, SA_NODEFER) : NearHandler(&OnSys, 0);
+  action.mask = signal == SIGBUS ? 0 : ~uint64_t{0};
+  return action;
 }
 
 long SetAction(GuardFrame* frame) {
@@ -396,7 +473,7 @@ void InstallHandlers() {
   Thread* thread = CurrentThread();
   for (const int signal : {SIGBUS, SIGSYS}) {
     // SA_RESTART does not matter: these interrupt no call.
-    const KernelSigaction action = signal == SIGBUS ? NearHandler(&OnBus, 0) : NearHandler(&OnSys, 0);
+    const KernelSigaction action = OurAction(signal);
     RawSigaction(signal, &action, &g_actions[signal].action);
     g_actions[signal].known = true;
   }
@@ -498,7 +575,7 @@ InheritedSignals::~InheritedSignals() {
   if (blocked_ != 0) sys::Call(SYS_rt_sigprocmask, SIG_UNBLOCK, &blocked_, nullptr, sizeof(blocked_));
   for (const int signal : {SIGBUS, SIGSYS}) {
     if ((ignored_ & SignalBit(signal)) == 0) continue;
-    const KernelSigaction action = signal == SIGBUS ? NearHandler(&OnBus, 0) : NearHandler(&OnSys, 0);
+    const KernelSigaction action = OurAction(signal);
     RawSigaction(signal, &action, nullptr);
   }
 }
@@ -510,9 +587,8 @@ InheritedSignals::~InheritedSignals() {
 // whose own return would need the same room.
 extern "C" __attribute__((visibility("hidden"))) uint64_t farpool_near_top() {
   using namespace farpool;
-  static constexpr uint64_t kAll = ~kOurSignals;
   Thread* thread = CurrentThread();
-  sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &kAll, nullptr, sizeof(kAll));
+  BlockAll();
   return thread->stack_top();
 }
 
@@ -536,4 +612,10 @@ extern "C" __attribute__((visibility("hidden"))) uint64_t farpool_signal_return(
   Leave(copy->registers[kRsp], thread);
   copy->mask &= ~kOurSignals;
   return thread->frame_buffer();
+}
+
+// From entry.S: a fault has been served and a signal came meanwhile.
+extern "C" __attribute__((visibility("hidden"))) void farpool_fault_return_slowly(farpool::Frame* frame) {
+  farpool::BlockAll();
+  farpool::HandleDeferred(frame, farpool::CurrentThread());
 }

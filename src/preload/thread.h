@@ -32,7 +32,11 @@ struct Thread {
   uint64_t blocked = 0;          // Of kOurSignals: what the program believes to have blocked.
   uint64_t pending = 0;          // Of those: sent meanwhile, to be delivered when the program unblocks them.
   siginfo_t held[2] = {};        // Of the pending ones: SIGBUS, SIGSYS.
-  uint64_t mask = 0;             // The program's mask while OnNearStack() has everything blocked.
+  // Faults are served with the program's signals open. One that came meanwhile is delivered behind that.
+  uint32_t interrupted = 0;  // There is one, or something of `pending`.
+  int deferred = 0;
+  siginfo_t deferred_info = {};
+  uint64_t mask = 0;  // The program's mask while OnNearStack() has everything blocked.
 
   // A call that changes the mask for as long as it waits (sigsuspend, ppoll, ...).
   uint64_t call_mask = 0;        // For the kernel.

@@ -89,6 +89,7 @@ compare futexes 16M "$programs/futexes" 40
 compare messages 16M "$programs/messages" 40
 FARPOOL_TEST_FILL=copy compare messages-copy 16M "$programs/messages" 40
 compare signals 32M "$programs/signals" 96
+compare interrupted 16M "$programs/interrupted" 64
 compare stacks 32M "$programs/stacks" 64
 compare handlers 32M "$programs/handlers" 64
 compare starts 32M "$programs/starts"
