@@ -23,7 +23,7 @@ namespace {
 constexpr size_t kWords = 4096 / 8;
 
 uint64_t* array;
-size_t pages;
+size_t pages = 1;
 uint64_t rounds;
 std::atomic<uint64_t> round_now{0};
 volatile uint64_t arrived = 0;
@@ -231,7 +231,7 @@ int main(int argc, char** argv) {
   rounds = Argument(argc, argv, 2, 8000);
   pages = (mib << 20) / 4096;
   array = static_cast<uint64_t*>(malloc(mib << 20));
-  CHECK(array != nullptr, "malloc");
+  CHECK(array != nullptr && pages > 0, "malloc");
   for (size_t page = 0; page < pages; ++page)
     for (size_t word = 0; word < kWords; ++word) array[page * kWords + word] = Mix(page + word * pages);
   struct sigaction action = {};
