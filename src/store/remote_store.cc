@@ -118,13 +118,14 @@ void RemoteStore::PopulateAround(SlotId slot) {
 void RemoteStore::Start(Transfer* transfer, LinkOp::Kind kind, const PageIo* pages, unsigned count) {
   FARPOOL_ASSERT(count <= kStoreBatchMax);
   if (count == 1 && kind == LinkOp::Kind::kRead) {
-    // The random fault on shared memory deserves the short way.
+    // The random fault on shared memory deserves the short way: the page is on its way to the cache while the
+    // caller works, Finish() copies it.
     const SlabEntry& slab = table_->slabs[SlabOf(pages->slot)];
     const std::byte* base = mapped_[SlabOf(pages->slot)];
     if (base != nullptr && slab.state.load(std::memory_order_acquire) == SlabEntry::kReady) {
-      std::memcpy(pages->page, base + static_cast<size_t>(SlotOf(pages->slot)) * kPageBytes, kPageBytes);
-      transfer->count = transfer->ops = 0;
-      transfer->status = Status::Ok();
+      transfer->mapped = base + static_cast<size_t>(SlotOf(pages->slot)) * kPageBytes;
+      for (size_t at = 0; at < kPageBytes; at += 64) __builtin_prefetch(transfer->mapped + at);
+      transfer->pages = pages;
       return;
     }
   }
@@ -181,6 +182,11 @@ Status RemoteStore::WaitAll(Transfer* transfer) {
 }
 
 Status RemoteStore::Finish(Transfer* transfer) {
+  if (transfer->mapped != nullptr) {
+    std::memcpy(transfer->pages->page, transfer->mapped, kPageBytes);
+    transfer->mapped = nullptr;
+    return Status::Ok();
+  }
   Status last = WaitAll(transfer);
   for (int attempt = 1; !last.ok() && attempt < kTriesMax; ++attempt) {
     // Reads and whole-page writes may be repeated: a page write that happened twice leaves the same bytes.
