@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "base/assert.h"
+#include "base/prefetch.h"
 #include "base/sys.h"
 #include "base/uffd_abi.h"
 #include "paging/engine.h"
@@ -34,11 +35,6 @@ constexpr uint64_t kYieldPages = 4 * kGroupPages;
 constexpr unsigned kEvictTriesMax = 256;
 // Shares of a page copied on write by an atomic OR before a MOVE is tried again.
 constexpr int kUnshareTriesMax = 3;
-
-// Starts reading a page into the cache: a staged page has been out of it for a while.
-void PrefetchPage(const std::byte* page) {
-  for (size_t at = 0; at < kPageBytes; at += 64) __builtin_prefetch(page + at);
-}
 
 bool Bit(const uint64_t* words, unsigned i) { return (words[i / 64] >> (i % 64) & 1) != 0; }
 void SetBit(uint64_t* words, unsigned i) { words[i / 64] |= uint64_t{1} << (i % 64); }

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/assert.h"
+#include "base/prefetch.h"
 
 namespace farpool {
 
@@ -124,7 +125,7 @@ void RemoteStore::Start(Transfer* transfer, LinkOp::Kind kind, const PageIo* pag
     const std::byte* base = mapped_[SlabOf(pages->slot)];
     if (base != nullptr && slab.state.load(std::memory_order_acquire) == SlabEntry::kReady) {
       transfer->mapped = base + static_cast<size_t>(SlotOf(pages->slot)) * kPageBytes;
-      for (size_t at = 0; at < kPageBytes; at += 64) __builtin_prefetch(transfer->mapped + at);
+      PrefetchPage(transfer->mapped);
       transfer->pages = pages;
       return;
     }
