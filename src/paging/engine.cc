@@ -24,6 +24,8 @@ constexpr unsigned kFirstTouchPagesPlenty = 16;
 // A fault this many pages after where a stream was expected still belongs to it.
 constexpr uint64_t kStreamSlack = 8;
 constexpr unsigned kStreamWindowMin = 4;
+// Tries to place a frame that the kernel calls busy; most of them yield the processor.
+constexpr int kBusyTriesMax = 10000;
 
 }  // namespace
 
@@ -35,22 +37,26 @@ Status Engine::Init(const EngineConfig& config) {
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (sys::Failed(map)) return Status::FromErrno("mmap of the group table", static_cast<int>(-map));
   groups_ = reinterpret_cast<Group*>(map);
-  return MapStaging();
+  remap_.store(config.move && config.remap, std::memory_order_relaxed);
+  // Pages come and go one by one; what mremap makes of the arena's mappings in staging inherits this.
+  sys::Call(SYS_madvise, config.arena, config.arena_pages * kPageBytes, MADV_NOHUGEPAGE);
+  return MapFrames(0, kFramesMax, MAP_FIXED_NOREPLACE);
 }
 
-Status Engine::MapStaging() {
-  const long staging = sys::Call(SYS_mmap, config_.staging, kStagingBytes, PROT_READ | PROT_WRITE,
-                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-  if (sys::Failed(staging)) return Status::FromErrno("mmap of the staging area", static_cast<int>(-staging));
+Status Engine::MapFrames(uint32_t first, uint32_t count, int flags) {
+  std::byte* const at = FrameAt(first);
+  const uint64_t bytes = uint64_t{count} * kPageBytes;
+  const long map = sys::Call(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
+  if (sys::Failed(map)) return Status::FromErrno("mmap of the staging area", static_cast<int>(-map));
   // Frames are single pages; a huge page there would be counted wrongly and split again by the first MOVE.
-  sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_NOHUGEPAGE);
+  sys::Call(SYS_madvise, at, bytes, MADV_NOHUGEPAGE);
   // A child starts with an empty staging area of its own (AfterForkInChild).
-  sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_DONTFORK);
+  sys::Call(SYS_madvise, at, bytes, MADV_DONTFORK);
   // A MOVE's target must be registered with the same userfaultfd. Write-protect mode, which nobody uses,
   // leaves ordinary faults there to the kernel.
-  uffdio_register reg = {.range = {reinterpret_cast<uint64_t>(config_.staging), kStagingBytes},
-                         .mode = UFFDIO_REGISTER_MODE_WP,
-                         .ioctls = 0};
+  uffdio_register reg = {
+      .range = {reinterpret_cast<uint64_t>(at), bytes}, .mode = UFFDIO_REGISTER_MODE_WP, .ioctls = 0};
   if (long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_REGISTER, &reg); r != 0)
     return Status::FromErrno("UFFDIO_REGISTER of the staging area", static_cast<int>(-r));
   return Status::Ok();
@@ -164,6 +170,7 @@ unsigned Engine::Move(std::byte* to, std::byte* from, unsigned pages, uint64_t m
 Status Engine::Install(uint64_t page, uint32_t frame, unsigned count, const Area& area) {
   bool move = config_.move && area.protection == (PROT_READ | PROT_WRITE);
   unsigned chunk = count;
+  int busy_tries = 0;
   for (unsigned done = 0; done < count;) {
     if (chunk > count - done) chunk = count - done;
     const auto to = reinterpret_cast<uint64_t>(PageAt(page + done));
@@ -185,6 +192,14 @@ Status Engine::Install(uint64_t page, uint32_t frame, unsigned count, const Area
       done += through;
     }
     if (error == 0 || error == EAGAIN) continue;
+    if (error == EBUSY && move && busy_tries++ < kBusyTriesMax) {
+      // Came out by mremap while shared with a forked process: a write makes it ours alone. Or somebody reads
+      // this process's memory just now.
+      for (unsigned i = done; i < count; ++i)
+        __atomic_fetch_or(reinterpret_cast<unsigned char*>(FrameAt(frame + i)), 0, __ATOMIC_RELAXED);
+      if (busy_tries > 3) sys::Call(SYS_sched_yield);
+      continue;
+    }
     // The kernel may keep alike neighbours as two mappings, and no call may span two (COPY answers ENOENT):
     // in halves, then.
     if ((error == EINVAL || (error == ENOENT && !move)) && chunk > 1) {
@@ -467,7 +482,9 @@ Status Engine::AfterForkInChild(int uffd, Budget budget) {
   pins_.Reset();
   // Staging was not inherited; all its frames are gone.
   FARPOOL_ASSERT(populated_ == 0);
-  return MapStaging();
+  std::memset(remapped_, 0, sizeof(remapped_));
+  // Over what came by mremap while the arena was about to be inherited.
+  return MapFrames(0, kFramesMax, MAP_FIXED);
 }
 
 }  // namespace farpool

@@ -3,7 +3,7 @@
 //
 // A page is in one of four states (PageEntry::State). It moves
 //   none -> resident            first touch: filled with zeros
-//   resident -> staged          eviction: MOVEd, with its whole group, into the staging area
+//   resident -> staged          eviction: moved, with its whole group, into the staging area
 //   staged -> resident          second chance: touched while still there
 //   staged -> stored or none    hashed there; written to its slot only if the hash says it changed; all-zero
 //                               pages are never stored. The frame becomes a receive buffer.
@@ -11,8 +11,10 @@
 // so frames are exchanged between arena and staging and nothing is allocated, zeroed or freed in the steady
 // state. After the MOVE out nobody can write a page any more: comparing hashes is race-free.
 //
-// Eviction goes by group (64 neighbouring pages, UFFDIO_MOVE with holes), first in first out, with one more
-// round for groups that were touched while staged.
+// Eviction goes by group (64 neighbouring pages), first in first out, with one more round for groups that
+// were touched while staged. mremap moves a group in one call, as page table entries and with one flush of
+// the TLB; UFFDIO_MOVE, page by page, is for when that could take a page from under a device (DevicesMayPin)
+// or fails.
 //
 // Threads: every public function takes the engine's lock unless it says otherwise; callers have all signals
 // blocked, since the fault handler takes the same lock. No function allocates. A failed Status is final: the
@@ -49,8 +51,9 @@ struct EngineConfig {
   uint64_t arena_pages = 0;
   PageEntry* table = nullptr;    // arena_pages entries, all zero, demand-allocated.
   std::byte* staging = nullptr;  // kStagingBytes of address space, nothing there yet.
-  int uffd = -1;     // The arena is registered with it (missing pages; write-protect too without move).
-  bool move = true;  // The kernel has UFFDIO_MOVE (6.8). Without it pages are copied both ways.
+  int uffd = -1;      // The arena is registered with it (missing pages; write-protect too without move).
+  bool move = true;   // The kernel has UFFDIO_MOVE (6.8). Without it pages are copied both ways.
+  bool remap = true;  // Groups go out by mremap; only with `move`.
   uint64_t hash_seed = 0;
   PageStore* store = nullptr;
   Budget budget;
@@ -80,6 +83,9 @@ class Engine {
 
   // Others have too little: gives back a part of what this process holds beyond its share of the budget.
   Status YieldShare();
+  // The program uses a device that may read or write its pages by itself for longer than a call takes. Pages
+  // that the kernel has pinned stay where they are from now on. No lock.
+  void DevicesMayPin() { remap_.store(false, std::memory_order_relaxed); }
   // True once this process had to evict.
   bool evicts() const { return evicts_.load(std::memory_order_relaxed); }
 
@@ -133,7 +139,8 @@ class Engine {
   }
   Group& GroupOf(uint64_t page) { return groups_[page / kGroupPages]; }
 
-  Status MapStaging();
+  // Maps `count` frames afresh, nothing in them; `flags` as of mmap.
+  Status MapFrames(uint32_t first, uint32_t count, int flags);
   Status FaultLocked(uint64_t page);
   Status FirstTouch(uint64_t page, const Area& area);
   Status SecondChance(uint64_t page, const Area& area);
@@ -159,6 +166,9 @@ class Engine {
   bool NextVictim();
   Status Evict(uint64_t pages, bool* progress);
   unsigned MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area);
+  bool RemapOut(uint64_t first, uint64_t last, uint32_t frame);
+  bool remaps() const { return remap_.load(std::memory_order_relaxed); }
+  uint64_t SlicePages() const;
   // One UFFDIO_MOVE of at most kMoveMax pages. Returns how many are through (moved, or holes) and, through
   // `error`, 0 or the errno of what stopped it there.
   static constexpr unsigned kMoveMax = 512;
@@ -177,6 +187,7 @@ class Engine {
   Victim victim_ = {.first = 0, .next = kGroupPages, .block = kNoBlock};  // None.
   uint64_t resident_ = 0;
   std::atomic<bool> evicts_{false};
+  std::atomic<bool> remap_{false};
   uint64_t populated_ = 0;  // Frames with memory: free or staged.
   uint64_t staged_ = 0;
 
@@ -186,8 +197,10 @@ class Engine {
   uint64_t any_free_[kBlocksMax / 64] = {};   // Blocks with a free frame.
   uint64_t not_empty_[kBlocksMax / 64] = {};  // Blocks with any memory, or in the staged queue.
   uint64_t in_queue_[kBlocksMax / 64] = {};   // Blocks in the staged queue.
-  uint32_t owner_[kFramesMax] = {};           // Page of a staged frame.
-  uint32_t staged_queue_[kBlocksMax] = {};    // Ring of blocks, oldest first.
+  uint64_t remapped_[kBlocksMax / 64] =
+      {};                                   // Blocks that are not registered any more: groups came by mremap.
+  uint32_t owner_[kFramesMax] = {};         // Page of a staged frame.
+  uint32_t staged_queue_[kBlocksMax] = {};  // Ring of blocks, oldest first.
   uint32_t staged_head_ = 0;
   uint32_t staged_count_ = 0;
 

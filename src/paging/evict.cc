@@ -26,8 +26,8 @@ constexpr uint64_t kStagingPagesLeast = 16;
 // When frames are needed one by one a drain ends with the first page that need not be written; pages that
 // must be are written so many at a time.
 constexpr unsigned kWritePages = 4;
-// Neighbours moved out per eviction when single frames are needed, for the same reason; a stream moves whole
-// groups.
+// Neighbours MOVEd out per eviction when single frames are needed, for the same reason; a stream, and mremap,
+// moves whole groups.
 constexpr uint64_t kSlicePages = 22;
 // Given back at most at each call of another process: a millisecond under the lock.
 constexpr uint64_t kYieldPages = 4 * kGroupPages;
@@ -190,7 +190,7 @@ Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
     unsigned evictions = 0;
     bool progress = true;
     while (progress && populated_ < StagingTarget() + count && evictions < 4) {
-      if (Status s = Evict(count > 1 ? kGroupPages : kSlicePages, &progress); !s.ok()) return s;
+      if (Status s = Evict(count > 1 ? kGroupPages : SlicePages(), &progress); !s.ok()) return s;
       ++evictions;
     }
     if (staged_ > 0) {
@@ -217,7 +217,7 @@ Status Engine::KeepReserve(unsigned in_use) {
   config_.budget.AtLimit();
   bool progress = true;
   if (populated_ < StagingTarget() + in_use)
-    if (Status s = Evict(in_use > 1 ? kGroupPages : kSlicePages, &progress); !s.ok()) return s;
+    if (Status s = Evict(in_use > 1 ? kGroupPages : SlicePages(), &progress); !s.ok()) return s;
   return staged_ > 0 ? Drain(in_use > kWritePages ? kGroupPages : in_use) : Status::Ok();
 }
 
@@ -326,7 +326,20 @@ Status Engine::DropResidentSlots(unsigned wanted, unsigned* dropped) {
   return Status::Ok();
 }
 
-// MOVEs the resident pages of [first, last), one group, out to frames of the same order. Holes are fine.
+uint64_t Engine::SlicePages() const { return remaps() ? kGroupPages : kSlicePages; }
+
+// The page table entries of [first, last) become those of as many frames, in one step; the mapping stays,
+// empty and registered. The frames' own mapping is replaced by a copy of the arena's, which is not
+// registered.
+bool Engine::RemapOut(uint64_t first, uint64_t last, uint32_t frame) {
+  const uint64_t bytes = (last - first) * kPageBytes;
+  const long r = sys::Call(SYS_mremap, PageAt(first), bytes, bytes,
+                           MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, FrameAt(frame));
+  SetBit(remapped_, frame / kGroupPages);
+  return !sys::Failed(r);
+}
+
+// Moves the resident pages of [first, last), one group, out to frames of the same order. Holes are fine.
 // Returns how many went; they are staged then.
 unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area) {
   unsigned went = 0;
@@ -361,7 +374,12 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
       staged(page);
     }
     sys::Call(SYS_madvise, PageAt(first), (last - first) * kPageBytes, MADV_DONTNEED);
+  } else if (area.protection == (PROT_READ | PROT_WRITE) && remaps() && RemapOut(first, last, frame)) {
+    for (uint64_t page = first; page < last; ++page) staged(page);
   } else if (area.protection == (PROT_READ | PROT_WRITE)) {
+    if (Bit(remapped_, frame / kGroupPages) &&
+        !MapFrames(frame, static_cast<uint32_t>(last - first), MAP_FIXED).ok())
+      return 0;
     int unshare_tries = 0;
     uint64_t chunk = last - first;
     for (uint64_t page = first; page < last;) {

@@ -6,6 +6,7 @@
 #include <linux/mman.h>
 #include <linux/sched.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <cerrno>
@@ -343,12 +344,26 @@ long FarBrk(GuardFrame* frame) {
 
 }  // namespace
 
+namespace {
+
+// Drivers that pin a program's pages (RDMA, VFIO, GPUs; AF_XDP is refused) have it map something of theirs.
+long NoteDevice(GuardFrame* frame) {
+  struct stat file;
+  if (sys::Call(SYS_fstat, frame->args[4], &file) != 0 || S_ISREG(file.st_mode)) return 0;
+  g_runtime.has_device.store(true, std::memory_order_relaxed);
+  g_runtime.engine.DevicesMayPin();
+  return 0;
+}
+
+}  // namespace
+
 long GuardMmap(GuardFrame* frame) {
   const uint64_t bytes = frame->args[1];
   const int flags = static_cast<int>(frame->args[3]);
   const bool fixed = Fixed(flags);
   const bool far_place = InArena(frame->args[0]);
   constexpr int kNearFlags = MAP_STACK | MAP_GROWSDOWN | MAP_HUGETLB | MAP_32BIT | MAP_LOCKED;
+  if ((flags & MAP_ANONYMOUS) == 0 && (flags & MAP_TYPE) != MAP_PRIVATE) OnNearStack(&NoteDevice, *frame);
   if (fixed && !far_place) return Forward(frame);
   if (!fixed &&
       (!PrivateAnonymous(flags) || (flags & kNearFlags) != 0 || bytes < g_runtime.segment->threshold_bytes ||

@@ -91,12 +91,14 @@ Status Start() {
   config.arena_pages = kArenaPages;
   config.table = reinterpret_cast<PageEntry*>(kTableBase);
   config.staging = reinterpret_cast<std::byte*>(kStagingBase);
+  config.remap = (g_runtime.segment->flags & RunSegment::kNoRemap) == 0;
   config.uffd = uffd;
   config.hash_seed = g_runtime.segment->hash_seed;
   config.store = &g_runtime.store;
   config.budget = Budget(&g_runtime.segment->budget, &g_runtime.segment->processes[process.value()].resident);
   config.stats = &g_runtime.segment->stats;
   if (Status s = g_runtime.engine.Init(config); !s.ok()) return s;
+  if (g_runtime.has_device.load(std::memory_order_relaxed)) g_runtime.engine.DevicesMayPin();
   return g_runtime.monitor() ? StartMonitor() : Status::Ok();
 }
 

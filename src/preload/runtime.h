@@ -51,7 +51,8 @@ struct Runtime {
   Mutex start_lock;
   SupervisorClient supervisor;
   RemoteStore store;
-  uint64_t register_mode = 0;  // With which the arena is registered (UFFDIO_REGISTER_MODE_*).
+  std::atomic<bool> has_device{false};  // Mapped one: see Engine::DevicesMayPin().
+  uint64_t register_mode = 0;           // With which the arena is registered (UFFDIO_REGISTER_MODE_*).
   Engine engine;
 
   // How absent pages are announced: as events to a thread of the runtime, or as signals to whoever touches

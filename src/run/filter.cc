@@ -24,7 +24,7 @@ constexpr unsigned kIoUringSetup = 425;
 constexpr bool HasOwnRule(unsigned number) {
   return number == SYS_close || number == SYS_dup2 || number == SYS_dup3 || number == SYS_close_range ||
          number == SYS_vmsplice || number == SYS_setsockopt || number == SYS_mlockall ||
-         number == kIoUringSetup;
+         number == SYS_socket || number == SYS_io_setup || number == kIoUringSetup;
 }
 
 constexpr uint32_t Low(unsigned arg) { return static_cast<uint32_t>(offsetof(seccomp_data, args)) + arg * 8; }
@@ -90,8 +90,8 @@ class Assembler {
 struct Builder {
   Assembler assembler;
   Assembler::Label masks[64];
-  Assembler::Label close_call, dup2_call, close_range_call, vmsplice_call, setsockopt_call, no_mlockall,
-      no_uring, trap;
+  Assembler::Label close_call, dup2_call, close_range_call, vmsplice_call, setsockopt_call, socket_call,
+      io_setup_call, no_mlockall, no_uring, trap;
   unsigned numbers[kSyscallsMax];
   unsigned count = 0;
 
@@ -110,6 +110,10 @@ struct Builder {
         return &vmsplice_call;
       case SYS_setsockopt:
         return &setsockopt_call;
+      case SYS_socket:
+        return &socket_call;
+      case SYS_io_setup:
+        return &io_setup_call;
       case SYS_mlockall:
         return &no_mlockall;
       case kIoUringSetup:
@@ -164,6 +168,16 @@ unsigned BuildFilter(sock_filter* code, int fd_base, int fd_count) {
   a.Bind(&b.vmsplice_call);
   a.JumpIfFar(1, &b.trap);
   a.JumpIfTrampoline(&allow, SECCOMP_RET_ERRNO | EINVAL);
+  a.Bind(&b.io_setup_call);
+  a.JumpIfFar(1, &b.trap);
+  a.JumpIfTrampoline(&allow, SECCOMP_RET_ERRNO | ENOSYS);
+  Assembler::Label no_family;
+  a.Bind(&b.socket_call);
+  a.Load(Low(0));
+  a.JumpIf(BPF_JEQ, AF_XDP, &no_family);
+  a.Return(SECCOMP_RET_ALLOW);
+  a.Bind(&no_family);
+  a.Return(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
   Assembler::Label zerocopy, no_option;
   a.Bind(&b.setsockopt_call);
   a.Load(Low(2));

@@ -31,6 +31,7 @@ struct RunSegment {
   int32_t fd_base;
   static constexpr uint32_t kNoMove = 1;   // Tests: behave as on a kernel before 6.8.
   static constexpr uint32_t kMonitor = 2;  // --handoff monitor.
+  static constexpr uint32_t kNoRemap = 4;  // Tests: as if devices might pin pages.
   uint32_t flags;
   char library[1024];        // Path of the runtime library, for LD_PRELOAD.
   char near_programs[256];   // --near, as given.

@@ -207,7 +207,7 @@ struct Table {
     Add(kFutexRequeue, L(2, 12));
     Set(SYS_futex_waitv, kAlways, L(1, 24), N, N, P(kTimespec));
     Add(SYS_get_robust_list, N, P(8), P(8));
-    Add(SYS_io_setup, N, P(8));
+    Set(SYS_io_setup, kAlways, N, P(8));
     Set(SYS_io_submit, kAlways, N, N, L(1, 8));
     Set(SYS_io_cancel, kAlways, N, P(64), P(32));
     Set(SYS_io_destroy, kAlways);

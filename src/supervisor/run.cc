@@ -89,8 +89,10 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, const std::string& li
   if (getrandom(&segment->hash_seed, sizeof(segment->hash_seed), 0) != sizeof(segment->hash_seed))
     return Status::FromErrno("getrandom", errno);
   // Not a flag: no user has a reason to be slower.
-  if (const char* fill = getenv("FARPOOL_TEST_FILL"); fill != nullptr && std::string(fill) == "copy")
-    segment->flags |= RunSegment::kNoMove;
+  if (const char* fill = getenv("FARPOOL_TEST_FILL"); fill != nullptr) {
+    if (std::string(fill) == "copy") segment->flags |= RunSegment::kNoMove;
+    if (std::string(fill) == "move") segment->flags |= RunSegment::kNoRemap;
+  }
   if (options.handoff == "monitor") segment->flags |= RunSegment::kMonitor;
   if (library.size() >= sizeof(segment->library))
     return Status::Unsupported("the path of farpool is too long");

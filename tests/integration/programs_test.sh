@@ -87,6 +87,7 @@ compare structures 8M "$programs/structures" 24
 compare badpointers 16M "$programs/badpointers" 40
 compare futexes 16M "$programs/futexes" 40
 compare messages 16M "$programs/messages" 40
+FARPOOL_TEST_FILL=move compare messages-move 16M "$programs/messages" 40
 FARPOOL_TEST_FILL=copy compare messages-copy 16M "$programs/messages" 40
 compare signals 32M "$programs/signals" 96
 compare interrupted 16M "$programs/interrupted" 64
@@ -94,6 +95,10 @@ compare stacks 32M "$programs/stacks" 64
 compare handlers 32M "$programs/handlers" 64
 compare starts 32M "$programs/starts"
 compare static-child 32M sh -c "'$programs/static' && '$programs/pagewalker' 64"
+
+# --- as where a device may pin pages: they go out one by one
+FARPOOL_TEST_FILL=move compare fork-move 32M "$programs/forker" fork
+FARPOOL_TEST_FILL=move compare mmaps-move 32M "$programs/mmaps" 5 1500
 
 # --- as on a kernel without UFFDIO_MOVE (before 6.8): pages are copied both ways
 FARPOOL_TEST_FILL=copy compare fork-copy 32M "$programs/forker" fork

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Random stress under `farpool run` (programs/stress.cc), under each hand-off: MOVE, copying as on kernels without
-# it, and a monitor (needs root). Every byte is verified against what is kept near. --long takes ten minutes for
+# Random stress under `farpool run` (programs/stress.cc), under each hand-off: as this kernel allows, with MOVE both
+# ways as where a device may pin pages, with copies as on kernels without MOVE, and with a monitor (needs root). Every byte is verified against what is kept near. --long takes ten minutes for
 # each hand-off, over several limits and pools. A NAME chooses one run, or all that begin with "NAME-".
 #   stress_test.sh [--short|--long] [--seed N] [NAME...]
 # shellcheck source=lib.sh
@@ -90,12 +90,14 @@ ten_minutes() {
 }
 
 if [ "$long" = 0 ]; then
-  stress move 16M "$shm,$tcp" 12
-  stress move-full 8M "$full" 8 80 3 1 0
+  stress auto 16M "$shm,$tcp" 12
+  stress auto-full 8M "$full" 8 80 3 1 0
+  FARPOOL_TEST_FILL=move stress move 16M "$shm,$tcp" 8
   FARPOOL_TEST_FILL=copy stress copy 16M "$shm,$tcp" 12
   under_monitor stress monitor 16M "$shm,$tcp" 8
 else
-  ten_minutes move
+  ten_minutes auto
+  FARPOOL_TEST_FILL=move stress move 16M "$shm,$tcp" 150
   FARPOOL_TEST_FILL=copy ten_minutes copy
   under_monitor ten_minutes monitor
 fi

@@ -6,8 +6,10 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/io_uring.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -152,7 +154,8 @@ struct World {
     uint64_t pages = 16384;  // Of the arena.
     uint64_t limit = 1024;
     uint32_t slots = 32768;
-    bool move = true;  // False: as on a kernel without UFFDIO_MOVE.
+    bool move = true;   // False: as on a kernel without UFFDIO_MOVE.
+    bool remap = true;  // False: as where a device may pin pages.
   };
   struct Books {
     BudgetState budget;
@@ -182,6 +185,7 @@ struct World {
     config.staging = staging;
     config.uffd = uffd;
     config.move = o.move;
+    config.remap = o.remap;
     config.hash_seed = kSeed;
     config.store = &store;
     config.budget = Budget(&books->budget, &books->mine[0]);
@@ -314,24 +318,30 @@ struct World {
   std::unique_ptr<Engine> engine;
 };
 
-// The parameter: frames are MOVEd, or copied as on kernels that cannot move them.
-struct EngineTest : testing::TestWithParam<bool> {
+// The parameter: how pages come and go.
+enum class Way { kCopy, kMove, kRemap };
+struct EngineTest : testing::TestWithParam<Way> {
   void SetUp() override {
-    const int fd = World::OpenFeatures(GetParam());
+    const int fd = World::OpenFeatures(GetParam() != Way::kCopy);
     if (fd < 0 && errno == EINVAL)
       GTEST_SKIP() << "this kernel's userfaultfd lacks what is needed (UFFDIO_MOVE came with Linux 6.8)";
     if (fd < 0) GTEST_SKIP() << "userfaultfd is not permitted here: " << strerror(errno);
     close(fd);
   }
   void Start(World::Options options) {
-    options.move = GetParam();
+    options.move = GetParam() != Way::kCopy;
+    options.remap = GetParam() == Way::kRemap;
     world = std::make_unique<World>(options);
     ASSERT_GE(world->uffd, 0);
   }
   std::unique_ptr<World> world;
 };
-INSTANTIATE_TEST_SUITE_P(, EngineTest, testing::Bool(),
-                         [](const auto& way) { return way.param ? "Move" : "Copy"; });
+INSTANTIATE_TEST_SUITE_P(, EngineTest, testing::Values(Way::kCopy, Way::kMove, Way::kRemap),
+                         [](const auto& way) {
+                           return way.param == Way::kCopy   ? "Copy"
+                                  : way.param == Way::kMove ? "Move"
+                                                            : "Remap";
+                         });
 
 // Method: random operations on the arena and on a plain copy of it, many more pages than may be resident.
 TEST_P(EngineTest, ContentsAreThoseOfOrdinaryMemory) {
@@ -526,6 +536,28 @@ TEST_P(EngineTest, PinnedPagesStayUntilUnpinned) {
   EXPECT_EQ(w.PresentPages(1000, 4000), 0u);
   w.engine->pins().Unpin(pin);
   w.EvictAll();
+  EXPECT_EQ(w.Wrong(100, 64), 0u);
+  EXPECT_EQ(w.Wrong(1000, 4000), 0u);
+}
+
+// Method: a fixed buffer of io_uring is pinned by the kernel for as long as the ring lives, and is read from
+// the page itself, wherever that is by then.
+TEST_P(EngineTest, PagesThatTheKernelPinnedStayWhereDevicesMayPin) {
+  if (GetParam() == Way::kCopy) GTEST_SKIP() << "copies cannot tell";
+  Start({.limit = 1024});
+  World& w = *world;
+  w.engine->DevicesMayPin();
+  io_uring_params params = {};
+  const auto ring = static_cast<int>(syscall(SYS_io_uring_setup, 1, &params));
+  if (ring < 0) GTEST_SKIP() << "no io_uring here: " << strerror(errno);
+  w.Fill(100, 64);
+  const iovec buffer = {w.At(120), kPageBytes};
+  ASSERT_EQ(syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1), 0) << strerror(errno);
+  w.Fill(1000, 4000);
+  ASSERT_TRUE(w.engine->Shrink(0).ok());
+  EXPECT_EQ(w.PresentPages(100, 64), 1u);
+  EXPECT_EQ(w.PresentPages(120, 1), 1u);
+  close(ring);
   EXPECT_EQ(w.Wrong(100, 64), 0u);
   EXPECT_EQ(w.Wrong(1000, 4000), 0u);
 }
@@ -782,6 +814,39 @@ TEST_P(EngineTest, CallsForItsShareWhenOthersHoldIt) {
   const uint32_t later = w.books->budget.hunger;
   w.Fill(2048, 3072);
   EXPECT_EQ(w.books->budget.hunger, later);
+}
+
+// Method: the child does nothing, but as long as it lives the kernel counts the parent's pages as shared.
+TEST_P(EngineTest, SharedPagesComeBackFromStaging) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, kGroupPages);
+  int until[2];
+  ASSERT_EQ(pipe(until), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    char end;
+    close(until[1]);
+    _exit(static_cast<int>(read(until[0], &end, 1)));
+  }
+  ASSERT_GT(child, 0);
+  uint64_t filled = 0;
+  // The last page of a group is staged the longest.
+  constexpr uint64_t kLast = kGroupPages - 1;
+  while (w.table[kLast].state == PageEntry::State::kResident) w.Fill(1000 + 31 * filled++, 1);
+  ASSERT_EQ(w.table[kLast].state, PageEntry::State::kStaged);
+  EXPECT_EQ(w.Wrong(kLast, 1), 0u);
+  EXPECT_EQ(w.table[kLast].state, PageEntry::State::kResident);
+  EXPECT_EQ(w.Wrong(0, kGroupPages), 0u);
+  w.Fill(0, kGroupPages, 2);
+  w.EvictAll();
+  EXPECT_EQ(w.Wrong(0, kGroupPages, 2), 0u);
+  for (uint64_t i = 0; i < filled; ++i) EXPECT_EQ(w.Wrong(1000 + 31 * i, 1), 0u);
+  close(until[1]);
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  close(until[0]);
 }
 
 TEST_P(EngineTest, BeforeForkCopiesTheTableAndSharesTheSlots) {

@@ -31,7 +31,8 @@ constexpr uint32_t Refused(int error) { return SECCOMP_RET_ERRNO | static_cast<u
 
 bool HasOwnRule(unsigned number) {
   return number == SYS_close || number == SYS_dup2 || number == SYS_dup3 || number == SYS_close_range ||
-         number == SYS_vmsplice || number == SYS_mlockall || number == kIoUringSetup;
+         number == SYS_vmsplice || number == SYS_mlockall || number == SYS_socket || number == SYS_io_setup ||
+         number == kIoUringSetup;
 }
 
 struct FilterTest : testing::Test {
@@ -210,6 +211,21 @@ TEST_F(FilterTest, VmspliceIsTheGuardsAlone) {
   EXPECT_EQ(Call(SYS_vmsplice, {1, kProgramCode, 1, 0}, kTrampoline), SECCOMP_RET_ALLOW);
   EXPECT_EQ(Call(SYS_vmsplice, {1, kFar, 1, 0}, kTrampoline), SECCOMP_RET_ALLOW);
   EXPECT_EQ(Call(SYS_vmsplice, {1, kProgramCode, 1, 0}, kTrampoline + kPageBytes), Refused(EINVAL));
+}
+
+// Later calls name buffers in near structures and return before they are done with. libaio's own instructions
+// are not followed.
+TEST_F(FilterTest, AsynchronousIoIsTheGuardsAlone) {
+  EXPECT_EQ(Call(SYS_io_setup, {8, kProgramCode}), Refused(ENOSYS));
+  EXPECT_EQ(Call(SYS_io_setup, {8, kFar}), SECCOMP_RET_TRAP);
+  EXPECT_EQ(Call(SYS_io_setup, {8, kProgramCode}, kTrampoline), SECCOMP_RET_ALLOW);
+}
+
+TEST_F(FilterTest, NoSocketsThatKeepPages) {
+  for (const uint64_t from : {kProgramCode, kTrampoline}) {
+    EXPECT_EQ(Call(SYS_socket, {AF_XDP, SOCK_RAW, 0}, from), Refused(EAFNOSUPPORT));
+    EXPECT_EQ(Call(SYS_socket, {AF_INET, SOCK_STREAM, 0}, from), SECCOMP_RET_ALLOW);
+  }
 }
 
 // Level and option are ints: the kernel does not look at the upper halves.
