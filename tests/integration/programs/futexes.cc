@@ -161,6 +161,40 @@ void Robust(int protocol, bool shared) {
   }
 }
 
+// More of them than stay here while the list is gone through, as another thread walks through much memory.
+void ManyRobust() {
+  constexpr int kMutexes = 1200;
+  pthread_mutexattr_t attributes;
+  pthread_mutexattr_init(&attributes);
+  pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+  static pthread_mutex_t* mutexes[kMutexes];
+  for (auto& mutex : mutexes) {
+    mutex = FarArray<pthread_mutex_t>(1);
+    CHECK(pthread_mutex_init(mutex, &attributes) == 0, "pthread_mutex_init");
+  }
+  for (int round = 0; round < 3; ++round) {
+    std::atomic<bool> ended{false}, stirred{false};
+    std::thread stirring([&] {
+      while (!ended) {
+        Stir();
+        stirred = true;
+      }
+    });
+    std::thread owner([&] {
+      for (auto* mutex : mutexes) CHECK(pthread_mutex_lock(mutex) == 0, "pthread_mutex_lock");
+      while (!stirred) std::this_thread::yield();
+    });
+    owner.join();
+    ended = true;
+    stirring.join();
+    for (int i = 0; i < kMutexes; ++i) {
+      CHECK(pthread_mutex_trylock(mutexes[i]) == EOWNERDEAD, "robust mutex %d of many", i);
+      pthread_mutex_consistent(mutexes[i]);
+      pthread_mutex_unlock(mutexes[i]);
+    }
+  }
+}
+
 void Inheriting() {
   pthread_mutexattr_t attributes;
   pthread_mutexattr_init(&attributes);
@@ -224,6 +258,7 @@ int main(int argc, char** argv) {
   Robust(PTHREAD_PRIO_NONE, false);
   Robust(PTHREAD_PRIO_NONE, true);
   Robust(PTHREAD_PRIO_INHERIT, false);
+  ManyRobust();
   printf("futexes: robust mutexes\n");
   Inheriting();
   Meetings();

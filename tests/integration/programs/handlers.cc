@@ -3,9 +3,11 @@
 // between.
 
 #include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <poll.h>
 #include <pthread.h>
 #include <spawn.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/syscall.h>
@@ -20,7 +22,7 @@
 #include <cstring>
 #include <ctime>
 
-#include "check.h"
+#include "far.h"
 
 extern char** environ;
 
@@ -181,10 +183,45 @@ void Stacks() {
   printf("handlers: interrupted and alternate stacks\n");
 }
 
+void OnSmallStack(int, siginfo_t*, void*) {
+  for (size_t i = 1; i < 8; ++i) VerifyPage(pages / 8 * i);
+  ++seen;
+}
+
+// As small as they work, and smaller.
+void SmallStacks() {
+  const auto least = static_cast<size_t>(sysconf(_SC_MINSIGSTKSZ));
+  Install(SIGUSR1, OnSmallStack, SA_ONSTACK);
+  seen = 0;
+  int rounds = 0;
+  for (const size_t bytes : {least + 1024, size_t{2048}}) {
+    auto* stack = static_cast<char*>(malloc(1 << 20));
+    memset(stack, 3, 1 << 20);
+    stack_t set = {};
+    set.ss_sp = stack + (1 << 19) - bytes;
+    set.ss_size = bytes;
+    Walk();
+    const pid_t child = fork();
+    if (child == 0) {
+      if (sigaltstack(&set, nullptr) != 0) _exit(errno);
+      raise(SIGUSR1);
+      for (size_t i = 0; i < 1 << 20; ++i)
+        CHECK(stack[i] == 3 || Within(stack + i, set.ss_sp, bytes), "byte %zu", i);
+      _exit(100 + seen);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child, "waitpid");
+    printf("handlers: a small alternate stack, %d: %x\n", ++rounds, static_cast<unsigned>(status) & ~0x80U);
+    free(stack);
+  }
+  Forget(SIGUSR1);
+}
+
 // --- masks and actions
 
 uint64_t expected_mask;
 void CheckMask(int, siginfo_t*, void*) {
+  for (size_t i = 1; i < 8; ++i) VerifyPage(pages / 8 * i);
   CHECK(Masked() == expected_mask, "%llx in the handler, not %llx", static_cast<unsigned long long>(Masked()),
         static_cast<unsigned long long>(expected_mask));
   ++seen;
@@ -215,15 +252,34 @@ void Masks() {
   expected_mask = Bits(Set(SIGWINCH, SIGBUS, SIGUSR1));
   Install(SIGUSR1, CheckMask);
   const timespec second = {1, 0};
-  for (int i = 0; i < 3; ++i) {
+  const int epoll = epoll_create1(0);
+  for (int i = 0; i < 6; ++i) {
     raise(SIGUSR1);
+    Walk();
     int r = 0;
+    epoll_event event;
+    struct {
+      const sigset_t* mask;
+      size_t bytes;
+    } const argument = {&inside, sizeof(uint64_t)};
     if (i == 0) r = sigsuspend(&inside);
     if (i == 1) r = ppoll(nullptr, 0, &second, &inside);
     if (i == 2) r = pselect(0, nullptr, nullptr, nullptr, &second, &inside);
+    if (i == 3) r = epoll_pwait(epoll, &event, 1, 1000, &inside);
+    if (i == 4) r = epoll_pwait2(epoll, &event, 1, &second, &inside);
+    if (i == 5) {
+      aio_context_t context = 0;
+      io_event done;
+      CHECK(syscall(SYS_io_setup, 1, &context) == 0, "io_setup: %d", errno);
+      r = static_cast<int>(syscall(SYS_io_pgetevents, context, 1, 1, &done, &second, &argument));
+      const int error = errno;
+      syscall(SYS_io_destroy, context);
+      errno = error;
+    }
     CHECK(r == -1 && errno == EINTR && seen == 4 + i, "wait %d: %d", i, errno);
     CHECK(Masked() == Bits(outside), "wait %d leaves %llx", i, static_cast<unsigned long long>(Masked()));
   }
+  close(epoll);
   sigprocmask(SIG_SETMASK, &set, nullptr);
 
   // Each action reads back as it was set, also those of the signals that memory is served with.
@@ -333,6 +389,20 @@ void Expect(volatile char* at, int code) {
         reinterpret_cast<void*>(fault_at), fault_code, const_cast<char*>(at), code);
 }
 
+// The handler that was there before is called by the one in front of it.
+struct sigaction chained[2];
+void OnFaultInFront(int signal, siginfo_t* info, void* context) {
+  ++seen;
+  chained[signal == SIGBUS ? 0 : 1].sa_sigaction(signal, info, context);
+}
+void Chain(int signal) {
+  struct sigaction action = {};
+  action.sa_sigaction = OnFaultInFront;
+  action.sa_flags = SA_SIGINFO;
+  seen = 0;
+  CHECK(sigaction(signal, &action, &chained[signal == SIGBUS ? 0 : 1]) == 0, "sigaction");
+}
+
 char* barrier;
 constexpr size_t kBarrierBytes = 8 << 20;
 std::atomic<size_t> barrier_hits{0};
@@ -358,6 +428,11 @@ void Faults() {
   CHECK(near != MAP_FAILED, "mmap");
   near[0] = 5;
   Expect(near + 2 * kPage + 17, BUS_ADRERR);
+  Chain(SIGBUS);
+  Walk();
+  Expect(near + 2 * kPage + 17, BUS_ADRERR);
+  CHECK(seen == 1, "a chain of handlers for SIGBUS: %d", seen.load());
+  Install(SIGBUS, OnFault);
   // The same over a part of a large mapping.
   auto* large =
       static_cast<char*>(mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
@@ -389,7 +464,10 @@ void Faults() {
   for (size_t i = 0; i < kBarrierBytes / 8; ++i) reinterpret_cast<uint64_t*>(barrier)[i] = Mix(i);
   Install(SIGSEGV, OnFault);
   CHECK(mprotect(barrier + 5 * kPage, kPage, PROT_NONE) == 0, "a guard page");
+  Chain(SIGSEGV);
+  Walk();
   Expect(barrier + 5 * kPage + 99, SEGV_ACCERR);
+  CHECK(seen == 1, "a chain of handlers for SIGSEGV: %d", seen.load());
   CHECK(mprotect(barrier, kBarrierBytes, PROT_READ) == 0, "mprotect");
   Walk();
   Install(SIGSEGV, OnBarrier);
@@ -638,53 +716,85 @@ void Inherit(char** argv) {
 
 // --- vectors across a call that is not libc's
 
+// read() by an instruction of our own, with every register of the widest kind holding what `held` says; what
+// they hold afterwards goes to `got`.
+extern "C" long ReadHoldingYmm(int fd, void* buffer, size_t bytes, const void* held, void* got);
+extern "C" long ReadHoldingZmm(int fd, void* buffer, size_t bytes, const void* held, void* got);
+asm(R"(
+        .text
+        .macro all_registers low
+        .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+        \low \n
+        .endr
+        .endm
+        .macro upper_registers move
+        .irp n, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31
+        \move \n
+        .endr
+        .endm
+        .macro load_ymm n
+        vmovdqu 32*\n(%rcx), %ymm\n
+        .endm
+        .macro store_ymm n
+        vmovdqu %ymm\n, 32*\n(%r8)
+        .endm
+        .macro load_zmm n
+        vmovdqu64 64*\n(%rcx), %zmm\n
+        .endm
+        .macro store_zmm n
+        vmovdqu64 %zmm\n, 64*\n(%r8)
+        .endm
+        .globl ReadHoldingYmm
+        .type ReadHoldingYmm, @function
+ReadHoldingYmm:
+        all_registers load_ymm
+        xor %eax, %eax
+        syscall
+        all_registers store_ymm
+        vzeroupper
+        ret
+        .size ReadHoldingYmm, .-ReadHoldingYmm
+        .globl ReadHoldingZmm
+        .type ReadHoldingZmm, @function
+ReadHoldingZmm:
+        all_registers load_zmm
+        upper_registers load_zmm
+        .irp n, 1, 2, 3, 4, 5, 6, 7
+        kmovq 2048+8*\n(%rcx), %k\n
+        .endr
+        xor %eax, %eax
+        syscall
+        .irp n, 1, 2, 3, 4, 5, 6, 7
+        kmovq %k\n, 2048+8*\n(%r8)
+        .endr
+        all_registers store_zmm
+        upper_registers store_zmm
+        vzeroupper
+        ret
+        .size ReadHoldingZmm, .-ReadHoldingZmm
+)");
+
 void Vectors() {
-  if (__builtin_cpu_supports("avx") == 0) {
-    printf("handlers: vectors across a trapped call\n");
-    return;
-  }
+  constexpr size_t kBytes = 32 * 1024;
+  constexpr size_t kWords = 32 * 8 + 8;
+  const bool masks = __builtin_cpu_supports("avx512bw") != 0;
   int ends[2];
   CHECK(pipe(ends) == 0, "pipe");
-  auto* buffer = static_cast<char*>(malloc(200000));
-  auto* kept = static_cast<uint64_t*>(aligned_alloc(64, 64));
-  uint64_t got[8] __attribute__((aligned(64)));
-  for (uint64_t i = 0; i < 4; ++i) kept[i] = Mix(i);
-  for (int i = 0; i < 50; ++i) {
-    CHECK(write(ends[1], "12345678", 8) == 8, "write");
+  auto* buffer = static_cast<char*>(FarRoom(kBytes));
+  uint64_t held[kWords], got[kWords];
+  for (uint64_t i = 0; i < kWords; ++i) held[i] = Mix(i);
+  for (int i = 0; i < 20 && __builtin_cpu_supports("avx") != 0; ++i) {
+    char text[kBytes];
+    memset(text, 'a' + i, kBytes);
+    CHECK(write(ends[1], text, kBytes) == kBytes, "write");
     Walk();
-    long r = 0;  // read
-    asm volatile(
-        "vmovdqa (%[kept]), %%ymm7\n\t"
-        "vmovdqa (%[kept]), %%ymm14\n\t"
-        "syscall\n\t"
-        "vmovdqa %%ymm7, (%[got])\n\t"
-        "vpxor %%xmm7, %%xmm7, %%xmm7\n\t"
-        "vmovdqa %%ymm14, 32(%[got])\n\t"
-        "vzeroupper"
-        : "+a"(r)
-        : "D"(static_cast<long>(ends[0])), "S"(buffer), "d"(8L), [kept] "r"(kept), [got] "r"(got)
-        : "rcx", "r11", "memory", "xmm7", "xmm14");
-    CHECK(r == 8 && memcmp(buffer, "12345678", 8) == 0, "read: %ld", r);
-    CHECK(memcmp(got, kept, 32) == 0 && memcmp(got + 4, kept, 32) == 0, "a wide register changed");
-    if (__builtin_cpu_supports("avx512vl") == 0) continue;
-    // The upper sixteen, which nobody here was compiled to use.
-    CHECK(write(ends[1], "12345678", 8) == 8, "write");
-    Walk();
-    r = 0;
-    asm volatile(
-        "vmovdqa64 (%[kept]), %%ymm16\n\t"
-        "vmovdqa64 (%[kept]), %%ymm17\n\t"
-        "syscall\n\t"
-        "vmovdqa64 %%ymm16, (%[got])\n\t"
-        "vmovdqa64 %%ymm17, 32(%[got])"
-        : "+a"(r)
-        : "D"(static_cast<long>(ends[0])), "S"(buffer), "d"(8L), [kept] "r"(kept), [got] "r"(got)
-        : "rcx", "r11", "memory");
-    CHECK(r == 8 && memcmp(got, kept, 32) == 0 && memcmp(got + 4, kept, 32) == 0,
-          "an upper register changed");
+    memcpy(got, held, sizeof(got));
+    const long r =
+        (masks && i % 2 == 0 ? ReadHoldingZmm : ReadHoldingYmm)(ends[0], buffer, kBytes, held, got);
+    CHECK(r == kBytes && memcmp(buffer, text, kBytes) == 0, "read: %ld", r);
+    for (size_t word = 0; word < kWords; ++word)
+      CHECK(got[word] == held[word], "word %zu of the registers changed", word);
   }
-  free(buffer);
-  free(kept);
   close(ends[0]);
   close(ends[1]);
   printf("handlers: vectors across a trapped call\n");
@@ -705,10 +815,12 @@ int main(int argc, char** argv) {
   }
   const uint64_t mib = Argument(argc, argv, 1, 96);
   pages = (mib << 20) / kPage;
+  TakeFirstMemory();
   words = static_cast<uint64_t*>(malloc(mib << 20));
   CHECK(words != nullptr, "malloc");
   for (size_t i = 0; i < pages * (kPage / 8); ++i) words[i] = Mix(i);
   Stacks();
+  SmallStacks();
   Masks();
   Sent();
   Faults();

@@ -1,5 +1,5 @@
 // messages [MiB]: messages of many buffers, asynchronous and direct I/O, other processes' memory, nested
-// pointers, cancellation; all of it in heap pages that nobody touched for a while.
+// pointers, timeouts, cancellation; all of it in heap pages that nobody touched for a while.
 
 #include <fcntl.h>
 #include <linux/aio_abi.h>
@@ -7,15 +7,19 @@
 #include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
 #include <atomic>
 #include <cerrno>
+#include <ctime>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -450,6 +454,68 @@ void Cancellation() {
   printf("messages: cancellation, signals\n");
 }
 
+// Nothing comes, and each call says so when its time is over; what it was handed is as it was.
+void Timeouts() {
+  const auto expires = [](const char* name, int error, const auto& call) {
+    Stir();
+    errno = 0;
+    const long r = call();
+    CHECK(r == (error == 0 ? 0 : -1) && errno == error, "%s: %ld, %s", name, r, strerror(errno));
+  };
+  constexpr timespec kMoment = {0, 20'000'000};
+  const timeval limit = {0, 20'000};
+  const int epoll = epoll_create1(0);
+  for (const int type : {SOCK_STREAM, SOCK_DGRAM}) {
+    int pair[2];
+    CHECK(socketpair(AF_UNIX, type, 0, pair) == 0, "socketpair");
+    CHECK(setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) == 0, "SO_RCVTIMEO");
+    char* buffer = Buffer(600'000, 3);
+    auto* many = FarArray<iovec>(kMany);
+    FillMany(many, 4);
+    msghdr message = {};
+    message.msg_iov = many;
+    message.msg_iovlen = kMany;
+    auto* far_message = Far(message);
+    auto* one = Far(iovec{buffer, 1000});
+    expires("read", EAGAIN, [&] { return read(pair[0], buffer, 1000); });
+    expires("recv of much", EAGAIN, [&] { return recv(pair[0], buffer, 600'000, MSG_WAITALL); });
+    expires("readv", EAGAIN, [&] { return readv(pair[0], one, 1); });
+    expires("readv of many", EAGAIN, [&] { return readv(pair[0], many, kMany); });
+    expires("recvmsg of many", EAGAIN, [&] { return recvmsg(pair[0], far_message, 0); });
+    CHECK(memcmp(far_message, &message, sizeof(message)) == 0, "recvmsg of nothing: header");
+    Verify(buffer, 600'000, 3, "after timeouts");
+    VerifyMany(many, 4, "after timeouts");
+    auto* wait = Far(pollfd{pair[0], POLLIN, 0});
+    auto* moment = Far(kMoment);
+    expires("poll", 0, [&] { return poll(wait, 1, 20); });
+    expires("ppoll", 0, [&] { return ppoll(wait, 1, moment, nullptr); });
+    auto* set = FarArray<fd_set>(1);
+    FD_SET(pair[0], set);
+    auto* left = Far(limit);
+    expires("select", 0, [&] { return select(pair[0] + 1, set, nullptr, nullptr, left); });
+    CHECK(!FD_ISSET(pair[0], set) && left->tv_sec == 0 && left->tv_usec == 0, "select: what is left");
+    auto* event = Far(epoll_event{EPOLLIN, {}});
+    CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, pair[0], event) == 0, "epoll_ctl");
+    expires("epoll_wait", 0, [&] { return epoll_wait(epoll, event, 1, 20); });
+    close(pair[0]);
+    close(pair[1]);
+    free(buffer);
+  }
+  close(epoll);
+  auto* usr1 = FarArray<sigset_t>(1);
+  sigaddset(usr1, SIGUSR1);
+  CHECK(pthread_sigmask(SIG_BLOCK, usr1, nullptr) == 0, "pthread_sigmask");
+  auto* info = FarArray<siginfo_t>(1);
+  auto* moment = Far(kMoment);
+  expires("sigtimedwait", EAGAIN, [&] { return sigtimedwait(usr1, info, moment); });
+  CHECK(pthread_sigmask(SIG_UNBLOCK, usr1, nullptr) == 0, "pthread_sigmask");
+  auto* semaphore = FarArray<sem_t>(1);
+  auto* until = Far(timespec{});
+  CHECK(sem_init(semaphore, 0, 0) == 0 && clock_gettime(CLOCK_REALTIME, until) == 0, "sem_init");
+  expires("sem_timedwait", ETIMEDOUT, [&] { return sem_timedwait(semaphore, until); });
+  printf("messages: timeouts\n");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -466,6 +532,7 @@ int main(int argc, char** argv) {
   printf("messages: io_submit\n");
   OtherMemory();
   Nested();
+  Timeouts();
   CancelledAnywhere();
   Cancellation();
   CHECK(rmdir(folder) == 0, "rmdir");

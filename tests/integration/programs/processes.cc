@@ -6,6 +6,8 @@
 // - sandbox: children that allow themselves few system calls
 // - code: mappings that are written, executed and read; a library loaded late
 // - limits: few descriptors allowed before memory is used
+// - unseen: forks by an instruction of its own
+// - output: forks while several threads write through stdio whose buffers were not touched for long
 // - exit: its only thread ends, nobody ends the process
 // - abort: ends itself with a core
 
@@ -27,6 +29,7 @@
 #include <cstddef>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "check.h"
@@ -274,6 +277,90 @@ void Limits() {
   puts("processes limits: verified");
 }
 
+// The child has what its parent had, or it dies. Nothing else will do.
+void Unseen(Heap* heap) {
+  const rlimit no_core = {0, 0};
+  CHECK(setrlimit(RLIMIT_CORE, &no_core) == 0, "setrlimit");
+  for (int i = 0; i < 5; ++i) {
+    long child = SYS_fork;
+    asm volatile("syscall" : "+a"(child) : : "rcx", "r11", "memory");
+    if (child == 0) {
+      heap->Verify("child of an unseen fork");
+      _exit(0);
+    }
+    int status;
+    CHECK(child > 0 && waitpid(static_cast<pid_t>(child), &status, 0) == child, "unseen fork: %ld", child);
+    CHECK(status == 0 || (WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV), "unseen fork: status %x",
+          static_cast<unsigned>(status));
+    heap->Verify("parent of an unseen fork");
+  }
+  puts("processes unseen: verified");
+}
+
+// Lines that wait in buffers on the heap; each process that ends writes its copy of them.
+class Lines {
+ public:
+  explicit Lines(int first) : first_(first), file_(tmpfile()), buffer_(malloc(kBytes)) {
+    CHECK(file_ != nullptr && buffer_ != nullptr, "tmpfile: %s", strerror(errno));
+    CHECK(setvbuf(file_, static_cast<char*>(buffer_), _IOFBF, kBytes) == 0, "setvbuf");
+  }
+  ~Lines() {
+    fclose(file_);
+    free(buffer_);
+  }
+  void Write() {
+    for (int i = 0; i < kLines; ++i) fprintf(file_, "line %d\n", first_ + i);
+  }
+  void Flush() { CHECK(fflush(file_) == 0, "fflush: %s", strerror(errno)); }
+  // `times` copies of all lines, whoever wrote them.
+  void Verify(int times) {
+    rewind(file_);
+    for (int n = 0; n < times * kLines; ++n) {
+      int line = -1;
+      CHECK(fscanf(file_, "line %d\n", &line) == 1 && line == first_ + n % kLines, "line %d: %d", n, line);
+    }
+    CHECK(fgetc(file_) == EOF, "more lines");
+  }
+
+ private:
+  static constexpr size_t kBytes = 1 << 20;
+  static constexpr int kLines = 40'000;
+  int first_;
+  FILE* file_;
+  void* buffer_;
+};
+
+void Output(Heap* heap) {
+  fflush(stdout);
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 2; ++t)
+    threads.emplace_back([&stop] {
+      FILE* null = fopen("/dev/null", "w");
+      CHECK(null != nullptr, "fopen");
+      while (!stop) fprintf(null, "what nobody reads\n");
+      fclose(null);
+    });
+  for (int round = 0; round < 4; ++round) {
+    Lines lines(round * 1000);
+    lines.Write();
+    heap->Verify("before fork");
+    const pid_t child = fork();
+    if (child == 0) {
+      heap->Verify("child");
+      lines.Flush();
+      _exit(3);
+    }
+    WaitFor(child, 3 << 8, "child with output");
+    heap->Verify("before the flush");
+    lines.Flush();
+    lines.Verify(2);
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  puts("processes output: verified");
+}
+
 volatile sig_atomic_t g_trapped = 0;
 void OnTrap(int, siginfo_t* info, void*) { g_trapped = g_trapped + info->si_syscall; }
 
@@ -342,6 +429,8 @@ int main(int argc, char** argv) {
   if (kind == "killed") Killed(&heap, mib);
   if (kind == "commands") Commands(&heap, argv[0]);
   if (kind == "sandbox") Sandboxed(&heap);
+  if (kind == "unseen") Unseen(&heap);
+  if (kind == "output") Output(&heap);
   if (kind == "exit") {
     heap.Verify("before the end");
     syscall(SYS_exit, 0);

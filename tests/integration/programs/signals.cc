@@ -14,7 +14,7 @@
 #include <ctime>
 #include <thread>
 
-#include "check.h"
+#include "far.h"
 
 namespace {
 
@@ -185,6 +185,7 @@ int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   const uint64_t mib = Argument(argc, argv, 1, 128);
   count = (mib << 20) / sizeof(uint64_t);
+  TakeFirstMemory();
   words = static_cast<uint64_t*>(malloc(mib << 20));
   CHECK(words != nullptr, "malloc");
   Fill();

@@ -16,7 +16,7 @@
 #include <cstring>
 #include <ctime>
 
-#include "check.h"
+#include "far.h"
 
 namespace {
 
@@ -391,6 +391,7 @@ int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   const uint64_t mib = Argument(argc, argv, 1, 96);
   pages = (mib << 20) / kPage;
+  TakeFirstMemory();
   words = static_cast<uint64_t*>(malloc(mib << 20));
   CHECK(words != nullptr, "malloc");
   for (size_t i = 0; i < pages * (kPage / 8); ++i) words[i] = Mix(i);
