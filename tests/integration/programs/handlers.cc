@@ -250,7 +250,12 @@ void Masks() {
   const sigset_t inside = Set(SIGWINCH, SIGBUS);
   sigprocmask(SIG_SETMASK, &outside, nullptr);
   expected_mask = Bits(Set(SIGWINCH, SIGBUS, SIGUSR1));
-  Install(SIGUSR1, CheckMask);
+  // On a stack that was not touched for long: the mask must not keep it away.
+  stack_t stack = {};
+  stack.ss_sp = FarRoom(kStackBytes);
+  stack.ss_size = kStackBytes;
+  CHECK(sigaltstack(&stack, nullptr) == 0, "sigaltstack");
+  Install(SIGUSR1, CheckMask, SA_ONSTACK);
   const timespec second = {1, 0};
   const int epoll = epoll_create1(0);
   for (int i = 0; i < 6; ++i) {
@@ -280,6 +285,8 @@ void Masks() {
     CHECK(Masked() == Bits(outside), "wait %d leaves %llx", i, static_cast<unsigned long long>(Masked()));
   }
   close(epoll);
+  stack.ss_flags = SS_DISABLE;
+  CHECK(sigaltstack(&stack, nullptr) == 0, "sigaltstack");
   sigprocmask(SIG_SETMASK, &set, nullptr);
 
   // Each action reads back as it was set, also those of the signals that memory is served with.
