@@ -182,6 +182,8 @@ compare syscalls 32M "$programs/syscalls" 96
 compare structures 8M "$programs/structures" 24
 compare badpointers 16M "$programs/badpointers" 40
 compare futexes 16M "$programs/futexes" 40
+compare memory 8M "$programs/memory" 24
+FARPOOL_TEST_FILL=copy compare memory-copy 8M "$programs/memory" 24
 compare messages 16M "$programs/messages" 40
 FARPOOL_TEST_FILL=move compare messages-move 16M "$programs/messages" 40
 FARPOOL_TEST_FILL=copy compare messages-copy 16M "$programs/messages" 40

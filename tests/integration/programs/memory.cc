@@ -1,0 +1,217 @@
+// memory [MiB]: what the calls that concern mappings answer, good and bad, and that contents are what they
+// should be afterwards; between large mappings, small ones and files.
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <cerrno>
+
+#include "far.h"
+
+namespace {
+
+constexpr size_t kPage = 4096;
+constexpr size_t kLarge = 1 << 20;
+constexpr size_t kSmall = 8 * kPage;
+
+char* Map(size_t bytes, uint64_t key, int protection = PROT_READ | PROT_WRITE) {
+  auto* at =
+      static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  CHECK(at != MAP_FAILED, "mmap");
+  for (size_t i = 0; i < bytes; ++i) at[i] = static_cast<char>(Mix(key + i));
+  CHECK(mprotect(at, bytes, protection) == 0, "mprotect");
+  return at;
+}
+void VerifyZero(const char* at, size_t bytes, const char* what) {
+  for (size_t i = 0; i < bytes; ++i) CHECK(at[i] == 0, "%s: byte %zu", what, i);
+}
+
+template <typename Call>
+void Report(const char* name, Call call) {
+  errno = 0;
+  const long r = call();
+  printf("memory: %s: %s\n", name, r == -1 ? strerrorname_np(errno) : "ok");
+}
+
+// Bad arguments are refused as ever, and nothing changes.
+void Errors() {
+  char* at = Map(kLarge, 1);
+  char* hole = Map(kLarge, 2);
+  CHECK(munmap(hole + kLarge / 2, kPage) == 0, "munmap");
+  void* const fixed = at + kLarge / 2;
+  const auto address = [](void* p) { return p == MAP_FAILED ? -1L : 0L; };
+  Stir();
+  Report("mmap of nothing", [&] { return address(mmap(nullptr, 0, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)); });
+  Report("mmap over a mapping", [&] {
+    return address(mmap(fixed, kPage, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+  });
+  Report("munmap off a page", [&] { return munmap(at + 1, kPage); });
+  Report("munmap of nothing", [&] { return munmap(at, 0); });
+  Report("mprotect off a page", [&] { return mprotect(at + 1, kPage, PROT_READ); });
+  Report("mprotect of nothing", [&] { return mprotect(at, 0, PROT_READ); });
+  Report("mprotect of a hole", [&] { return mprotect(hole + kLarge / 2, kPage, PROT_READ); });
+  Report("madvise off a page", [&] { return madvise(at + 1, kPage, MADV_DONTNEED); });
+  Report("madvise of a hole", [&] { return madvise(hole + kLarge / 2, kPage, MADV_DONTNEED); });
+  Report("madvise nonsense", [&] { return madvise(at, kPage, 9999); });
+  Report("mremap of a hole",
+         [&] { return address(mremap(hole + kLarge / 2, kPage, 2 * kPage, MREMAP_MAYMOVE)); });
+  Report("mremap to nothing", [&] { return address(mremap(at, kLarge, 0, MREMAP_MAYMOVE)); });
+  Report("mremap over itself", [&] {
+    return address(
+        mremap(at, kLarge / 2, kLarge / 2, MREMAP_MAYMOVE | MREMAP_FIXED, static_cast<void*>(at + kPage)));
+  });
+  Report("mincore off a page", [&] {
+    unsigned char one;
+    return mincore(at + 1, kPage, &one);
+  });
+  Report("mincore of a hole", [&] {
+    unsigned char one;
+    return mincore(hole + kLarge / 2, kPage, &one);
+  });
+  Verify(at, kLarge, 1, "after errors");
+  Verify(hole, kLarge / 2, 2, "before the hole");
+  munmap(at, kLarge);
+  munmap(hole, kLarge);
+}
+
+// What is there counts as there; what is locked, synchronised or bound keeps its contents.
+void Advice() {
+  char* at = Map(kLarge, 3);
+  auto* here = FarArray<unsigned char>(kLarge / kPage);
+  Stir();
+  CHECK(mincore(at, kLarge, here) == 0, "mincore: %s", strerror(errno));
+  for (size_t i = 0; i < kLarge / kPage; ++i) CHECK((here[i] & 1) == 1, "mincore: page %zu", i);
+  CHECK(mlock(at, kLarge) == 0 || errno == ENOMEM || errno == EPERM, "mlock: %s", strerror(errno));
+  CHECK(munlock(at, kLarge) == 0, "munlock: %s", strerror(errno));
+  CHECK(msync(at, kLarge, MS_SYNC) == 0, "msync: %s", strerror(errno));
+  CHECK(syscall(SYS_mbind, at, kLarge, 0, nullptr, 0, 0) == 0 || errno == ENOSYS || errno == EPERM,
+        "mbind: %s", strerror(errno));
+  for (const int advice : {MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP, MADV_MERGEABLE})
+    CHECK(madvise(at, kLarge, advice) == 0 || errno == EINVAL, "advice %d: %s", advice, strerror(errno));
+  // Not for every kind of memory: what is told to have it must.
+  char* forgotten = Map(kLarge, 4);
+  const bool wiped = madvise(forgotten, kLarge, MADV_WIPEONFORK) == 0;
+  CHECK(wiped || errno == EINVAL, "MADV_WIPEONFORK: %s", strerror(errno));
+  Stir();
+  const pid_t child = fork();
+  if (child == 0) {
+    if (wiped) {
+      VerifyZero(forgotten, kLarge, "MADV_WIPEONFORK");
+    } else {
+      Verify(forgotten, kLarge, 4, "no MADV_WIPEONFORK");
+    }
+    Verify(at, kLarge, 3, "child");
+    _exit(0);
+  }
+  int status;
+  CHECK(waitpid(child, &status, 0) == child && status == 0, "child: %x", static_cast<unsigned>(status));
+  Verify(at, kLarge, 3, "after advice");
+  CHECK(madvise(at, kLarge / 2, MADV_DONTNEED) == 0, "MADV_DONTNEED");
+  CHECK(madvise(at, kLarge, MADV_POPULATE_WRITE) == 0 || errno == EINVAL, "MADV_POPULATE_WRITE");
+  VerifyZero(at, kLarge / 2, "MADV_DONTNEED");
+  Verify(at + kLarge / 2, kLarge / 2, 3 + kLarge / 2, "behind MADV_DONTNEED");
+  CHECK(madvise(at, kLarge, MADV_FREE) == 0, "MADV_FREE: %s", strerror(errno));
+  Stir();
+  for (size_t i = kLarge / 2; i < kLarge; ++i)
+    CHECK(at[i] == 0 || at[i] == static_cast<char>(Mix(3 + i)), "MADV_FREE: byte %zu", i);
+  munmap(at, kLarge);
+  munmap(forgotten, kLarge);
+  printf("memory: advice\n");
+}
+
+// Mappings that move between places of both kinds.
+void Moves() {
+  for (const int protection : {PROT_READ | PROT_WRITE, PROT_READ}) {
+    char* large = Map(kLarge, 5);
+    char* small = Map(kSmall, 6, protection);
+    char* place = large + kLarge / 2;
+    Stir();
+    CHECK(mremap(small, kSmall, kSmall, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place,
+          "into a large one: %s", strerror(errno));
+    Stir();
+    Verify(large, kLarge / 2, 5, "before what moved in");
+    Verify(place, kSmall, 6, "what moved in");
+    Verify(place + kSmall, kLarge / 2 - kSmall, 5 + kLarge / 2 + kSmall, "behind what moved in");
+    munmap(large, kLarge);
+
+    large = Map(kLarge, 7, protection);
+    place = Map(kSmall, 8);
+    Stir();
+    CHECK(mremap(large, kSmall, kSmall, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place,
+          "out of a large one: %s", strerror(errno));
+    Stir();
+    Verify(place, kSmall, 7, "what moved out");
+    Verify(large + kSmall, kLarge - kSmall, 7 + kSmall, "behind what moved out");
+    munmap(place, kSmall);
+    munmap(large + kSmall, kLarge - kSmall);
+  }
+  char* at = Map(kLarge, 9);
+  Stir();
+  auto* moved = static_cast<char*>(mremap(at, kLarge, kLarge, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr));
+  CHECK(moved != MAP_FAILED && moved != at, "MREMAP_DONTUNMAP: %s", strerror(errno));
+  Verify(moved, kLarge, 9, "MREMAP_DONTUNMAP");
+  VerifyZero(at, kLarge, "what MREMAP_DONTUNMAP leaves");
+  munmap(at, kLarge);
+  munmap(moved, kLarge);
+  printf("memory: moves\n");
+}
+
+// Files over parts of a large mapping.
+void Files() {
+  char name[] = "/tmp/farpool-memory-XXXXXX";
+  const int fd = mkstemp(name);
+  CHECK(fd >= 0 && unlink(name) == 0, "mkstemp");
+  char content[2 * kPage];
+  for (size_t i = 0; i < sizeof(content); ++i) content[i] = static_cast<char>(Mix(10 + i));
+  CHECK(write(fd, content, sizeof(content)) == sizeof(content), "write");
+  char* large = Map(kLarge, 11);
+  char* shared = large + 4 * kPage;
+  char* copied = large + 100 * kPage;
+  CHECK(mmap(shared, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == shared, "shared");
+  CHECK(mmap(copied, 2 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0) == copied, "copied");
+  Stir();
+  shared[5] = 'a';
+  copied[6] = 'b';
+  CHECK(pread(fd, content, sizeof(content), 0) == sizeof(content) && content[5] == 'a', "the file");
+  const pid_t child = fork();
+  if (child == 0) {
+    CHECK(shared[5] == 'a' && copied[6] == 'b', "child");
+    shared[7] = 'c';
+    copied[6] = 'd';
+    Verify(large + 8 * kPage, 80 * kPage, 11 + 8 * kPage, "child");
+    _exit(0);
+  }
+  int status;
+  CHECK(waitpid(child, &status, 0) == child && status == 0, "child: %x", static_cast<unsigned>(status));
+  CHECK(shared[7] == 'c' && copied[6] == 'b' && copied[7] == static_cast<char>(Mix(17)), "after the child");
+  // A call from a buffer that is of both kinds.
+  CHECK(pwrite(fd, large + 3 * kPage, 4 * kPage, 8 * kPage) == 4 * kPage, "pwrite");
+  auto* read_back = static_cast<char*>(FarRoom(4 * kPage));
+  CHECK(pread(fd, read_back, 4 * kPage, 8 * kPage) == 4 * kPage, "pread");
+  CHECK(memcmp(read_back, large + 3 * kPage, 4 * kPage) == 0, "what was written");
+  CHECK(mmap(shared, 2 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+            shared,
+        "anonymous again");
+  VerifyZero(shared, 2 * kPage, "anonymous again");
+  Stir();
+  Verify(large, 4 * kPage, 11, "before the file");
+  munmap(large, kLarge);
+  close(fd);
+  printf("memory: files\n");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  setvbuf(stdout, nullptr, _IOLBF, 0);
+  StirInit(Argument(argc, argv, 1, 24));
+  Errors();
+  Advice();
+  Moves();
+  Files();
+  printf("memory: all verified\n");
+  return 0;
+}
