@@ -40,14 +40,17 @@ Status CheckFile(const std::string& path, int depth) {
   }
   struct stat info;
   if (stat(path.c_str(), &info) == 0 && (info.st_mode & S_ISUID) != 0 && info.st_uid != geteuid())
-    return Refuse("'" + path + "' is set-user-ID: the loader ignores preloaded libraries there");
+    return Refuse(
+        "'" + path +
+        "' is set-user-ID: the loader ignores preloaded libraries there; run a copy without that bit");
   if (file.gcount() < static_cast<std::streamsize>(sizeof(Elf64_Ehdr)) ||
       std::memcmp(head, ELFMAG, SELFMAG) != 0)
     return Status::Ok();  // execve or the shell will say.
   Elf64_Ehdr header;
   std::memcpy(&header, head, sizeof(header));
   if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != EM_X86_64)
-    return Refuse("'" + path + "' is not a 64-bit x86 program: it cannot have far memory");
+    return Refuse("'" + path +
+                  "' is not a 64-bit x86 program: it cannot have far memory; use a 64-bit build");
   file.clear();
   file.seekg(static_cast<std::streamoff>(header.e_phoff));
   for (int i = 0; i < header.e_phnum; ++i) {

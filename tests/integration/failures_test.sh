@@ -45,6 +45,13 @@ echo 'data' >"$work/plain-file"
 chmod a+r "$work/plain-file"
 refused not-executable 126 'plain-file' "$farpool" run "${near[@]}" -- "$work/plain-file"
 refused static-program 125 'static' "$farpool" run "${near[@]}" -- "$programs/static"
+if [ "$(id -u)" = 0 ]; then
+  cp /usr/bin/id "$work/id" && chmod 4755 "$work/id"
+  refused setuid-program 125 'set-user-ID' "$farpool" run "${near[@]}" -- "$work/id"
+fi
+# shellcheck disable=SC2016  # $@ is for the inner shell
+refused no-address-space 125 'ulimit -v' sh -c 'ulimit -v 100000000 && exec "$@"' sh \
+  "$farpool" run "${near[@]}" -- "$programs/pagewalker" 64
 refused bad-flag 125 'no-such-flag' "$farpool" run --no-such-flag -- true
 refused limit-too-small 125 'local' "$farpool" run --local 64K --pool "unix://$work/donor.sock" -- true
 refused limit-nonsense 125 'local' "$farpool" run --local much --pool "unix://$work/donor.sock" -- true

@@ -609,6 +609,86 @@ void Storm() {
   printf("handlers: a storm of timers during faults\n");
 }
 
+// What lies below a leaf function's stack pointer is its own (128 bytes): no handler may write there. Answers
+// how many of `rounds` found it changed.
+extern "C" uint64_t UseRedZone(uint64_t rounds);
+asm(R"(
+        .text
+        .globl UseRedZone
+        .type UseRedZone, @function
+UseRedZone:
+        xor %eax, %eax
+1:      mov %rdi, -8(%rsp)
+        mov %rdi, -64(%rsp)
+        mov %rdi, -128(%rsp)
+        mov $200, %ecx
+2:      dec %ecx
+        jnz 2b
+        xor %edx, %edx
+        cmp %rdi, -8(%rsp)
+        setne %dl
+        add %rdx, %rax
+        cmp %rdi, -64(%rsp)
+        setne %dl
+        add %rdx, %rax
+        cmp %rdi, -128(%rsp)
+        setne %dl
+        add %rdx, %rax
+        dec %rdi
+        jnz 1b
+        ret
+        .size UseRedZone, .-UseRedZone
+)");
+
+void RedZone() {
+  seen = 0;
+  Install(SIGALRM, ReturnOnly);
+  const itimerval timer = {{0, 200}, {0, 200}};
+  setitimer(ITIMER_REAL, &timer, nullptr);
+  while (seen < 200) CHECK(UseRedZone(1000) == 0, "a handler wrote below the stack pointer");
+  const itimerval off = {};
+  setitimer(ITIMER_REAL, &off, nullptr);
+  Forget(SIGALRM);
+  printf("handlers: what lies below the stack pointer\n");
+}
+
+// Sent while the receiver is busy with calls on mappings: each arrives, and none twice.
+void SentDuringCalls() {
+  constexpr int kTimes = 3000;
+  constexpr size_t kBytes = 1 << 20;
+  for (const int signal : {SIGBUS, SIGSYS, SIGUSR1}) {
+    static std::atomic<bool> stop;
+    stop = false;
+    seen = 0;
+    Install(signal, ReturnOnly);
+    pthread_t receiver;
+    const auto run = [](void*) -> void* {
+      auto* at = static_cast<char*>(
+          mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      CHECK(at != MAP_FAILED, "mmap");
+      for (int i = 0; !stop; ++i)
+        CHECK(mprotect(at + kBytes / 2, kPage, i % 2 == 0 ? PROT_READ : PROT_READ | PROT_WRITE) == 0,
+              "mprotect: %d", errno);
+      CHECK(munmap(at, kBytes) == 0, "munmap");
+      return nullptr;
+    };
+    CHECK(pthread_create(&receiver, nullptr, run, nullptr) == 0, "pthread_create");
+    const time_t patience = time(nullptr) + 60;
+    for (int i = 0; i < kTimes; ++i) {
+      CHECK(pthread_kill(receiver, signal) == 0, "pthread_kill");
+      while (seen <= i) {
+        sched_yield();
+        CHECK(time(nullptr) < patience, "signal %d did not come, time %d", signal, i);
+      }
+      CHECK(seen == i + 1, "signal %d came %d times, not %d", signal, seen.load(), i + 1);
+    }
+    stop = true;
+    CHECK(pthread_join(receiver, nullptr) == 0, "pthread_join");
+    Forget(signal);
+  }
+  printf("handlers: signals sent during calls on mappings\n");
+}
+
 // --- children of a process whose threads throw
 
 bool Throws(int value) {
@@ -837,6 +917,8 @@ int main(int argc, char** argv) {
   TimerThread();
   printf("handlers: left by contexts, cancellation and abort\n");
   Storm();
+  RedZone();
+  SentDuringCalls();
   ThrowingParent();
   Children();
   Inherit(argv);

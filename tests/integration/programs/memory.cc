@@ -108,6 +108,13 @@ void Advice() {
   }
   int status;
   CHECK(waitpid(child, &status, 0) == child && status == 0, "child: %x", static_cast<unsigned>(status));
+  // What is sealed can be used, but not unmapped.
+  char* sealed = Map(kLarge, 12);
+  constexpr int kMseal = 462;
+  CHECK(syscall(kMseal, sealed, kLarge, 0) == 0 || errno == ENOSYS || errno == EPERM, "mseal: %s",
+        strerror(errno));
+  Stir();
+  Verify(sealed, kLarge, 12, "mseal");
   Verify(at, kLarge, 3, "after advice");
   CHECK(madvise(at, kLarge / 2, MADV_DONTNEED) == 0, "MADV_DONTNEED");
   CHECK(madvise(at, kLarge, MADV_POPULATE_WRITE) == 0 || errno == EINVAL, "MADV_POPULATE_WRITE");

@@ -2,6 +2,7 @@
 // - daemon: two forks, every descriptor closed
 // - killed: children killed while they use memory of their own
 // - commands: vfork, posix_spawn, system, popen, exec; arguments and environment are on the heap
+// - spawns: starts programs while other threads walk through all memory
 // - child: what `commands` starts; prints what it got
 // - sandbox: children that allow themselves few system calls
 // - code: mappings that are written, executed and read; a library loaded late
@@ -179,6 +180,34 @@ void Commands(Heap* heap, const char* self) {
   for (int i = 0; i < 2000; ++i) fprintf(pipe, "line %d\n", i);
   CHECK(pclose(pipe) == 0, "pclose");
   heap->Verify("at the end");
+}
+
+// Arguments in many pages, each of which others have every reason to take away before the kernel reads it.
+void Spawns(Heap* heap) {
+  constexpr int kArguments = 60;
+  std::vector<std::string> texts;
+  for (int i = 0; i < kArguments; ++i) texts.push_back(std::string(30'000, static_cast<char>('a' + i % 26)));
+  std::vector<char*> arguments;
+  const std::string script = "test $# = " + std::to_string(kArguments) + " && test ${#1} = 30000";
+  std::vector<std::string> words = {"sh", "-c", script, "sh"};
+  for (std::string& word : words) arguments.push_back(word.data());
+  for (std::string& text : texts) arguments.push_back(text.data());
+  arguments.push_back(nullptr);
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 2; ++t)
+    threads.emplace_back([&stop, heap] {
+      while (!stop) heap->Verify("while others start programs");
+    });
+  for (int i = 0; i < 40; ++i) {
+    pid_t child;
+    const int error = posix_spawn(&child, "/bin/sh", nullptr, nullptr, arguments.data(), environ);
+    CHECK(error == 0, "posix_spawn: %s", strerror(error));
+    WaitFor(child, 0, "posix_spawn");
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  puts("processes spawns: verified");
 }
 
 // What `commands` starts: prints its arguments and environment, and uses far memory itself.
@@ -405,6 +434,14 @@ void Sandboxed(Heap* heap) {
     _exit(7);
   }
   WaitFor(child, 7 << 8, "child with trapped calls");
+  child = fork();
+  if (child == 0) {
+    // Four calls and no more; memory goes on to be there, or this is refused.
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0) CHECK(errno == EINVAL, "strict: %d", errno);
+    heap->Verify("child in strict mode");
+    syscall(SYS_exit, 8);
+  }
+  WaitFor(child, 8 << 8, "child in strict mode");
   heap->Verify("parent of sandboxed children");
   puts("processes sandbox: verified");
 }
@@ -428,6 +465,7 @@ int main(int argc, char** argv) {
   if (kind == "daemon") Daemon(&heap);
   if (kind == "killed") Killed(&heap, mib);
   if (kind == "commands") Commands(&heap, argv[0]);
+  if (kind == "spawns") Spawns(&heap);
   if (kind == "sandbox") Sandboxed(&heap);
   if (kind == "unseen") Unseen(&heap);
   if (kind == "output") Output(&heap);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -349,6 +350,41 @@ void SmallStacks() {
   printf("stacks: threads with stacks of 16 KiB\n");
 }
 
+// Threads that share this one's thread-local storage: clone() without CLONE_SETTLS.
+int WithoutStorage(void* argument) {
+  const auto index = reinterpret_cast<uintptr_t>(argument);
+  for (size_t round = 0; round < 20; ++round) {
+    Walk(index * 2000 + round * 100, index * 2000 + round * 100 + 100);
+    const size_t bytes = 1 << 20;
+    auto* map = static_cast<uint64_t*>(
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    CHECK(map != MAP_FAILED, "mmap");
+    for (size_t i = 0; i < bytes / 8; i += 64) map[i] = Mix(i + index);
+    CHECK(mprotect(map, bytes, PROT_READ) == 0, "mprotect");
+    for (size_t i = 0; i < bytes / 8; i += 64) CHECK(map[i] == Mix(i + index), "mapped word %zu", i);
+    CHECK(munmap(map, bytes) == 0, "munmap");
+  }
+  return 0;
+}
+
+void SharedStorage() {
+  constexpr size_t kThreads = 3;
+  constexpr size_t kBytes = 256 * 1024;
+  static std::atomic<pid_t> ids[kThreads];
+  static char room[kThreads][kBytes] __attribute__((aligned(64)));
+  for (size_t i = 0; i < kThreads; ++i) {
+    ids[i] = 1;
+    const int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+                      CLONE_CHILD_CLEARTID;
+    CHECK(clone(WithoutStorage, room[i] + kBytes, flags, reinterpret_cast<void*>(i), nullptr, nullptr,
+                &ids[i]) > 0,
+          "clone: %d", errno);
+  }
+  for (const auto& id : ids)
+    while (id != 0) Walk(9000, 9400);
+  printf("stacks: threads without storage of their own\n");
+}
+
 uint64_t VirtualKib() {
   char text[4096];
   const int fd = open("/proc/self/status", O_RDONLY);
@@ -403,6 +439,7 @@ int main(int argc, char** argv) {
   Coroutines(true);
   SuppliedStacks();
   SmallStacks();
+  SharedStorage();
   ComeAndGo();
   Walk(0, pages);
   printf("stacks: %zu pages verified at the end\n", pages);
