@@ -170,7 +170,7 @@ void Deliver(int signal, Frame* frame, const KernelSigaction& action, Thread* th
   const bool enters = (action.flags & SA_ONSTACK) != 0 && stack.bytes != 0 && !nested;
   uint64_t to = enters ? stack.base + stack.bytes : sp - kRedZone;
   const auto here = reinterpret_cast<uint64_t>(__builtin_frame_address(0));
-  if (!thread->OnStack(here) && here - to < 64 * 1024) to = here - 4096;  // Not over what is still in use.
+  if (!thread->OnStack(here) && to - here < 64 * 1024) to = here - 4096;  // Not over what is still in use.
   const uint64_t fpstate_bytes = FpstateBytes(context.fpstate);
   const uint64_t fpstate = (to - fpstate_bytes) & ~uint64_t{63};
   to = ((fpstate - sizeof(Frame)) & ~uint64_t{15}) - 8;
