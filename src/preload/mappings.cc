@@ -45,8 +45,14 @@ bool ArenaRange(uint64_t address, uint64_t bytes, uint64_t* first, uint64_t* las
   return *last <= kArenaPages;
 }
 
+// What nobody may touch stays out of core files: the kernel would walk through terabytes of nothing, once a
+// part of them was in use.
 long Protect(uint64_t first, uint64_t last, int protection) {
-  return sys::Call(SYS_mprotect, AddressOf(first), (last - first) * kPageBytes, protection);
+  const uint64_t bytes = (last - first) * kPageBytes;
+  const long r = sys::Call(SYS_mprotect, AddressOf(first), bytes, protection);
+  if (r == 0)
+    sys::Call(SYS_madvise, AddressOf(first), bytes, protection == PROT_NONE ? MADV_DONTDUMP : MADV_DODUMP);
+  return r;
 }
 
 // Back to reserved, registered, empty address space where a file had been mapped.

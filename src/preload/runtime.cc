@@ -90,6 +90,7 @@ Status Start() {
   // A fork that goes unnoticed would give the child zeros for absent pages; like this it gets none at all.
   // GuardFork lifts it for the forks it serves.
   sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);
+  KeepOutOfCore(kArenaBase, kArenaBytes);
   g_runtime.store.Init(&g_runtime.segment->slabs, &g_runtime.supervisor);
   config.arena = reinterpret_cast<std::byte*>(kArenaBase);
   config.arena_pages = kArenaPages;

@@ -461,7 +461,16 @@ int main(int argc, char** argv) {
   }
   const uint64_t mib = Argument(argc, argv, 2, 48);
   Heap heap(mib, 1);
-  if (kind == "abort") abort();
+  if (kind == "abort") {
+    // Memory that came and went leaves nothing behind.
+    for (const size_t bytes : {size_t{100'000}, size_t{1} << 20, size_t{64} << 20}) {
+      char* at = static_cast<char*>(malloc(bytes));
+      CHECK(at != nullptr, "malloc");
+      memset(at, 1, bytes);
+      free(at);
+    }
+    abort();
+  }
   if (kind == "daemon") Daemon(&heap);
   if (kind == "killed") Killed(&heap, mib);
   if (kind == "commands") Commands(&heap, argv[0]);
