@@ -38,8 +38,7 @@ long GuardSeccomp(GuardFrame* frame) {
   const bool prctl = frame->number == SYS_prctl;
   if (prctl && frame->args[0] != PR_SET_SECCOMP) return CallPrepared(frame);
   const uint64_t mode = prctl ? frame->args[1] : frame->args[0];
-  // Four calls and no filter: the runtime could not go on.
-  if (mode == (prctl ? SECCOMP_MODE_STRICT : SECCOMP_SET_MODE_STRICT)) return -EINVAL;
+  // The strict mode, four calls and no filter, the kernel refuses where there is a filter: ours.
   if (mode != (prctl ? SECCOMP_MODE_FILTER : SECCOMP_SET_MODE_FILTER)) return CallPrepared(frame);
   const uint64_t address = frame->args[2];
   sock_fprog theirs;
