@@ -64,6 +64,7 @@ void Reclaim(uint64_t first, uint64_t last) {
   if (long r = sys::Call(SYS_ioctl, g_runtime.segment->fd_base + kFdUserfault, UFFDIO_REGISTER, &reg); r != 0)
     Fatal(Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-r)));
   sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_DONTFORK);
+  sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_NOHUGEPAGE);
 }
 
 void ReclaimForeign(uint64_t first, uint64_t last) {
@@ -356,6 +357,7 @@ namespace {
 long NoteDevice(GuardFrame* frame) {
   struct stat file;
   if (sys::Call(SYS_fstat, frame->args[4], &file) != 0 || S_ISREG(file.st_mode)) return 0;
+  g_runtime.segment->devices.store(true, std::memory_order_relaxed);
   g_runtime.has_device.store(true, std::memory_order_relaxed);
   g_runtime.engine.DevicesMayPin();
   return 0;

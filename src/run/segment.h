@@ -33,9 +33,10 @@ struct RunSegment {
   static constexpr uint32_t kMonitor = 2;  // --handoff monitor.
   static constexpr uint32_t kNoRemap = 4;  // Tests: as if devices might pin pages.
   uint32_t flags;
-  char library[1024];        // Path of the runtime library, for LD_PRELOAD.
-  char near_programs[256];   // --near, as given.
-  std::atomic<bool> copies;  // Some process had to do without UFFDIO_MOVE.
+  char library[1024];         // Path of the runtime library, for LD_PRELOAD.
+  char near_programs[256];    // --near, as given.
+  std::atomic<bool> copies;   // Some process had to do without UFFDIO_MOVE.
+  std::atomic<bool> devices;  // Some process mapped one: see Engine::DevicesMayPin().
   uint32_t donor_count;
   RunDonor donors[kDonorsMax];
   BudgetState budget;

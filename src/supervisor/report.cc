@@ -78,7 +78,8 @@ std::string ReportText(const RunReport& r) {
   Line(&out, "command", fmt::format("{} (exit status {})", command, r.exit_status));
   Line(&out, "time",
        fmt::format("{:.2f} s, {} {}", r.wall_s, r.processes, r.processes == 1 ? "process" : "processes"));
-  Line(&out, "how", fmt::format("hand-off {}, pages placed by {}", r.handoff, r.fill));
+  Line(&out, "how",
+       fmt::format("hand-off {}, pages placed by {}, evicted by {}", r.handoff, r.fill, r.evict));
   Line(&out, "pool", r.pool);
   Line(&out, "resident",
        fmt::format("peak {} of {} allowed", FormatSize(r.peak_resident_bytes),
@@ -121,6 +122,7 @@ std::string ReportJson(const RunReport& r) {
       {"wall_s", r.wall_s},
       {"handoff", r.handoff},
       {"fill", r.fill},
+      {"evict", r.evict},
       {"pool", r.pool},
       {"local_limit_bytes", r.local_limit_bytes},
       {"peak_resident_bytes", r.peak_resident_bytes},

@@ -18,6 +18,7 @@ struct RunReport {
   double wall_s = 0;
   std::string handoff;  // "direct"
   std::string fill;     // "move" or "copy": how pages are put in place on this kernel.
+  std::string evict;    // "mremap", "move" (a device is mapped) or "copy": how pages leave.
   std::string pool;     // Donors, comma separated.
   uint64_t local_limit_bytes = 0;
   uint64_t peak_resident_bytes = 0;  // Arena and staging, all processes.

@@ -189,6 +189,8 @@ RunReport MakeReport(const RunOptions& options, const RunSegment& segment, const
   r.command = Quoted(options.command);
   r.handoff = (segment.flags & RunSegment::kMonitor) != 0 ? "monitor" : "direct";
   r.fill = segment.copies.load() ? "copy" : "move";
+  const bool pages = segment.devices.load() || (segment.flags & RunSegment::kNoRemap) != 0;
+  r.evict = segment.copies.load() ? "copy" : pages ? "move" : "mremap";
   r.pool = pool;
   r.local_limit_bytes = segment.budget.limit.load() * kPageBytes;
   r.peak_resident_bytes = segment.budget.used_peak.load() * kPageBytes;

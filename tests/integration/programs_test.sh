@@ -113,6 +113,19 @@ if wanted patched-calls; then
   fi
 fi
 
+# Which way pages leave: it changes once a device is mapped.
+if wanted devices; then
+  under 8M "$work/report.json" "$programs/memory" 24 >"$work/far.out" 2>&1
+  with=$(json_field "$work/report.json" evict)
+  under 8M "$work/report.json" "$programs/structures" 24 >"$work/far.out" 2>&1
+  without=$(json_field "$work/report.json" evict)
+  if [ "$with" = move ] && [ "$without" = mremap ]; then
+    ok devices
+  else
+    bad devices "evicted by ${with:-nothing} beside a device, by ${without:-nothing} without one"
+  fi
+fi
+
 # --- in a memory cgroup too small for the program: it runs because its pages are elsewhere
 # memory_group BYTES: makes one without swap, in $group.
 memory_group() {

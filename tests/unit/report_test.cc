@@ -15,6 +15,7 @@ RunReport Example() {
   r.wall_s = 10;
   r.handoff = "direct";
   r.fill = "move";
+  r.evict = "mremap";
   r.pool = "tcp://a:7171";
   r.local_limit_bytes = 256u << 20;
   r.peak_resident_bytes = 255u << 20;
@@ -132,6 +133,7 @@ TEST(ReportTest, JsonHasEveryFieldUnderItsName) {
   EXPECT_EQ(json["wall_s"], 10.0);
   EXPECT_EQ(json["handoff"], "direct");
   EXPECT_EQ(json["fill"], "move");
+  EXPECT_EQ(json["evict"], "mremap");
   EXPECT_EQ(json["pool"], "tcp://a:7171");
   EXPECT_EQ(json["local_limit_bytes"], r.local_limit_bytes);
   EXPECT_EQ(json["peak_resident_bytes"], r.peak_resident_bytes);

@@ -210,6 +210,22 @@ void Files() {
   printf("memory: files\n");
 }
 
+// A driver that has its memory mapped may pin pages of the program's.
+void Devices() {
+  char* large = Map(kLarge, 12);
+  const int fd = open("/dev/zero", O_RDWR);
+  CHECK(fd >= 0, "open");
+  void* device = mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  CHECK(device != MAP_FAILED, "mmap of a device");
+  VerifyZero(static_cast<char*>(device), kPage, "the device");
+  Stir();
+  Verify(large, kLarge, 12, "beside a device");
+  munmap(device, kPage);
+  munmap(large, kLarge);
+  close(fd);
+  printf("memory: devices\n");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -219,6 +235,7 @@ int main(int argc, char** argv) {
   Advice();
   Moves();
   Files();
+  Devices();
   printf("memory: all verified\n");
   return 0;
 }
