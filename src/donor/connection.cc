@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/clock.h"
+#include "base/prefetch.h"
 
 namespace farpool {
 
@@ -169,6 +170,7 @@ bool Connection::Read(const wire::RequestHeader& request) {
   ReplyCode code;
   std::shared_ptr<Slab> slab = Locate(request, request.read_bytes, &code);
   const std::byte* from = slab == nullptr ? zeros : slab->base() + request.offset;
+  PrefetchPage(from);  // Read by sendmsg, when that has made room for it.
   shared_->counters->reads.fetch_add(1, std::memory_order_relaxed);
   shared_->counters->bytes_out.fetch_add(request.read_bytes, std::memory_order_relaxed);
   return Reply(request, code, 0, from, request.read_bytes, std::move(slab));
@@ -216,11 +218,16 @@ bool Connection::Fill(std::byte* into, size_t want, size_t* got) {
   bool spinning = false;
   bool open = false;
   for (;;) {
-    iovec iov[2] = {{into, want}, {buffer_.get() + end_, kBufferBytes - end_}};
-    msghdr message = {};
-    message.msg_iov = want != 0 ? iov : iov + 1;
-    message.msg_iovlen = want != 0 ? 2 : 1;
-    const ssize_t n = recvmsg(socket_.get(), &message, MSG_DONTWAIT);
+    ssize_t n;
+    if (want == 0) {
+      n = recv(socket_.get(), buffer_.get() + end_, kBufferBytes - end_, MSG_DONTWAIT);
+    } else {
+      iovec iov[2] = {{into, want}, {buffer_.get() + end_, kBufferBytes - end_}};
+      msghdr message = {};
+      message.msg_iov = iov;
+      message.msg_iovlen = 2;
+      n = recvmsg(socket_.get(), &message, MSG_DONTWAIT);
+    }
     if (n > 0) {
       *got = std::min(static_cast<size_t>(n), want);
       end_ += static_cast<size_t>(n) - *got;
