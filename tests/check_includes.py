@@ -26,18 +26,20 @@ EDGES = {
     "transport/donor_session": ["base", "wire", "transport", "registry"],
     "transport/session": ["base", "wire", "transport", "registry"],
     "donor": ["base", "wire", "transport"],
-    "store": ["base", "transport", "placement"],
+    "store": ["base", "transport"],
+    "store/lease": ["base", "transport", "registry", "placement"],
     "paging": ["base", "store"],
     "run": ["base", "store", "transport", "paging"],
     "preload": ["base", "run", "store", "transport", "paging"],
-    "supervisor": ["base", "registry", "transport", "run", "store", "paging", "placement", "donor"],
-    "cli": ["bench", "base", "wire", "placement", "registry", "transport", "donor", "store", "run", "paging", "supervisor"],
+    "supervisor": ["base", "registry", "transport", "run", "store", "paging", "donor"],
+    "blockdev": ["base", "registry", "store"],
+    "cli": ["bench", "base", "wire", "placement", "registry", "transport", "donor", "store", "run", "paging", "supervisor", "blockdev"],
 }
 
 # Folders that are loaded into other people's programs: what allocates, locks or throws has no place there.
 RUNTIME = ["base", "wire", "transport", "store", "run", "paging", "preload"]
 # Files in those folders that only daemons and tools use.
-NOT_RUNTIME = ["transport/donor_session", "transport/session", "base/size_text"]
+NOT_RUNTIME = ["transport/donor_session", "transport/session", "store/lease", "base/size_text"]
 FORBIDDEN_HEADERS = [
     "condition_variable", "deque", "fstream", "functional", "future", "iostream", "list", "locale", "map", "memory",
     "mutex", "ostream", "regex", "set", "shared_mutex", "sstream", "stdexcept", "string", "thread",

@@ -33,6 +33,7 @@ namespace {
 
 constexpr uint64_t kLocalMin = 4u << 20;        // Below this the staging area alone would fill the limit.
 constexpr uint64_t kLocalShareMin = 16u << 20;  // With --local N%.
+constexpr uint64_t kGraceMs = 10'000;           // Leases outlive a broken connection this long.
 constexpr uint64_t kThresholdDefault = 64u << 10;
 constexpr rlim_t kFdCeiling = 4096;  // Our descriptors end here, or at the hard limit if that is lower.
 
@@ -267,7 +268,10 @@ int RunProgram(const RunOptions& options) {
   if (!made.ok()) return Refuse(kExitFarpoolFailed, made.status().text());
   RunSegment* segment = made.value();
   Donors donors;
-  if (Status s = donors.Open(pool, segment); !s.ok()) return Refuse(kExitFarpoolFailed, s.text());
+  if (Status s = donors.Open(pool, kGraceMs, &segment->slabs); !s.ok())
+    return Refuse(kExitFarpoolFailed, s.text());
+  segment->donor_count = static_cast<uint32_t>(donors.size());
+  for (size_t i = 0; i < donors.size(); ++i) segment->donors[i].shared_memory = donors.shared_memory(i);
   // A pool without room is found out before the program starts.
   if (!donors.HasRoom())
     return Refuse(kExitFarpoolFailed, "no donor has room for a single slab; see farpool status");

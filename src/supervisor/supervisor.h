@@ -3,7 +3,8 @@
 
 #include <string>
 
-#include "supervisor/donors.h"
+#include "run/segment.h"
+#include "store/lease/donors.h"
 #include "supervisor/processes.h"
 
 namespace farpool {

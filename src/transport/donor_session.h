@@ -40,6 +40,9 @@ class DonorSession {
   // Once the control connection broke: connects again and resumes the session with its token.
   // kNotFound: the donor does not know the session any more (restarted or grace over): its data is lost.
   virtual Status Resume() = 0;
+  // Closes this process's end of the control connection without a word to the donor; for a process forked off
+  // the session's owner. Resume() connects again.
+  virtual void Detach() = 0;
   // Frees everything at once. Also done by the donor when the grace is over.
   virtual Status Close() = 0;
 

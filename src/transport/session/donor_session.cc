@@ -82,6 +82,8 @@ class DonorSessionImpl final : public DonorSession {
 
   Status Resume() override { return Connect(wire::HelloMode::kResume); }
 
+  void Detach() override { channel_ = ControlChannel(); }
+
   Status Close() override {
     const Status status = Call(wire::Op::kCloseSession, SlabId{}, nullptr, 0, nullptr);
     channel_ = ControlChannel();

@@ -1,4 +1,4 @@
-#include "supervisor/donors.h"
+#include "store/lease/donors.h"
 
 #include <poll.h>
 
@@ -9,23 +9,24 @@
 #include "base/clock.h"
 #include "base/text.h"
 #include "placement/choose.h"
+#include "store/remote_store.h"
 
 namespace farpool {
 
 namespace {
-constexpr uint64_t kGraceMs = 10'000;          // Leases outlive a broken connection this long.
 constexpr uint64_t kResumeNs = 2'000'000'000;  // A donor that does not answer for this long is gone.
 constexpr uint64_t kAskAgainNs = 100'000'000;  // A full pool is asked so often whether it still is.
 constexpr auto kResumePause = std::chrono::milliseconds(50);
 }  // namespace
 
-Status Donors::Open(const std::vector<PoolEntry>& pool, RunSegment* segment) {
-  segment_ = segment;
+Status Donors::Open(const std::vector<PoolEntry>& pool, uint64_t grace_ms, SlabTable* slabs, SlabHook hook) {
+  slabs_ = slabs;
+  hook_ = std::move(hook);
   slab_memory_.resize(1);
-  segment->slabs.count.store(1);
+  slabs->count.store(1);
   if (pool.size() > kDonorsMax) return Status::InvalidArgument("--pool: more than 64 donors");
   for (const PoolEntry& entry : pool) {
-    Result<std::unique_ptr<DonorSession>> session = DonorSession::Open(entry, kGraceMs);
+    Result<std::unique_ptr<DonorSession>> session = DonorSession::Open(entry, grace_ms);
     if (!session.ok()) return session.status();
     Donor donor;
     donor.session = std::move(session).value();
@@ -35,10 +36,8 @@ Status Donors::Open(const std::vector<PoolEntry>& pool, RunSegment* segment) {
     donor.slab_bytes = info.value().slab_bytes;
     if (donor.slab_bytes / kPageBytes > kSlotsPerSlabMax || donor.slab_bytes < kPageBytes)
       return Status::Unsupported((entry.ToString() + ": its slab size cannot be used").c_str());
-    segment->donors[donors_.size()].shared_memory = donor.session->shared_memory();
     donors_.push_back(std::move(donor));
   }
-  segment->donor_count = static_cast<uint32_t>(donors_.size());
   return Status::Ok();
 }
 
@@ -48,15 +47,17 @@ bool Donors::HasRoom() const {
 }
 
 Status Donors::AddSlab(size_t donor, SlabLease lease, uint32_t* index) {
-  const uint32_t i = segment_->slabs.count.load();
-  if (i >= kSlabsMax) return Status::Exhausted("this run holds as many slabs as it can");
-  SlabEntry& entry = segment_->slabs.slabs[i];
+  const uint32_t i = slabs_->count.load();
+  if (i >= kSlabsMax) return Status::Exhausted("this client holds as many slabs as it can");
+  SlabEntry& entry = slabs_->slabs[i];
   entry.donor = static_cast<uint32_t>(donor);
   entry.id = lease.id;
   entry.slots = static_cast<uint32_t>(lease.bytes / kPageBytes);
-  slab_memory_.push_back(std::move(lease.memory));
+  if (hook_)
+    if (Status s = hook_(i, entry.slots, lease.memory.get()); !s.ok()) return s;
+  Adopt(i, std::move(lease.memory));
   entry.state.store(SlabEntry::kReady, std::memory_order_release);
-  segment_->slabs.count.store(i + 1, std::memory_order_release);
+  slabs_->count.store(i + 1, std::memory_order_release);
   leased_bytes_ += lease.bytes;
   *index = i;
   return Status::Ok();
@@ -90,7 +91,11 @@ Result<uint32_t> Donors::LeaseSlab() {
     }
     donors_[chosen].free_bytes -= std::min(donors_[chosen].free_bytes, lease.value().bytes);
     uint32_t index = 0;
-    if (Status s = AddSlab(chosen, std::move(lease).value(), &index); !s.ok()) return s;
+    const SlabId id = lease.value().id;
+    if (Status s = AddSlab(chosen, std::move(lease).value(), &index); !s.ok()) {
+      (void)donors_[chosen].session->ReturnSlab(id);
+      return s;
+    }
     return index;
   }
   TextBuffer<160> text;
@@ -130,9 +135,9 @@ Status Donors::Check(uint32_t index, uint64_t* lost_bytes) {
     donor.gone = true;
   }
   uint64_t slots = 0;
-  const uint32_t count = segment_->slabs.count.load();
+  const uint32_t count = slabs_->count.load();
   for (uint32_t i = 1; i < count; ++i) {
-    SlabEntry& slab = segment_->slabs.slabs[i];
+    SlabEntry& slab = slabs_->slabs[i];
     // Shared memory outlives its donor: we hold it mapped.
     if (slab.donor != index || donor.session->shared_memory()) continue;
     slots += slab.used.load();
@@ -140,6 +145,15 @@ Status Donors::Check(uint32_t index, uint64_t* lost_bytes) {
   }
   *lost_bytes = slots * kPageBytes;
   return last;
+}
+
+void Donors::Detach() {
+  for (Donor& donor : donors_) donor.session->Detach();
+}
+
+void Donors::Adopt(uint32_t index, Fd memory) {
+  if (slab_memory_.size() <= index) slab_memory_.resize(index + 1);
+  slab_memory_[index] = std::move(memory);
 }
 
 void Donors::Close() {

@@ -1,22 +1,28 @@
 #pragma once
-// The sessions of one run with its donors: leasing slabs, handing out their memory or connections, noticing
-// and surviving trouble. Fills the run's slab table. Threads: the supervisor's only.
+// The sessions of one client (a run, a swap device) with its donors: leasing slabs, handing out their memory
+// or connections, noticing and surviving trouble. Fills the client's slab table. Threads: one at a time.
 
-#include <deque>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "run/segment.h"
+#include "base/fd.h"
+#include "store/slab_table.h"
 #include "transport/donor_session.h"
 
 namespace farpool {
 
 class Donors {
  public:
-  // Opens a session with every entry of `pool`. Errors name the donor.
-  Status Open(const std::vector<PoolEntry>& pool, RunSegment* segment);
+  // Called with each new slab, its memory being -1 over TCP, before anybody can take slots from it; an error
+  // keeps it out of the table.
+  using SlabHook = std::function<Status(uint32_t index, uint32_t slots, int memory)>;
+
+  // Opens a session with every entry of `pool`, whose leases outlive a broken connection for `grace_ms`.
+  // `slabs` must be zero and stay. Errors name the donor.
+  Status Open(const std::vector<PoolEntry>& pool, uint64_t grace_ms, SlabTable* slabs, SlabHook hook = {});
   // True if some donor can lend a slab, as far as is known.
   bool HasRoom() const;
   // Leases a slab from the donor that placement picks. kExhausted: nobody has room.
@@ -29,10 +35,17 @@ class Donors {
   Status Check(uint32_t donor, uint64_t* lost_bytes);
   void Close();
 
+  // In a process forked off the one that leases, which is to go on after its death: lets go of the shared
+  // control connections (Check() resumes the sessions), and learns of slabs leased since.
+  void Detach();
+  void Adopt(uint32_t index, Fd memory);
+
   size_t size() const { return donors_.size(); }
   int control_fd(size_t donor) const {
     return donors_[donor].gone ? -1 : donors_[donor].session->control_fd();
   }
+  bool shared_memory(size_t donor) const { return donors_[donor].session->shared_memory(); }
+  bool gone(size_t donor) const { return donors_[donor].gone; }
   std::string Names() const;
   std::string Name(size_t donor) const { return donors_[donor].session->entry().ToString(); }
   uint64_t leased_bytes() const { return leased_bytes_; }
@@ -46,7 +59,8 @@ class Donors {
   };
   Status AddSlab(size_t donor, SlabLease lease, uint32_t* index);
 
-  RunSegment* segment_ = nullptr;
+  SlabTable* slabs_ = nullptr;
+  SlabHook hook_;
   std::vector<Donor> donors_;
   std::vector<Fd> slab_memory_;  // By slab index.
   std::mt19937_64 random_{std::random_device{}()};
