@@ -4,7 +4,7 @@ _farpool() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]} flags word
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    mapfile -t COMPREPLY < <(compgen -W "run donor status doctor bench version --help" -- "$cur")
+    mapfile -t COMPREPLY < <(compgen -W "run donor status swap doctor bench version --help" -- "$cur")
     return
   fi
   if [ "$command" = run ]; then
@@ -31,11 +31,15 @@ _farpool() {
       mapfile -t COMPREPLY < <(compgen -W "auto direct monitor" -- "$cur")
       return
       ;;
+    --driver)
+      mapfile -t COMPREPLY < <(compgen -W "auto nbd" -- "$cur")
+      return
+      ;;
     --via)
       mapfile -t COMPREPLY < <(compgen -W "preload" -- "$cur")
       return
       ;;
-    --local | --near | --pool | --threshold | --listen | --memory | --rack | --slab | --quota)
+    --local | --size | --near | --pool | --threshold | --listen | --memory | --rack | --slab | --quota)
       return
       ;;
   esac
@@ -43,11 +47,16 @@ _farpool() {
     run) flags="--local --pool --handoff --via --threshold --near --report --report-json --config --help" ;;
     donor) flags="--listen --unix --memory --rack --slab --quota --allow-anyone --config --help" ;;
     status) flags="--pool --json --config --help" ;;
+    swap) flags="--size --driver --pool --json --config --help" ;;
     doctor) flags="--pool --json --config --help" ;;
     bench) flags="--json --html --quick --pool --config --help" ;;
     version) flags="--json --config --help" ;;
     *) flags="" ;;
   esac
+  if [ "$command" = swap ] && [[ $cur != -* ]]; then
+    flags="create on off list delete"
+    [ "$COMP_CWORD" -gt 2 ] && flags=$(compgen -G '/dev/nbd*')
+  fi
   [ "$command" = bench ] && [[ $cur != -* ]] && flags="faults scan"
   mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")
 }

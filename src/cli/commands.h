@@ -32,6 +32,7 @@ Command AddDonor(CLI::App& root);
 // `program`: what stands after `--` on the command line; filled before the command runs.
 Command AddRun(CLI::App& root, const std::vector<std::string>* program);
 Command AddStatus(CLI::App& root);
+Command AddSwap(CLI::App& root);
 Command AddVersion(CLI::App& root);
 
 // Writes "farpool: TEXT" as one line to stderr and returns `exit_status`.

@@ -78,6 +78,7 @@ int Main(int argc, char** argv) {
   commands.push_back(AddRun(root, &program));
   commands.push_back(AddDonor(root));
   commands.push_back(AddStatus(root));
+  commands.push_back(AddSwap(root));
   commands.push_back(AddDoctor(root));
   commands.push_back(AddBench(root));
   commands.push_back(AddVersion(root));

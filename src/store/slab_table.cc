@@ -23,4 +23,16 @@ unsigned SlabTable::Take(uint32_t index, unsigned wanted, SlotId* out) {
   return taken;
 }
 
+void SlabTable::Recount() {
+  uint64_t total = 0;
+  for (uint32_t i = 1; i < count.load(std::memory_order_acquire); ++i) {
+    uint32_t held = 0;
+    for (uint32_t slot = 0; slot < slabs[i].slots; ++slot)
+      if (holders[i][slot].load(std::memory_order_relaxed) != 0) ++held;
+    slabs[i].used.store(held, std::memory_order_relaxed);
+    total += held;
+  }
+  used_slots.store(total, std::memory_order_relaxed);
+}
+
 }  // namespace farpool

@@ -52,6 +52,8 @@ struct SlabTable {
   }
   // Takes up to `wanted` free slots of slab `index`, neighbours as far as they go. Returns how many.
   unsigned Take(uint32_t index, unsigned wanted, SlotId* out);
+  // Counts anew what is used, after a process was killed between two steps; nobody else may be at it.
+  void Recount();
 };
 
 }  // namespace farpool

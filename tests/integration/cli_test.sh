@@ -42,7 +42,7 @@ expect_refusal() {
 
 # --- help
 expect "bare farpool" 2 'Usage: farpool COMMAND' "$farpool"
-for command in '' run donor status doctor bench version; do
+for command in '' run donor status swap doctor bench version; do
   # shellcheck disable=SC2086
   expect "help $command" 0 "Usage: farpool ${command:-COMMAND}.*--help" "$farpool" $command --help
   [ -s "$work/err" ] && bad "help $command" "wrote to stderr"
@@ -50,7 +50,7 @@ done
 expect "help needs nothing else" 0 'Usage: farpool run' "$farpool" run --local 12Q --help
 
 # --- refusals
-expect_refusal "unknown command" 2 "no command 'swap'" "$farpool" swap
+expect_refusal "unknown command" 2 "no command 'lend'" "$farpool" lend
 expect_refusal "flag without command" 2 'unknown argument .*--local' "$farpool" --local 1G
 for command in donor status doctor version; do
   expect_refusal "bad flag of $command" 2 "unknown argument --bogus; see 'farpool $command --help'" "$farpool" $command --bogus
@@ -65,6 +65,16 @@ expect_refusal "flag twice" 125 '--local: .*1 required but received 2' "$farpool
 expect_refusal "no program" 125 'no program to run; put it after --' "$farpool" run --local 1G
 expect_refusal "program without --" 125 'put -- before the program' "$farpool" run --local 1G sort
 expect_refusal "handoff" 125 "'mirror' is unknown" "$farpool" run --handoff mirror -- true
+expect_refusal "swap without action" 2 "ACTION is required" "$farpool" swap
+expect_refusal "unknown action" 2 "no action 'mount'; there are create, on, off, list and delete" "$farpool" swap mount
+expect_refusal "swap without size" 2 'needs --size' "$farpool" swap create --pool tcp://127.0.0.1:1
+expect_refusal "swap without pool" 2 'needs --pool' "$farpool" swap create --size 1G
+expect_refusal "small swap" 2 '^farpool: --size: must be from 1M to 1T' "$farpool" swap create --size 4K
+expect_refusal "ublk" 2 "'ublk' is not built yet" "$farpool" swap create --driver ublk
+for action in on off delete; do
+  expect_refusal "swap $action nothing" 2 "name the device, as in: farpool swap $action /dev/nbd0" "$farpool" swap "$action"
+done
+expect_refusal "swap of others" 1 "(no swap device of farpool's|run farpool swap as root)" "$farpool" swap off /dev/null
 expect_refusal "swap" 125 "'swap' is not built yet" "$farpool" run --via swap -- true
 expect_refusal "pool of rdma" 125 "cannot be used yet" "$farpool" run --pool rdma://a -- true
 expect_refusal "pool without scheme" 2 "'host:1' has no scheme" "$farpool" status --pool host:1

@@ -1,0 +1,30 @@
+#pragma once
+// How requests come from the kernel: one implementation a kind of device. Each has a thread for every
+// BlockStore it is given, and a BlockStore is used by that thread alone.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "blockdev/block_store.h"
+#include "farpool/status.h"
+
+namespace farpool {
+
+class FrontEnd {
+ public:
+  virtual ~FrontEnd() = default;
+  // Makes a new device and serves it. Returns its number.
+  virtual Result<int> Create(uint64_t device_bytes) = 0;
+  // Goes on with a device whose daemon has died; what was under way there is sent again by the kernel.
+  virtual Status TakeOver(int device) = 0;
+  // Ends the device; nobody may have it open. The threads have ended when this returns.
+  virtual Status Delete() = 0;
+};
+
+// Loads the module if need be. kUnsupported: this kernel has no such devices.
+Status ProbeNbd();
+std::unique_ptr<FrontEnd> NewNbdFrontEnd(std::vector<BlockStore*> stores);
+
+}  // namespace farpool

@@ -1,0 +1,199 @@
+#include "blockdev/slab_source.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/clock.h"
+#include "base/text.h"
+#include "blockdev/event_log.h"
+
+namespace farpool {
+
+namespace {
+
+// Long enough for a machine to come back from a crash of the daemon and its standby with help by hand.
+constexpr uint64_t kGraceMs = 300'000;
+// Free slots are kept ahead of need: a lease takes milliseconds, and its messages need memory.
+constexpr uint64_t kSlotsAhead = (128u << 20) / kPageBytes;
+// Beyond the device's own pages: each write takes its new slots before it gives back the old ones.
+constexpr uint64_t kSlotsSpare = 64 * 64;
+constexpr uint64_t kRefusedPauseNs = 5'000'000'000;  // A pool that was full is left alone so long.
+
+}  // namespace
+
+Status SlabSource::Open(const std::vector<PoolEntry>& pool, Announce announce) {
+  announce_ = std::move(announce);
+  {
+    MutexLock lock(&mutex_);
+    Status opened = donors_.Open(pool, kGraceMs, &segment_->get()->slabs,
+                                 [this](uint32_t index, uint32_t slots, int memory) {
+                                   if (Status s = Map(index, slots, memory); !s.ok()) return s;
+                                   if (announce_) announce_(index, slots, memory);
+                                   return Status::Ok();
+                                 });
+    if (!opened.ok()) return opened;
+    for (size_t i = 0; i < donors_.size(); ++i) shared_memory_[i] = donors_.shared_memory(i);
+    channels_.resize(donors_.size());
+    if (Result<uint32_t> first = donors_.LeaseSlab(); !first.ok()) return first.status();
+  }
+  KeepAhead();
+  return Status::Ok();
+}
+
+Status SlabSource::Map(uint32_t index, uint32_t slots, int memory) {
+  if (Status s = segment_->Populate(index, slots); !s.ok()) return s;
+  if (memory < 0) return Status::Ok();
+  const size_t bytes = size_t{slots} * kPageBytes;
+  // Locked, as all we map: the donor's pages are this host's own, and must never be swapped out to
+  // themselves.
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+  if (at == MAP_FAILED) return Status::FromErrno("mapping a slab", errno);
+  // Now, not by page faults while a request waits. Refused before Linux 5.14; then those it is.
+  madvise(at, bytes, MADV_POPULATE_WRITE);
+  mapped_[index].store(static_cast<std::byte*>(at), std::memory_order_release);
+  return Status::Ok();
+}
+
+uint64_t SlabSource::FreeSlots() const {
+  uint64_t slots = 0;
+  const SlabTable& slabs = segment_->get()->slabs;
+  for (uint32_t i = 1; i < slabs.count.load(); ++i)
+    if (slabs.slabs[i].state.load() == SlabEntry::kReady)
+      slots += slabs.slabs[i].slots - slabs.slabs[i].used.load();
+  return slots;
+}
+
+uint64_t SlabSource::leased_bytes() const {
+  uint64_t slots = 0;
+  const SlabTable& slabs = segment_->get()->slabs;
+  for (uint32_t i = 1; i < slabs.count.load(); ++i)
+    if (slabs.slabs[i].state.load() == SlabEntry::kReady) slots += slabs.slabs[i].slots;
+  return slots * kPageBytes;
+}
+
+void SlabSource::KeepAhead() {
+  for (;;) {
+    MutexLock lock(&mutex_);
+    if (FreeSlots() >= kSlotsAhead || leased_bytes() / kPageBytes >= segment_->get()->pages + kSlotsSpare)
+      return;
+    if (NowNs() - refused_ns_ < kRefusedPauseNs) return;
+    if (donors_.LeaseSlab().ok()) continue;
+    refused_ns_ = NowNs();  // Requests that find no slot ask again, and say so.
+    return;
+  }
+}
+
+Result<uint32_t> SlabSource::LeaseSlab() {
+  const uint32_t before = segment_->get()->slabs.count.load();
+  MutexLock lock(&mutex_);
+  // Whoever was here before us may have got enough for both.
+  const uint32_t now = segment_->get()->slabs.count.load();
+  if (now != before) return now - 1;
+  return donors_.LeaseSlab();
+}
+
+Result<std::byte*> SlabSource::MapSlab(uint32_t index) {
+  std::byte* const at = mapped_[index].load(std::memory_order_acquire);
+  if (at == nullptr) return Status(Status::Code::kNotFound, "no such slab");
+  return at;
+}
+
+Result<int> SlabSource::Connect(uint32_t donor) {
+  MutexLock lock(&mutex_);
+  if (donor < channels_.size() && !channels_[donor].empty()) {
+    Fd fd = std::move(channels_[donor].back());
+    channels_[donor].pop_back();
+    return fd.Release();
+  }
+  Result<Fd> fd = donors_.Connect(donor);
+  if (!fd.ok()) return fd.status();
+  return fd.value().Release();
+}
+
+Status SlabSource::OpenChannels(unsigned each, std::vector<std::vector<Fd>>* channels) {
+  MutexLock lock(&mutex_);
+  channels->clear();
+  channels->resize(donors_.size());
+  for (size_t i = 0; i < donors_.size(); ++i) {
+    if (shared_memory_[i] || donors_.gone(i)) continue;
+    for (unsigned k = 0; k < each; ++k) {
+      Result<Fd> fd = donors_.Connect(static_cast<uint32_t>(i));
+      if (!fd.ok()) return fd.status();
+      (*channels)[i].push_back(std::move(fd).value());
+    }
+  }
+  return Status::Ok();
+}
+
+void SlabSource::SetChannels(std::vector<std::vector<Fd>> channels) {
+  MutexLock lock(&mutex_);
+  channels_ = std::move(channels);
+}
+
+Status SlabSource::CheckLocked(uint32_t donor) {
+  const bool known = donors_.gone(donor);
+  uint64_t lost_bytes = 0;
+  Status s = donors_.Check(donor, &lost_bytes);
+  if (!s.ok() && !known) {
+    lost_donors_.fetch_add(1);
+    TextBuffer<200> text;
+    text.Add("donor ").Add(donors_.Name(donor).c_str()).Add(" is gone, and with it ");
+    text.Add(lost_bytes >> 20).Add(" MiB of what is swapped out; programs that touch it are stopped");
+    LogEvent(text.c_str());
+  }
+  return s;
+}
+
+Status SlabSource::LinkBroke(uint32_t donor) {
+  MutexLock lock(&mutex_);
+  return CheckLocked(donor);
+}
+
+void SlabSource::CheckDonors() {
+  MutexLock lock(&mutex_);
+  for (uint32_t i = 0; i < donors_.size(); ++i)
+    if (!donors_.gone(i)) (void)CheckLocked(i);
+}
+
+void SlabSource::Close() {
+  MutexLock lock(&mutex_);
+  donors_.Close();
+}
+
+void SlabSource::AfterFork() {
+  mutex_.Reset();
+  MutexLock lock(&mutex_);
+  donors_.Detach();
+  channels_.clear();
+}
+
+Status SlabSource::Adopt(uint32_t index, uint32_t slots, Fd memory) {
+  MutexLock lock(&mutex_);
+  if (Status s = Map(index, slots, memory.get()); !s.ok()) return s;
+  donors_.Adopt(index, std::move(memory));
+  return Status::Ok();
+}
+
+std::vector<int> SlabSource::memory_fds() const {
+  std::vector<int> fds;
+  for (uint32_t i = 1; i < segment_->get()->slabs.count.load(); ++i)
+    if (Result<int> fd = donors_.SlabMemory(i); fd.ok()) fds.push_back(fd.value());
+  return fds;
+}
+
+std::vector<int> SlabSource::control_fds() {
+  MutexLock lock(&mutex_);
+  std::vector<int> fds;
+  for (size_t i = 0; i < donors_.size(); ++i) fds.push_back(donors_.control_fd(i));
+  return fds;
+}
+
+std::string SlabSource::Names() {
+  MutexLock lock(&mutex_);
+  return donors_.Names();
+}
+
+}  // namespace farpool

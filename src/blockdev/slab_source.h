@@ -1,0 +1,75 @@
+#pragma once
+// Where the slots of a swap device come from: sessions with the donors, slabs leased ahead of need, their
+// memory mapped and locked here, connections opened beforehand. One per process; every I/O thread's
+// RemoteStore asks it.
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/mutex.h"
+#include "blockdev/segment.h"
+#include "registry/pool_spec.h"
+#include "store/lease/donors.h"
+#include "store/remote_store.h"
+
+namespace farpool {
+
+class SlabSource final : public SlabProvider {
+ public:
+  // Told of every new slab before it is used, with its memory or -1: the standby must have it, too. Called
+  // with the source locked.
+  using Announce = std::function<void(uint32_t index, uint32_t slots, int memory)>;
+
+  explicit SlabSource(SegmentOwner* segment) : segment_(segment) {}
+
+  // Opens the sessions and leases the first slabs. Errors name the donor.
+  Status Open(const std::vector<PoolEntry>& pool, Announce announce);
+  // Leases ahead until enough is free or all of the device is covered. A full pool is no error.
+  void KeepAhead();
+  // Opens connections that Connect() will give out: `each` to every TCP donor.
+  Status OpenChannels(unsigned each, std::vector<std::vector<Fd>>* channels);
+  void SetChannels(std::vector<std::vector<Fd>> channels);
+  // Looks after donors whose control connection `fd` broke.
+  void CheckDonors();
+  void Close();
+
+  // --- for the standby
+  void Lock() { mutex_.Lock(); }
+  void Unlock() { mutex_.Unlock(); }
+  // In a process just forked, by a thread that held Lock(): lets go of what is the daemon's.
+  void AfterFork();
+  Status Adopt(uint32_t index, uint32_t slots, Fd memory);
+  std::vector<int> memory_fds() const;
+
+  // --- SlabProvider: any thread
+  Result<uint32_t> LeaseSlab() override;
+  Result<std::byte*> MapSlab(uint32_t index) override;
+  Result<int> Connect(uint32_t donor) override;
+  Status LinkBroke(uint32_t donor) override;
+  bool shared_memory(uint32_t donor) const override { return shared_memory_[donor]; }
+
+  std::vector<int> control_fds();
+  std::string Names();
+  unsigned lost_donors() const { return lost_donors_.load(); }
+  uint64_t leased_bytes() const;
+
+ private:
+  Status Map(uint32_t index, uint32_t slots, int memory);
+  uint64_t FreeSlots() const;
+  Status CheckLocked(uint32_t donor) REQUIRES(mutex_);
+
+  SegmentOwner* segment_;
+  Mutex mutex_;
+  Donors donors_ GUARDED_BY(mutex_);
+  std::vector<std::vector<Fd>> channels_ GUARDED_BY(mutex_);  // By donor.
+  uint64_t refused_ns_ GUARDED_BY(mutex_) = 0;
+  Announce announce_;
+  bool shared_memory_[kDonorsMax] = {};
+  std::atomic<unsigned> lost_donors_{0};
+  std::atomic<std::byte*> mapped_[kSlabsMax] = {};
+};
+
+}  // namespace farpool

@@ -1,0 +1,37 @@
+# shellcheck shell=bash
+# For the tests of swap devices, beside tests/integration/lib.sh.
+
+# swap_field FIELD: of the first device that farpool swap list knows.
+swap_field() {
+  "$farpool" swap list --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["devices"][0][sys.argv[1]])' "$1"
+}
+
+# limited BYTES COMMAND...: in a memory control group of its own.
+limited() {
+  local group=/sys/fs/cgroup/limited-$BASHPID limit=$1
+  shift
+  echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+  mkdir "$group" && echo "$limit" >"$group/memory.max" && bash -c 'echo 0 >"$0/cgroup.procs" && exec "$@"' "$group" "$@"
+}
+
+# The number of page slots that donors have lent and not got back, over all sessions.
+lent_bytes() {
+  "$farpool" status --json --pool "$1" |
+    python3 -c 'import json, sys; print(sum(d["memory_bytes"] - d["free_bytes"] for d in json.load(sys.stdin)["donors"]))'
+}
+
+# wait_for SECONDS COMMAND...: until it succeeds.
+wait_for() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    [ "$SECONDS" -ge "$end" ] && return 1
+    sleep 0.2
+  done
+}
+
+two_donors() {
+  start_donor --unix "$work/donor.sock" --memory 384M --slab 16M
+  start_donor --listen tcp://127.0.0.1:0 --memory 384M --slab 16M
+  pool=unix://$work/donor.sock,tcp://127.0.0.1:$donor_port
+}

@@ -1,0 +1,58 @@
+#!/bin/bash
+# vm: 6.1 6.12; 150; short
+# A swap device on a shared-memory and a TCP donor: verified block I/O, then a static program at three times the
+# memory its control group may have, then nothing is left of it.
+# shellcheck source=../integration/lib.sh
+. "$(dirname "$0")/../integration/lib.sh"
+# shellcheck source=swap_lib.sh
+. "$(dirname "$0")/swap_lib.sh"
+
+two_donors
+if device=$("$farpool" swap create --size 256M --pool "$pool" 2>"$work/err"); then
+  ok "create ($device)"
+else
+  bad create "$(cat "$work/err")"
+  close_with_count
+  exit
+fi
+[ "$(swap_field standby)" != 0 ] || bad standby "none"
+
+verified() {  # NAME FIO-FLAGS...
+  local name=$1
+  shift
+  if fio --name="$name" --filename="$device" --direct=1 --ioengine=psync --size=16M --randseed=7 "$@" >"$work/fio" 2>&1; then
+    ok "fio $name"
+  else
+    bad "fio $name" "$(grep -iE 'err|verify' "$work/fio" | head -3 | tr '\n' '|')"
+  fi
+}
+verified mixed --rw=randwrite --bsrange=4k-256k --numjobs=1 --verify=crc32c --do_verify=1
+verified small --rw=randrw --bs=4k --io_size=8M --verify=crc32c --verify_backlog=256
+blkdiscard "$device"
+if cmp -n $((256 << 20)) "$device" /dev/zero; then ok discard; else bad discard "data where zeros must be"; fi
+[ "$(swap_field stored_bytes)" = 0 ] || bad discard "slots are still held"
+if [ "$(blockdev --getsize64 "$device")" = $((256 << 20)) ]; then
+  ok size
+else
+  bad size "$(blockdev --getsize64 "$device")"
+fi
+
+"$farpool" swap on "$device" && "$farpool" swap on "$device" && grep -q "^$device " /proc/swaps && ok on || bad on "$(cat /proc/swaps)"
+"$farpool" swap delete "$device" 2>"$work/err" && bad delete "of a device that is on" || ok "delete refused while on"
+"$programs/pagewalker_static" 24 >"$work/plain"
+limited $((8 << 20)) "$programs/pagewalker_static" 24 >"$work/swapped" 2>"$work/err"
+if cmp -s "$work/plain" "$work/swapped"; then
+  ok "static program ($(tail -1 "$work/swapped"), $(($(swap_field pages_written) >> 8)) MiB out, $(($(swap_field pages_read) >> 8)) MiB in)"
+else
+  bad "static program" "$(tail -2 "$work/err" | tr '\n' '|')"
+fi
+[ "$(swap_field errors)" = 0 ] || bad errors "$("$farpool" swap list --json)"
+"$farpool" swap off "$device" && "$farpool" swap off "$device" && ! grep -q "^$device " /proc/swaps && ok off || bad off "$(cat /proc/swaps)"
+if "$farpool" swap delete "$device" && [ "$("$farpool" swap list --json | tr -d ' \n')" = '{"devices":[]}' ] &&
+  [ "$(lent_bytes "$pool")" = 0 ] && [ "$(cat "/sys/block/${device#/dev/}/size")" = 0 ] && 
+  ! pgrep -x farpool-swap >/dev/null && ! pgrep -x farpool-standby >/dev/null; then
+  ok delete
+else
+  bad delete "$("$farpool" swap list); lent $(lent_bytes "$pool"); $(pgrep -l farpool)"
+fi
+close_with_count
