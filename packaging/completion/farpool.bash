@@ -32,7 +32,7 @@ _farpool() {
       return
       ;;
     --driver)
-      mapfile -t COMPREPLY < <(compgen -W "auto nbd" -- "$cur")
+      mapfile -t COMPREPLY < <(compgen -W "auto ublk nbd" -- "$cur")
       return
       ;;
     --via)
@@ -55,7 +55,7 @@ _farpool() {
   esac
   if [ "$command" = swap ] && [[ $cur != -* ]]; then
     flags="create on off list delete"
-    [ "$COMP_CWORD" -gt 2 ] && flags=$(compgen -G '/dev/nbd*')
+    [ "$COMP_CWORD" -gt 2 ] && flags=$(compgen -G '/dev/nbd*'; compgen -G '/dev/ublkb*')
   fi
   [ "$command" = bench ] && [[ $cur != -* ]] && flags="faults scan"
   mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")

@@ -46,7 +46,7 @@ class Daemon {
   Status Create(const SwapOptions& options);
   // Serves until the device is deleted. Says so to `ready` once there is a standby.
   void Serve(Fd ready);
-  std::string name() const { return "nbd" + std::to_string(segment_.get()->device); }
+  std::string name() const { return DeviceName(segment_.get()->driver, segment_.get()->device); }
   int device() const { return segment_.get()->device; }
 
  private:
@@ -85,6 +85,7 @@ Status Daemon::Create(const SwapOptions& options) {
   Result<SegmentOwner> segment = SegmentOwner::Create(options.size_bytes / kPageBytes);
   if (!segment.ok()) return segment.status();
   segment_ = segment.value();
+  segment_.get()->driver = options.driver;
   const long cpus = sysconf(_SC_NPROCESSORS_ONLN);
   segment_.get()->queues = std::clamp(static_cast<unsigned>(std::max(cpus, 1L)), kQueuesMin, kQueuesMax);
   if (Status s = source_.Open(options.pool, [this](uint32_t index, uint32_t slots,
@@ -124,7 +125,7 @@ void Daemon::MakeFrontEnd() {
     blocks_.push_back(std::make_unique<BlockStore>(map_.get(), stores_.back().get()));
     blocks.push_back(blocks_.back().get());
   }
-  front_end_ = NewNbdFrontEnd(std::move(blocks));
+  front_end_ = NewFrontEnd(segment->driver, std::move(blocks));
 }
 
 // With the source locked.

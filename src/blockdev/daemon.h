@@ -7,12 +7,11 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "blockdev/front_end.h"
 #include "farpool/status.h"
 #include "registry/pool_spec.h"
 
 namespace farpool {
-
-enum class SwapDriver : uint32_t { kNbd };
 
 struct SwapOptions {
   uint64_t size_bytes = 0;  // Whole pages.

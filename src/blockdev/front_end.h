@@ -23,8 +23,28 @@ class FrontEnd {
   virtual Status Delete() = 0;
 };
 
+enum class SwapDriver : uint32_t { kNbd, kUblk };
+
+inline const char* DriverName(SwapDriver driver) { return driver == SwapDriver::kUblk ? "ublk" : "nbd"; }
+// "nbd0", "ublkb0": as in /dev.
+std::string DeviceName(SwapDriver driver, int device);
+// The reverse; false for other devices.
+bool ParseDeviceName(const std::string& name, SwapDriver* driver, int* device);
+
 // Loads the module if need be. kUnsupported: this kernel has no such devices.
+Status ProbeDriver(SwapDriver driver);
+std::unique_ptr<FrontEnd> NewFrontEnd(SwapDriver driver, std::vector<BlockStore*> stores);
+// Clears away a device that nobody serves any more.
+Status EndDeadDevice(SwapDriver driver, int device);
+
+// --- each driver's; use the above
 Status ProbeNbd();
 std::unique_ptr<FrontEnd> NewNbdFrontEnd(std::vector<BlockStore*> stores);
+Status EndNbd(int device);
+Status ProbeUblk();
+std::unique_ptr<FrontEnd> NewUblkFrontEnd(std::vector<BlockStore*> stores);
+Status EndUblk(int device);
+// modprobe NAME; whether it helped shows when the module is used.
+void LoadModule(const char* name);
 
 }  // namespace farpool

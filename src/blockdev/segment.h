@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "blockdev/front_end.h"
 #include "blockdev/page_map.h"
 #include "farpool/status.h"
 #include "store/slab_table.h"
@@ -14,7 +15,8 @@ namespace farpool {
 struct SwapSegment {
   uint64_t pages;  // Of the device.
   uint64_t hash_seed;
-  int32_t device;   // N of /dev/nbdN; -1 until the kernel has given it.
+  SwapDriver driver;
+  int32_t device;   // N of /dev/nbdN or /dev/ublkbN; -1 until the kernel has given it.
   uint32_t queues;  // I/O threads.
   std::atomic<uint32_t> takeovers;
   BlockCounters counters;

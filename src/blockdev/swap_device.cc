@@ -13,7 +13,6 @@
 #include <fstream>
 
 #include "blockdev/front_end.h"
-#include "blockdev/nbd/netlink.h"
 
 #ifndef SWAP_FLAG_DISCARD
 #define SWAP_FLAG_DISCARD 0x10000
@@ -62,7 +61,7 @@ Status CheckOurs(const std::string& device) {
 }  // namespace
 
 Result<std::string> CreateSwap(const SwapOptions& options) {
-  if (Status s = ProbeNbd(); !s.ok()) return s;
+  if (Status s = ProbeDriver(options.driver); !s.ok()) return s;
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return Status::FromErrno("pipe", errno);
   Fd ours(ends[0]), theirs(ends[1]);
@@ -88,7 +87,7 @@ Result<std::string> CreateSwap(const SwapOptions& options) {
     waitpid(pid, nullptr, 0);
     return outcome.status;
   }
-  return "/dev/nbd" + std::to_string(outcome.device);
+  return "/dev/" + DeviceName(options.driver, outcome.device);
 }
 
 Status SwapOn(const std::string& device) {
@@ -135,6 +134,9 @@ std::vector<SwapInfo> ListSwaps() {
     SwapInfo info;
     info.path = "/dev/" + name;
     info.on = IsOn(info.path);
+    SwapDriver driver;
+    int number;
+    if (ParseDeviceName(name, &driver, &number)) info.driver = DriverName(driver);
     if (Result<SwapStatus> status = AskSwap(name, SwapRequest::kStatus); status.ok()) {
       info.alive = true;
       info.status = status.value();
@@ -158,11 +160,10 @@ Status DeleteSwap(const std::string& device) {
                                                     : Status(answer.value().code, answer.value().text);
   if (answer.status().code() != Status::Code::kUnavailable) return answer.status();
   // Daemon and standby are dead: the kernel's part goes now, the donors' when their grace is over.
-  Result<NbdControl> control = NbdControl::Open();
-  if (control.ok())
-    if (Status s = control.value().Disconnect(std::atoi(NameOf(device).c_str() + strlen("nbd")));
-        !s.ok() && s.code() != Status::Code::kNotFound && s.error() != EINVAL)
-      return s;
+  SwapDriver driver;
+  int number = -1;
+  if (ParseDeviceName(NameOf(device), &driver, &number))
+    if (Status s = EndDeadDevice(driver, number); !s.ok()) return s;
   ForgetSwap(NameOf(device));
   return Status::Ok();
 }

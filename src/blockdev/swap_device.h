@@ -21,6 +21,7 @@ Status SwapOff(const std::string& device);
 
 struct SwapInfo {
   std::string path;
+  const char* driver = "";
   bool alive = false;  // Otherwise only the path is known.
   bool on = false;
   SwapStatus status = {};

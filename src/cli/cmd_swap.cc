@@ -17,7 +17,7 @@ namespace farpool {
 namespace {
 
 struct SwapFlags {
-  std::string action, device;
+  std::string action, device, driver = "auto";
   SwapOptions options;
   bool json = false;
 };
@@ -26,7 +26,11 @@ constexpr uint64_t kSizeMin = 1u << 20;
 constexpr uint64_t kSizeMax = uint64_t{1} << 40;  // Of slabs of 64 MiB there can be as many.
 
 int Create(const SwapFlags& flags) {
-  Result<std::string> path = CreateSwap(flags.options);
+  SwapOptions options = flags.options;
+  // Newer, and it costs less a request; some distributions have it in no kernel.
+  if (flags.driver == "ublk" || (flags.driver == "auto" && ProbeDriver(SwapDriver::kUblk).ok()))
+    options.driver = SwapDriver::kUblk;
+  Result<std::string> path = CreateSwap(options);
   if (!path.ok()) return Refuse(path.status().text());
   fmt::print("{}\n", path.value());
   return 0;
@@ -39,11 +43,11 @@ void PrintText(const std::vector<SwapInfo>& infos) {
     const char* const state = !info.alive ? "dead" : info.on ? "on" : "off";
     if (!info.alive) {
       fmt::print("{:<12}  {:<6}  {:<5}  its daemon is dead; 'farpool swap delete {}' clears it away\n",
-                 info.path, "nbd", state, info.path);
+                 info.path, info.driver, state, info.path);
       continue;
     }
     const SwapStatus& s = info.status;
-    fmt::print("{:<12}  {:<6}  {:<5}  {:>10}  {:>10}  {:>10}  {:<8}  {}\n", info.path, "nbd", state,
+    fmt::print("{:<12}  {:<6}  {:<5}  {:>10}  {:>10}  {:>10}  {:<8}  {}\n", info.path, info.driver, state,
                FormatSize(s.size_bytes), FormatSize(s.stored_bytes), FormatSize(s.leased_bytes),
                s.standby != 0 ? "ready" : "none", s.pool);
   }
@@ -53,7 +57,7 @@ void PrintJson(const std::vector<SwapInfo>& infos) {
   nlohmann::ordered_json devices = nlohmann::ordered_json::array();
   for (const SwapInfo& info : infos) {
     nlohmann::ordered_json row = {
-        {"device", info.path}, {"driver", "nbd"}, {"alive", info.alive}, {"on", info.on}};
+        {"device", info.path}, {"driver", info.driver}, {"alive", info.alive}, {"on", info.on}};
     if (info.alive) {
       const SwapStatus& s = info.status;
       row["pool"] = s.pool;
@@ -133,23 +137,24 @@ Command AddSwap(CLI::App& root) {
       ->type_name("SIZE");
   app->add_option_function<std::string>(
          "--driver",
-         [](const std::string& text) {
-           if (text == "ublk") throw CLI::ValidationError("--driver", "'ublk' is not built yet; use nbd");
-           if (text != "auto" && text != "nbd")
+         [f](const std::string& text) {
+           if (text != "auto" && text != "nbd" && text != "ublk")
              throw CLI::ValidationError("--driver",
-                                        "'" + text.substr(0, 40) + "' is unknown; use auto or nbd");
+                                        "'" + text.substr(0, 40) + "' is unknown; use auto, ublk or nbd");
+           f->driver = text;
          },
-         "create: the kernel's kind of device; auto is nbd (default)")
-      ->type_name("auto|nbd");
+         "create: the kernel's kind of device; auto is ublk where the kernel has it, else nbd (default)")
+      ->type_name("auto|ublk|nbd");
   AddPool(app, &f->options.pool, "create: donors, comma list of tcp://HOST:PORT and unix://PATH");
   AddJson(app, &f->json);
   app->footer(
-      "Needs root and the kernel's nbd module. Serves until it is deleted; a standby goes on if the daemon "
+      "Needs root and the kernel's ublk_drv or nbd module. Serves until it is deleted; a standby goes on if "
+      "the daemon "
       "is\n"
       "killed. SIZE is bytes, or a number with K, M, G or T (powers of 1024).\n"
       "\n"
       "Examples:\n"
-      "  farpool swap create --size 16G --pool tcp://10.0.0.2,tcp://10.0.0.3\n"
+      "  farpool swap create --size 16G --pool tcp://10.0.0.2,tcp://10.0.0.3      (prints /dev/nbd0, say)\n"
       "  farpool swap on /dev/nbd0\n"
       "  farpool swap off /dev/nbd0\n"
       "  farpool swap delete /dev/nbd0");

@@ -70,7 +70,7 @@ expect_refusal "unknown action" 2 "no action 'mount'; there are create, on, off,
 expect_refusal "swap without size" 2 'needs --size' "$farpool" swap create --pool tcp://127.0.0.1:1
 expect_refusal "swap without pool" 2 'needs --pool' "$farpool" swap create --size 1G
 expect_refusal "small swap" 2 '^farpool: --size: must be from 1M to 1T' "$farpool" swap create --size 4K
-expect_refusal "ublk" 2 "'ublk' is not built yet" "$farpool" swap create --driver ublk
+expect_refusal "unknown driver" 2 "'loop' is unknown; use auto, ublk or nbd" "$farpool" swap create --driver loop
 for action in on off delete; do
   expect_refusal "swap $action nothing" 2 "name the device, as in: farpool swap $action /dev/nbd0" "$farpool" swap "$action"
 done

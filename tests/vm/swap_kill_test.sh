@@ -8,7 +8,7 @@
 . "$(dirname "$0")/swap_lib.sh"
 
 two_donors
-device=$("$farpool" swap create --size 256M --pool "$pool") && "$farpool" swap on "$device" || { bad create "no device"; close_with_count; exit; }
+device=$("$farpool" swap create --driver "${driver:=nbd}" --size 256M --pool "$pool") && "$farpool" swap on "$device" || { bad create "no device"; close_with_count; exit; }
 
 standby=$(swap_field standby)
 kill -9 "$standby"

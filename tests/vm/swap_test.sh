@@ -8,7 +8,7 @@
 . "$(dirname "$0")/swap_lib.sh"
 
 two_donors
-if device=$("$farpool" swap create --size 256M --pool "$pool" 2>"$work/err"); then
+if device=$("$farpool" swap create --driver "${driver:=nbd}" --size 256M --pool "$pool" 2>"$work/err"); then
   ok "create ($device)"
 else
   bad create "$(cat "$work/err")"
@@ -49,7 +49,7 @@ fi
 [ "$(swap_field errors)" = 0 ] || bad errors "$("$farpool" swap list --json)"
 "$farpool" swap off "$device" && "$farpool" swap off "$device" && ! grep -q "^$device " /proc/swaps && ok off || bad off "$(cat /proc/swaps)"
 if "$farpool" swap delete "$device" && [ "$("$farpool" swap list --json | tr -d ' \n')" = '{"devices":[]}' ] &&
-  [ "$(lent_bytes "$pool")" = 0 ] && [ "$(cat "/sys/block/${device#/dev/}/size")" = 0 ] && 
+  [ "$(lent_bytes "$pool")" = 0 ] && [ "$(cat "/sys/block/${device#/dev/}/size" 2>/dev/null || echo 0)" = 0 ] && 
   ! pgrep -x farpool-swap >/dev/null && ! pgrep -x farpool-standby >/dev/null; then
   ok delete
 else

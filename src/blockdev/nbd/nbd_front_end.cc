@@ -3,10 +3,7 @@
 // kernel keeps its requests until another connection is offered; each thread offers one in place of its own.
 
 #include <poll.h>
-#include <spawn.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
@@ -163,11 +160,16 @@ Status ProbeNbd() {
   Result<NbdControl> control = NbdControl::Open();
   if (control.ok()) return Status::Ok();
   if (control.status().code() != Status::Code::kUnsupported) return control.status();
-  const char* const argv[] = {"modprobe", "-q", "nbd", nullptr};
-  pid_t pid;
-  if (posix_spawnp(&pid, argv[0], nullptr, nullptr, const_cast<char* const*>(argv), environ) == 0)
-    waitpid(pid, nullptr, 0);
+  LoadModule("nbd");
   return NbdControl::Open().status();
+}
+
+Status EndNbd(int device) {
+  Result<NbdControl> control = NbdControl::Open();
+  if (!control.ok()) return control.status();
+  Status s = control.value().Disconnect(device);
+  // It may not be connected any more.
+  return s.code() == Status::Code::kNotFound || s.error() == EINVAL ? Status::Ok() : s;
 }
 
 std::unique_ptr<FrontEnd> NewNbdFrontEnd(std::vector<BlockStore*> stores) {

@@ -1,0 +1,6 @@
+#!/bin/bash
+# vm: 6.12; 150; short
+# The same as swap_test.sh, over ublk.
+driver=ublk
+# shellcheck source=swap_test.sh
+. "$(dirname "$0")/swap_test.sh"
