@@ -31,7 +31,7 @@ EDGES = {
     "paging": ["base", "store"],
     "run": ["base", "store", "transport", "paging"],
     "preload": ["base", "run", "store", "transport", "paging"],
-    "supervisor": ["base", "registry", "transport", "run", "store", "paging", "donor"],
+    "supervisor": ["base", "registry", "transport", "run", "store", "paging", "donor", "blockdev"],
     "blockdev": ["base", "registry", "store"],
     "cli": ["bench", "base", "wire", "placement", "registry", "transport", "donor", "store", "run", "paging", "supervisor", "blockdev"],
 }

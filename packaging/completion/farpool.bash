@@ -36,7 +36,7 @@ _farpool() {
       return
       ;;
     --via)
-      mapfile -t COMPREPLY < <(compgen -W "preload" -- "$cur")
+      mapfile -t COMPREPLY < <(compgen -W "preload swap" -- "$cur")
       return
       ;;
     --local | --size | --near | --pool | --threshold | --listen | --memory | --rack | --slab | --quota)

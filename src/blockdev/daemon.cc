@@ -125,7 +125,7 @@ void Daemon::MakeFrontEnd() {
     blocks_.push_back(std::make_unique<BlockStore>(map_.get(), stores_.back().get()));
     blocks.push_back(blocks_.back().get());
   }
-  front_end_ = NewFrontEnd(segment->driver, std::move(blocks));
+  front_end_ = NewFrontEnd(segment->driver, blocks);
 }
 
 // With the source locked.

@@ -28,8 +28,8 @@ bool ParseDeviceName(const std::string& name, SwapDriver* driver, int* device) {
 
 Status ProbeDriver(SwapDriver driver) { return driver == SwapDriver::kUblk ? ProbeUblk() : ProbeNbd(); }
 
-std::unique_ptr<FrontEnd> NewFrontEnd(SwapDriver driver, std::vector<BlockStore*> stores) {
-  return driver == SwapDriver::kUblk ? NewUblkFrontEnd(std::move(stores)) : NewNbdFrontEnd(std::move(stores));
+std::unique_ptr<FrontEnd> NewFrontEnd(SwapDriver driver, const std::vector<BlockStore*>& stores) {
+  return driver == SwapDriver::kUblk ? NewUblkFrontEnd(stores) : NewNbdFrontEnd(stores);
 }
 
 Status EndDeadDevice(SwapDriver driver, int device) {

@@ -33,16 +33,16 @@ bool ParseDeviceName(const std::string& name, SwapDriver* driver, int* device);
 
 // Loads the module if need be. kUnsupported: this kernel has no such devices.
 Status ProbeDriver(SwapDriver driver);
-std::unique_ptr<FrontEnd> NewFrontEnd(SwapDriver driver, std::vector<BlockStore*> stores);
+std::unique_ptr<FrontEnd> NewFrontEnd(SwapDriver driver, const std::vector<BlockStore*>& stores);
 // Clears away a device that nobody serves any more.
 Status EndDeadDevice(SwapDriver driver, int device);
 
 // --- each driver's; use the above
 Status ProbeNbd();
-std::unique_ptr<FrontEnd> NewNbdFrontEnd(std::vector<BlockStore*> stores);
+std::unique_ptr<FrontEnd> NewNbdFrontEnd(const std::vector<BlockStore*>& stores);
 Status EndNbd(int device);
 Status ProbeUblk();
-std::unique_ptr<FrontEnd> NewUblkFrontEnd(std::vector<BlockStore*> stores);
+std::unique_ptr<FrontEnd> NewUblkFrontEnd(const std::vector<BlockStore*>& stores);
 Status EndUblk(int device);
 // modprobe NAME; whether it helped shows when the module is used.
 void LoadModule(const char* name);

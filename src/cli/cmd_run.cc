@@ -6,6 +6,7 @@
 #include "base/size_text.h"
 #include "cli/commands.h"
 #include "supervisor/run.h"
+#include "supervisor/run_via_swap.h"
 
 namespace farpool {
 
@@ -36,10 +37,10 @@ void SetHandoff(const std::string& text, RunOptions* options) {
   options->handoff = text;
 }
 
-void SetVia(const std::string& text) {
-  if (text == "swap") throw CLI::ValidationError("--via", "'swap' is not built yet; use preload");
-  if (text != "preload")
-    throw CLI::ValidationError("--via", "'" + text.substr(0, 40) + "' is unknown; use preload");
+void SetVia(const std::string& text, RunOptions* options) {
+  if (text != "preload" && text != "swap")
+    throw CLI::ValidationError("--via", "'" + text.substr(0, 40) + "' is unknown; use preload or swap");
+  options->via_swap = text == "swap";
 }
 
 }  // namespace
@@ -64,9 +65,11 @@ Command AddRun(CLI::App& root, const std::vector<std::string>* program) {
          "auto is direct (default)")
       ->type_name("auto|direct|monitor");
   app->add_option_function<std::string>(
-         "--via", [](const std::string& text) { SetVia(text); },
-         "How farpool gets into the program (default and only way: preload)")
-      ->type_name("preload");
+         "--via", [o](const std::string& text) { SetVia(text, o); },
+         "How the program gets far memory: a preloaded library (preload, the default), or a swap device and "
+         "a "
+         "memory control group, for static programs (swap; needs root, --local SIZE and --pool)")
+      ->type_name("preload|swap");
   app->add_option_function<std::string>(
          "--threshold",
          [o](const std::string& text) {
@@ -102,7 +105,7 @@ Command AddRun(CLI::App& root, const std::vector<std::string>* program) {
               return Refuse("no program to run; put it after --, as in: farpool run --local 25% -- sort FILE",
                             kExitFarpoolFailed);
             options->command = *program;
-            return RunProgram(*options);
+            return options->via_swap ? RunViaSwap(*options) : RunProgram(*options);
           },
           kExitFarpoolFailed};
 }

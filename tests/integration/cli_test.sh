@@ -75,7 +75,8 @@ for action in on off delete; do
   expect_refusal "swap $action nothing" 2 "name the device, as in: farpool swap $action /dev/nbd0" "$farpool" swap "$action"
 done
 expect_refusal "swap of others" 1 "(no swap device of farpool's|run farpool swap as root)" "$farpool" swap off /dev/null
-expect_refusal "swap" 125 "'swap' is not built yet" "$farpool" run --via swap -- true
+expect_refusal "unknown way" 125 "'ptrace' is unknown; use preload or swap" "$farpool" run --via ptrace -- true
+expect_refusal "run via swap" 125 '(run it as root|needs --local SIZE)' "$farpool" run --via swap -- true
 expect_refusal "pool of rdma" 125 "cannot be used yet" "$farpool" run --pool rdma://a -- true
 expect_refusal "pool without scheme" 2 "'host:1' has no scheme" "$farpool" status --pool host:1
 expect_refusal "donor larger than the host" 2 'more than this host has' "$farpool" donor --memory 4096T

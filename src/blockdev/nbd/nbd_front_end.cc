@@ -39,7 +39,7 @@ struct Pair {
 
 class NbdFrontEnd final : public FrontEnd {
  public:
-  explicit NbdFrontEnd(std::vector<BlockStore*> stores) {
+  explicit NbdFrontEnd(const std::vector<BlockStore*>& stores) {
     for (BlockStore* store : stores) {
       workers_.push_back(std::make_unique<Worker>());
       workers_.back()->store = store;
@@ -172,8 +172,8 @@ Status EndNbd(int device) {
   return s.code() == Status::Code::kNotFound || s.error() == EINVAL ? Status::Ok() : s;
 }
 
-std::unique_ptr<FrontEnd> NewNbdFrontEnd(std::vector<BlockStore*> stores) {
-  return std::make_unique<NbdFrontEnd>(std::move(stores));
+std::unique_ptr<FrontEnd> NewNbdFrontEnd(const std::vector<BlockStore*>& stores) {
+  return std::make_unique<NbdFrontEnd>(stores);
 }
 
 }  // namespace farpool

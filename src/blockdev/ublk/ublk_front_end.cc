@@ -29,6 +29,7 @@ namespace {
 constexpr unsigned kDepth = 32;
 constexpr uint32_t kTransferMax = 128 * 1024;
 constexpr uint64_t kRecoveryNs = 60'000'000'000;  // For the kernel to notice that the old server is gone.
+constexpr auto kRetryPause = std::chrono::milliseconds(1);
 constexpr auto kRecoveryPause = std::chrono::milliseconds(20);
 
 // The kernel never sends a ublk request twice while its server lives.
@@ -134,8 +135,8 @@ class Queue {
     unsigned live = kDepth;
     unsigned ready[kDepth];
     while (live > 0) {
-      const int waited = io_uring_submit_and_wait(&ring_, 1);
-      if (waited < 0 && waited != -EINTR) break;
+      // Whatever the kernel lacks for the moment: the requests in hand have nobody else.
+      if (io_uring_submit_and_wait(&ring_, 1) < 0) std::this_thread::sleep_for(kRetryPause);
       unsigned count = 0;
       io_uring_cqe* cqe = nullptr;
       while (io_uring_peek_cqe(&ring_, &cqe) == 0) {
@@ -173,7 +174,7 @@ class Queue {
 
 class UblkFrontEnd final : public FrontEnd {
  public:
-  explicit UblkFrontEnd(std::vector<BlockStore*> stores) {
+  explicit UblkFrontEnd(const std::vector<BlockStore*>& stores) {
     for (BlockStore* store : stores)
       queues_.push_back(std::make_unique<Queue>(store, static_cast<unsigned>(queues_.size())));
   }
@@ -251,8 +252,8 @@ Status EndUblk(int device) {
   return s.error() == ENODEV ? Status::Ok() : s;
 }
 
-std::unique_ptr<FrontEnd> NewUblkFrontEnd(std::vector<BlockStore*> stores) {
-  return std::make_unique<UblkFrontEnd>(std::move(stores));
+std::unique_ptr<FrontEnd> NewUblkFrontEnd(const std::vector<BlockStore*>& stores) {
+  return std::make_unique<UblkFrontEnd>(stores);
 }
 
 }  // namespace farpool

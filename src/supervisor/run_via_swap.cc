@@ -1,0 +1,152 @@
+#include "supervisor/run_via_swap.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+
+#include "base/fd.h"
+#include "blockdev/swap_device.h"
+#include "supervisor/program.h"
+#include "transport/donor_session.h"
+
+namespace farpool {
+
+namespace {
+
+constexpr uint64_t kLocalMin = 4u << 20;
+constexpr uint64_t kDeviceMax = uint64_t{1} << 40;
+constexpr int kSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
+// After the program's end its group is looked at this often until the last of its processes has gone, too.
+constexpr useconds_t kGroupPauseUs = 50'000;
+
+int Refuse(int status, const std::string& text) {
+  fprintf(stderr, "farpool: %s\n", text.c_str());
+  return status;
+}
+
+bool WriteFile(const std::string& path, const std::string& text) {
+  const Fd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  return fd.valid() && write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
+}
+
+// What the donors have free now, less a slab of each: nothing is promised.
+Result<uint64_t> FreeInPool(const std::vector<PoolEntry>& pool) {
+  uint64_t bytes = 0;
+  for (const PoolEntry& entry : pool) {
+    Result<std::unique_ptr<DonorSession>> session = DonorSession::Open(entry, /*grace_ms=*/0);
+    if (!session.ok()) return session.status();
+    Result<DonorInfo> info = session.value()->Info();
+    (void)session.value()->Close();
+    if (!info.ok()) return info.status();
+    bytes += info.value().free_bytes - std::min(info.value().free_bytes, info.value().slab_bytes);
+  }
+  return std::min(bytes, kDeviceMax) / kPageBytes * kPageBytes;
+}
+
+class MemoryGroup {
+ public:
+  ~MemoryGroup() { Remove(); }
+
+  Status Create(uint64_t limit_bytes) {
+    const bool v1 = access("/sys/fs/cgroup/memory/memory.limit_in_bytes", W_OK) == 0;
+    const std::string root = v1 ? "/sys/fs/cgroup/memory" : "/sys/fs/cgroup";
+    if (!v1 && !WriteFile(root + "/cgroup.subtree_control", "+memory"))
+      return Status::FromErrno("--via swap needs memory control groups: /sys/fs/cgroup", errno);
+    const std::string path = root + "/farpool-run-" + std::to_string(getpid());
+    if (mkdir(path.c_str(), 0755) != 0) return Status::FromErrno(("mkdir " + path).c_str(), errno);
+    path_ = path;
+    if (!WriteFile(path_ + (v1 ? "/memory.limit_in_bytes" : "/memory.max"), std::to_string(limit_bytes)))
+      return Status::FromErrno(("limiting the memory of " + path).c_str(), errno);
+    return Status::Ok();
+  }
+  bool Enter() const { return WriteFile(path_ + "/cgroup.procs", "0"); }
+  bool Empty() const {
+    std::ifstream file(path_ + "/cgroup.procs");
+    return file.peek() == std::ifstream::traits_type::eof();
+  }
+  void Remove() {
+    if (!path_.empty()) rmdir(path_.c_str());
+    path_.clear();
+  }
+
+ private:
+  std::string path_;
+};
+
+volatile pid_t signalled_child = 0;
+void PassOn(int signal) {
+  if (signalled_child > 0) kill(signalled_child, signal);
+}
+
+}  // namespace
+
+int RunViaSwap(const RunOptions& options) {
+  if (geteuid() != 0) return Refuse(kExitFarpoolFailed, "--via swap makes a swap device: run it as root");
+  if (options.local_bytes < kLocalMin)
+    return Refuse(kExitFarpoolFailed,
+                  "--via swap needs --local SIZE, at least 4M: what the program may keep here");
+  if (options.pool.empty())
+    return Refuse(kExitFarpoolFailed, "--via swap needs --pool: donors that lend the memory");
+  if (!options.report_path.empty() || !options.report_json_path.empty() || !options.near_programs.empty() ||
+      options.threshold_bytes != 0 || options.handoff != "auto")
+    return Refuse(kExitFarpoolFailed,
+                  "--via swap takes --local and --pool; other flags are for --via preload");
+  const Program program = FindProgram(options.command.at(0));
+  if (!program.status.ok()) return Refuse(program.exit_status, program.status.text());
+
+  Result<uint64_t> bytes = FreeInPool(options.pool);
+  if (!bytes.ok()) return Refuse(kExitFarpoolFailed, bytes.status().text());
+  if (bytes.value() == 0)
+    return Refuse(kExitFarpoolFailed, "no donor has room for two slabs; see farpool status");
+  MemoryGroup group;
+  if (Status s = group.Create(options.local_bytes); !s.ok()) return Refuse(kExitFarpoolFailed, s.text());
+  SwapOptions swap;
+  swap.size_bytes = bytes.value();
+  swap.pool = options.pool;
+  Result<std::string> device = CreateSwap(swap);
+  if (!device.ok()) return Refuse(kExitFarpoolFailed, device.status().text());
+  if (Status s = SwapOn(device.value()); !s.ok()) {
+    (void)DeleteSwap(device.value());
+    return Refuse(kExitFarpoolFailed, s.text());
+  }
+
+  const pid_t child = fork();
+  if (child == 0) {
+    if (!group.Enter()) _exit(Refuse(kExitFarpoolFailed, "cannot enter the memory control group"));
+    std::vector<char*> argv;
+    for (const std::string& word : options.command) argv.push_back(const_cast<char*>(word.c_str()));
+    argv.push_back(nullptr);
+    execv(program.path.c_str(), argv.data());
+    _exit(Refuse(kExitCannotExecute, "cannot run '" + program.path + "': " + strerror(errno)));
+  }
+  int exit_status = kExitFarpoolFailed;
+  if (child > 0) {
+    signalled_child = child;
+    struct sigaction pass = {};
+    pass.sa_handler = PassOn;
+    for (const int signal : kSignals) sigaction(signal, &pass, nullptr);
+    int status = 0;
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+    signalled_child = 0;
+    exit_status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    while (!group.Empty()) usleep(kGroupPauseUs);
+  } else {
+    Refuse(kExitFarpoolFailed, std::string("fork: ") + strerror(errno));
+  }
+  group.Remove();
+  Status s = SwapOff(device.value());
+  if (s.ok()) s = DeleteSwap(device.value());
+  if (!s.ok()) Refuse(0, "the swap device stays: " + std::string(s.text()));
+  return exit_status;
+}
+
+}  // namespace farpool

@@ -1,0 +1,48 @@
+#!/bin/bash
+# vm: 6.1 6.12; 150; short
+# farpool run --via swap: a static program and a script of several processes with a fraction of their memory here; exit
+# statuses and signals pass, and nothing is left behind.
+# shellcheck source=../integration/lib.sh
+. "$(dirname "$0")/../integration/lib.sh"
+# shellcheck source=swap_lib.sh
+. "$(dirname "$0")/swap_lib.sh"
+
+two_donors
+run() { "$farpool" run --via swap --local 16M --pool "$pool" -- "$@"; }
+nothing_left() {
+  [ "$(wc -l </proc/swaps)" = 1 ] && [ "$("$farpool" swap list --json | tr -d ' \n')" = '{"devices":[]}' ] &&
+    [ "$(lent_bytes "$pool")" = 0 ] && ! compgen -G '/sys/fs/cgroup/farpool-run-*' >/dev/null
+}
+
+"$programs/pagewalker_static" 24 >"$work/plain"
+run "$programs/pagewalker_static" 24 >"$work/swapped" 2>"$work/err"
+status=$?
+if [ "$status" = 0 ] && cmp -s "$work/plain" "$work/swapped"; then
+  ok "static program ($(tail -1 "$work/swapped"))"
+else
+  bad "static program" "status $status: $(tail -2 "$work/err" | tr '\n' '|')"
+fi
+if nothing_left; then ok "nothing is left"; else bad "nothing is left" "$(cat /proc/swaps; "$farpool" swap list)"; fi
+
+script='for i in 1 2; do "$0" 9 "$i" & done; wait; (sleep 1; echo late) & exit 7'
+bash -c "$script" "$programs/pagewalker_static" | sort >"$work/plain"
+run bash -c "$script" "$programs/pagewalker_static" >"$work/out" 2>"$work/err"
+status=$?
+sort "$work/out" >"$work/swapped"
+if [ "$status" = 7 ] && cmp -s "$work/plain" "$work/swapped" && nothing_left; then
+  ok "script of several processes, one outliving it"
+else
+  bad script "status $status: $(tail -2 "$work/err" | tr '\n' '|')"
+fi
+
+"$farpool" run --via swap --local 16M --pool "$pool" -- sleep 100 &
+program_runs() { pgrep -f "^sleep 100" >/dev/null; }
+wait_for 20 program_runs
+kill -TERM $!
+wait $!
+status=$?
+if [ "$status" = 143 ] && wait_for 10 nothing_left; then ok "a signal passes"; else bad signal "status $status"; fi
+run "$work/missing" 2>"$work/err"
+status=$?
+if [ "$status" = 127 ] && nothing_left; then ok "a missing program"; else bad "missing program" "status $status"; fi
+close_with_count
