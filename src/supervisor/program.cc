@@ -42,15 +42,18 @@ Status CheckFile(const std::string& path, int depth) {
   if (stat(path.c_str(), &info) == 0 && (info.st_mode & S_ISUID) != 0 && info.st_uid != geteuid())
     return Refuse(
         "'" + path +
-        "' is set-user-ID: the loader ignores preloaded libraries there; run a copy without that bit");
+        "' is set-user-ID: the loader ignores preloaded libraries there; run a copy without that bit, "
+        "or --via swap as root");
   if (file.gcount() < static_cast<std::streamsize>(sizeof(Elf64_Ehdr)) ||
       std::memcmp(head, ELFMAG, SELFMAG) != 0)
     return Status::Ok();  // execve or the shell will say.
   Elf64_Ehdr header;
   std::memcpy(&header, head, sizeof(header));
   if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != EM_X86_64)
-    return Refuse("'" + path +
-                  "' is not a 64-bit x86 program: it cannot have far memory; use a 64-bit build");
+    return Refuse(
+        "'" + path +
+        "' is not a 64-bit x86 program: it cannot have far memory; use a 64-bit build, or --via swap "
+        "as root");
   file.clear();
   file.seekg(static_cast<std::streamoff>(header.e_phoff));
   for (int i = 0; i < header.e_phnum; ++i) {
@@ -59,7 +62,9 @@ Status CheckFile(const std::string& path, int depth) {
     if (segment.p_type == PT_INTERP) return Status::Ok();
   }
   return Refuse("'" + path +
-                "' is statically linked: nothing can be preloaded into it; use a dynamically linked build");
+                "' is statically linked: nothing can be preloaded into it; use a dynamically linked build, "
+                "or --via swap "
+                "as root");
 }
 
 }  // namespace
