@@ -482,7 +482,7 @@ Status Engine::AfterForkInChild(int uffd, Budget budget) {
   pins_.Reset();
   // Staging was not inherited; all its frames are gone.
   FARPOOL_ASSERT(populated_ == 0);
-  std::memset(remapped_, 0, sizeof(remapped_));
+  std::memset(broken_, 0, sizeof(broken_));
   // Over what came by mremap while the arena was about to be inherited.
   return MapFrames(0, kFramesMax, MAP_FIXED);
 }

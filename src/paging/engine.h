@@ -16,9 +16,10 @@
 // the TLB; UFFDIO_MOVE, page by page, is for when that could take a page from under a device (DevicesMayPin)
 // or fails.
 //
-// Threads: every public function takes the engine's lock unless it says otherwise; callers have all signals
-// blocked, since the fault handler takes the same lock. No function allocates. A failed Status is final: the
-// page cannot be made right and the program must be stopped.
+// Threads: every public function takes the engine's lock unless it says otherwise; no handler of the
+// program may run in a thread meanwhile, since its faults take the same lock: signals are blocked or, in the
+// fault handler, deferred. No function allocates. A failed Status is final: the page cannot be made right and
+// the program must be stopped.
 
 #include <atomic>
 #include <cstddef>
@@ -167,6 +168,11 @@ class Engine {
   Status Evict(uint64_t pages, bool* progress);
   unsigned MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area);
   bool RemapOut(uint64_t first, uint64_t last, uint32_t frame);
+  // Blocks below are for groups that come by mremap, which leaves them unregistered; from here on for the
+  // rest.
+  static constexpr unsigned kMoveBlocks = kBlocksMax / 2;
+  // The first empty block from `from` on, or kBlocksMax.
+  unsigned EmptyBlock(unsigned from) const;
   bool remaps() const { return remap_.load(std::memory_order_relaxed); }
   uint64_t SlicePages() const;
   // One UFFDIO_MOVE of at most kMoveMax pages. Returns how many are through (moved, or holes) and, through
@@ -197,10 +203,9 @@ class Engine {
   uint64_t any_free_[kBlocksMax / 64] = {};   // Blocks with a free frame.
   uint64_t not_empty_[kBlocksMax / 64] = {};  // Blocks with any memory, or in the staged queue.
   uint64_t in_queue_[kBlocksMax / 64] = {};   // Blocks in the staged queue.
-  uint64_t remapped_[kBlocksMax / 64] =
-      {};                                   // Blocks that are not registered any more: groups came by mremap.
-  uint32_t owner_[kFramesMax] = {};         // Page of a staged frame.
-  uint32_t staged_queue_[kBlocksMax] = {};  // Ring of blocks, oldest first.
+  uint64_t broken_[kBlocksMax / 64] = {};     // Blocks that a failed mremap may have left unmapped.
+  uint32_t owner_[kFramesMax] = {};           // Page of a staged frame.
+  uint32_t staged_queue_[kBlocksMax] = {};    // Ring of blocks, oldest first.
   uint32_t staged_head_ = 0;
   uint32_t staged_count_ = 0;
 

@@ -96,8 +96,7 @@ void Engine::FrameGone(uint32_t first, unsigned count) {
 
 // Gives a whole empty block memory: 64 zero pages in one call, cheaper than 64 faults.
 bool Engine::Populate(bool even_over_limit) {
-  unsigned block = 0;
-  while (block < kBlocksMax && Bit(not_empty_, block)) ++block;
+  const unsigned block = EmptyBlock(0);
   if (block == kBlocksMax) return false;
   unsigned pages = kGroupPages;
   while (!config_.budget.TryTake(pages)) {
@@ -330,13 +329,21 @@ uint64_t Engine::SlicePages() const { return remaps() ? kGroupPages : kSlicePage
 
 // The page table entries of [first, last) become those of as many frames, in one step; the mapping stays,
 // empty and registered. The frames' own mapping is replaced by a copy of the arena's, which is not
-// registered.
+// registered. That fails where the process may not have more mappings or address space, perhaps with the
+// frames' mapping gone.
 bool Engine::RemapOut(uint64_t first, uint64_t last, uint32_t frame) {
   const uint64_t bytes = (last - first) * kPageBytes;
   const long r = sys::Call(SYS_mremap, PageAt(first), bytes, bytes,
                            MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, FrameAt(frame));
-  SetBit(remapped_, frame / kGroupPages);
-  return !sys::Failed(r);
+  if (!sys::Failed(r)) return true;
+  SetBit(broken_, frame / kGroupPages);
+  remap_.store(false, std::memory_order_relaxed);
+  return false;
+}
+
+unsigned Engine::EmptyBlock(unsigned from) const {
+  while (from < kBlocksMax && (Bit(not_empty_, from) || Bit(broken_, from))) ++from;
+  return from;
 }
 
 // Moves the resident pages of [first, last), one group, out to frames of the same order. Holes are fine.
@@ -374,12 +381,10 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
       staged(page);
     }
     sys::Call(SYS_madvise, PageAt(first), (last - first) * kPageBytes, MADV_DONTNEED);
-  } else if (area.protection == (PROT_READ | PROT_WRITE) && remaps() && RemapOut(first, last, frame)) {
+  } else if (area.protection == (PROT_READ | PROT_WRITE) && frame / kGroupPages < kMoveBlocks) {
+    if (!RemapOut(first, last, frame)) return 0;  // They stay, and go another way next time.
     for (uint64_t page = first; page < last; ++page) staged(page);
   } else if (area.protection == (PROT_READ | PROT_WRITE)) {
-    if (Bit(remapped_, frame / kGroupPages) &&
-        !MapFrames(frame, static_cast<uint32_t>(last - first), MAP_FIXED).ok())
-      return 0;
     int unshare_tries = 0;
     uint64_t chunk = last - first;
     for (uint64_t page = first; page < last;) {
@@ -476,9 +481,9 @@ Status Engine::Evict(uint64_t pages, bool* progress) {
     }
     uint32_t block = victim_.block;
     if (block == kNoBlock) {
-      block = 0;
-      while (block < kBlocksMax && Bit(not_empty_, block)) ++block;
-      if (block == kBlocksMax) return Status::Ok();
+      const bool remaps_now = remaps();
+      block = EmptyBlock(remaps_now ? 0 : kMoveBlocks);
+      if (block >= (remaps_now ? kMoveBlocks : kBlocksMax)) return Status::Ok();
     }
     const uint64_t first = victim_.next;
     const uint64_t last = first + pages < group_end ? first + pages : group_end;

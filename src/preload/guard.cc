@@ -246,6 +246,9 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
       return GuardProcessMadvise(frame);
     case SYS_vmsplice:
       return GuardVmsplice(frame);
+    case SYS_ioctl:
+      NoteIoctl(*frame);
+      return CallPrepared(frame);
     case SYS_futex_waitv:
       return CallFutexWaitv(frame);
     case SYS_futex:

@@ -21,6 +21,7 @@ struct GuardFrame {
 
 // mappings.cc. Each returns what the kernel would.
 long GuardMmap(GuardFrame* frame);
+void NoteIoctl(const GuardFrame& frame);
 long GuardMunmap(uint64_t address, uint64_t bytes);
 long GuardMprotect(uint64_t address, uint64_t bytes, int protection);
 long GuardMremap(GuardFrame* frame);

@@ -353,17 +353,32 @@ long FarBrk(GuardFrame* frame) {
 
 namespace {
 
-// Drivers that pin a program's pages (RDMA, VFIO, GPUs; AF_XDP is refused) have it map something of theirs.
-long NoteDevice(GuardFrame* frame) {
-  struct stat file;
-  if (sys::Call(SYS_fstat, frame->args[4], &file) != 0 || S_ISREG(file.st_mode)) return 0;
+long DeviceMayPin(GuardFrame*) {
   g_runtime.segment->devices.store(true, std::memory_order_relaxed);
   g_runtime.has_device.store(true, std::memory_order_relaxed);
   g_runtime.engine.DevicesMayPin();
+  // An eviction that is under way ends first.
+  if (g_runtime.started.load(std::memory_order_acquire)) const MutexLock wait(g_runtime.engine.lock());
   return 0;
 }
 
+// Drivers that pin a program's pages have it map something of theirs (and AF_XDP is refused).
+long NoteMapping(GuardFrame* frame) {
+  struct stat file;
+  if (sys::Call(SYS_fstat, frame->args[4], &file) != 0 || S_ISREG(file.st_mode)) return 0;
+  return DeviceMayPin(frame);
+}
+
 }  // namespace
+
+// Or they are asked by these before anything is mapped: RDMA, VFIO and iommufd, V4L2, vhost, DRM, and the
+// drivers of NVIDIA and AMD GPUs (Documentation/userspace-api/ioctl/ioctl-number.rst).
+void NoteIoctl(const GuardFrame& frame) {
+  const auto type = static_cast<unsigned char>(frame.args[1] >> 8);
+  if (type != 0x1b && type != ';' && type != 'V' && type != 0xaf && type != 'd' && type != 'F' && type != 'K')
+    return;
+  if (!g_runtime.has_device.load(std::memory_order_relaxed)) OnNearStack(&DeviceMayPin, frame);
+}
 
 long GuardMmap(GuardFrame* frame) {
   const uint64_t bytes = frame->args[1];
@@ -371,7 +386,7 @@ long GuardMmap(GuardFrame* frame) {
   const bool fixed = Fixed(flags);
   const bool far_place = InArena(frame->args[0]);
   constexpr int kNearFlags = MAP_STACK | MAP_GROWSDOWN | MAP_HUGETLB | MAP_32BIT | MAP_LOCKED;
-  if ((flags & MAP_ANONYMOUS) == 0 && (flags & MAP_TYPE) != MAP_PRIVATE) OnNearStack(&NoteDevice, *frame);
+  if ((flags & MAP_ANONYMOUS) == 0 && (flags & MAP_TYPE) != MAP_PRIVATE) OnNearStack(&NoteMapping, *frame);
   if (fixed && !far_place) return Forward(frame);
   if (!fixed &&
       (!PrivateAnonymous(flags) || (flags & kNearFlags) != 0 || bytes < g_runtime.segment->threshold_bytes ||

@@ -315,6 +315,9 @@ bool CopyIn(void* to, uintptr_t from, uint64_t bytes) {
 bool CopyOut(uintptr_t to, const void* from, uint64_t bytes) {
   const iovec source = {const_cast<void*>(from), bytes};
   const iovec target = {reinterpret_cast<void*>(to), bytes};
+  const GuardFrame here = {};  // Where on the stack.
+  Prepared pinned(&here);
+  pinned.Add(to, bytes);
   for (int retry = 0; retry < kFaultRetriesMax; ++retry) {
     if (!MakePresent(to, bytes)) return false;
     const long r = sys::Call(SYS_process_vm_writev, sys::Call(SYS_getpid), &source, 1, &target, 1, 0);

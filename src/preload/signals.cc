@@ -79,6 +79,8 @@ constexpr uint64_t kKnownFlags = SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | 0x80
                                  SA_RESTORER | SA_ONSTACK | SA_RESTART | SA_NODEFER |
                                  0x80000000 /*SA_RESETHAND*/;
 constexpr uint64_t kResetHand = 0x80000000;
+constexpr uint64_t kNestedTask = 0x4000;  // A flag that iretq refuses to run with.
+constexpr uint64_t kLegacyBytes = 512;    // Of a frame's vector state that is not extended.
 
 // What the program set, by signal. `known`: set here; otherwise the kernel's word holds.
 struct ProgramAction {
@@ -254,6 +256,7 @@ void OnSignal(int signal, siginfo_t* info, void* context) {
   }
   // A fault is being served. This signal waits for its end, and all others for this one.
   thread->deferred = signal;
+  thread->deferred_in = sys::Call(SYS_gettid);
   thread->deferred_info = *info;
   frame->context.mask = ~kOurSignals;
   Interrupted(frame, thread);
@@ -269,11 +272,15 @@ void BlockAll() {
 void HandleDeferred(Frame* frame, Thread* thread) {
   if (thread->OnStack(frame->context.registers[kRsp])) {
     // A fault is still being served, and has room for one.
-    if (thread->deferred != 0) frame->context.mask = ~kOurSignals;
+    if (thread->deferred == 0) return;
+    frame->context.mask = ~kOurSignals;
+    Interrupted(frame, thread);
     return;
   }
   thread->interrupted = 0;
-  const int signal = thread->deferred;
+  // A vfork child that was killed has left its own in the record it shares.
+  const bool mine = thread->deferred != 0 && thread->deferred_in == sys::Call(SYS_gettid);
+  const int signal = mine ? thread->deferred : 0;
   thread->deferred = 0;
   if (signal == 0) {
     Leave(frame->context.registers[kRsp], thread);
@@ -281,6 +288,7 @@ void HandleDeferred(Frame* frame, Thread* thread) {
     // The program's handler for this very fault has it blocked.
     sys::Call(SYS_rt_tgsigqueueinfo, sys::Call(SYS_getpid), sys::Call(SYS_gettid), signal,
               &thread->deferred_info);
+    Leave(frame->context.registers[kRsp], thread);
   } else {
     frame->info = thread->deferred_info;
     Handle(signal, frame, thread);
@@ -326,12 +334,15 @@ void OnBus(int signal, siginfo_t* info, void* context) {
   const AltStack& stack = reinterpret_cast<const Context*>(context)->stack;
   const uint64_t stack_before = stack.base;
   Frame* frame = FrameOf(context, &thread);
+  // This thread has its near stack only from now on: signals would not find this handler there.
+  if (stack_before != thread->stack) BlockAll();
   if (info->si_code == BUS_ADRERR && InArena(address) && g_runtime.started.load(std::memory_order_relaxed)) {
     bool foreign = false;
     if (Status s = g_runtime.engine.Fault(address, &foreign); !s.ok()) Fatal(s);
     if (!foreign) {
       if (g_runtime.engine.evicts()) StartEvictor();
-      if (stack_before == thread->stack && frame->context.fpstate != 0 && !HasShadowStack())
+      if (stack_before == thread->stack && FpstateBytes(frame->context.fpstate) > kLegacyBytes &&
+          (frame->context.registers[kFlags] & kNestedTask) == 0 && !HasShadowStack())
         farpool_fault_return(frame, &thread->interrupted);
       BlockAll();
       HandleDeferred(frame, thread);

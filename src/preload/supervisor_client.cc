@@ -89,7 +89,8 @@ void SupervisorClient::Fatal(int status, const char* text) {
     (void)SendPacket(segment_->fd_base + kFdControl, &request, sizeof(request), nullptr, 0);
   // The supervisor kills us within milliseconds; without one nobody is left to speak for us.
   timespec wait = {5, 0};
-  sys::Call(SYS_nanosleep, &wait, nullptr);
+  while (sys::Call(SYS_nanosleep, &wait, &wait) == -EINTR) {
+  }
   for (;;) sys::Call(SYS_exit_group, status);
 }
 

@@ -35,6 +35,7 @@ struct Thread {
   // Faults are served with the program's signals open. One that came meanwhile is delivered behind that.
   uint32_t interrupted = 0;  // There is one, or something of `pending`.
   int deferred = 0;
+  int64_t deferred_in = 0;  // The thread it came in.
   siginfo_t deferred_info = {};
   uint64_t mask = 0;  // The program's mask while OnNearStack() has everything blocked.
 

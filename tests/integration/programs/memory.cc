@@ -226,6 +226,23 @@ void Devices() {
   printf("memory: devices\n");
 }
 
+// A limit below what is mapped forbids new mappings only.
+void Limited() {
+  char* large = Map(kLarge, 13);
+  for (const auto resource : {RLIMIT_AS, RLIMIT_DATA}) {
+    rlimit limit;
+    CHECK(getrlimit(resource, &limit) == 0, "getrlimit");
+    limit.rlim_cur = 16 << 20;
+    CHECK(setrlimit(resource, &limit) == 0, "setrlimit");
+    Stir();
+    Verify(large, kLarge, 13, "below a limit");
+    limit.rlim_cur = limit.rlim_max;
+    CHECK(setrlimit(resource, &limit) == 0, "setrlimit back");
+  }
+  munmap(large, kLarge);
+  printf("memory: limited\n");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -235,6 +252,7 @@ int main(int argc, char** argv) {
   Advice();
   Moves();
   Files();
+  Limited();
   Devices();
   printf("memory: all verified\n");
   return 0;
