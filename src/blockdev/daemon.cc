@@ -16,6 +16,7 @@
 #include <memory>
 
 #include "base/clock.h"
+#include "base/pass_descriptors.h"
 #include "blockdev/control.h"
 #include "blockdev/event_log.h"
 #include "blockdev/front_end.h"
@@ -133,19 +134,11 @@ void Daemon::Announce(uint32_t index, uint32_t slots, int memory) {
   if (!standby_.valid()) return;
   StandbyMessage message = {StandbyMessage::Kind::kSlab, index, slots};
   iovec iov = {&message, sizeof(message)};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   msghdr header = {};
   header.msg_iov = &iov;
   header.msg_iovlen = 1;
-  if (memory >= 0) {
-    header.msg_control = control;
-    header.msg_controllen = sizeof(control);
-    cmsghdr* c = CMSG_FIRSTHDR(&header);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(c), &memory, sizeof(memory));
-  }
+  PassedDescriptors<1> passed;
+  passed.AddTo(&header, &memory, memory >= 0 ? 1 : 0);
   // A standby that misses a slab is none: it sees the end of its channel when the next one is made.
   if (sendmsg(standby_.get(), &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && standby_pid_ > 0)
     kill(standby_pid_, SIGKILL);

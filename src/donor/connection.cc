@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/clock.h"
+#include "base/pass_descriptors.h"
 #include "base/prefetch.h"
 
 namespace farpool {
@@ -323,20 +324,12 @@ bool Connection::FlushReplies(int pass_fd) {
   iovec* iov = iov_;
   unsigned left = iovs_;
   bool sent_all = true;
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  PassedDescriptors<1> passed;
   while (left > 0) {
     msghdr message = {};
     message.msg_iov = iov;
     message.msg_iovlen = left;
-    if (pass_fd >= 0) {
-      message.msg_control = control;
-      message.msg_controllen = sizeof(control);
-      cmsghdr* c = CMSG_FIRSTHDR(&message);
-      c->cmsg_level = SOL_SOCKET;
-      c->cmsg_type = SCM_RIGHTS;
-      c->cmsg_len = CMSG_LEN(sizeof(int));
-      std::memcpy(CMSG_DATA(c), &pass_fd, sizeof(int));
-    }
+    passed.AddTo(&message, &pass_fd, pass_fd >= 0 ? 1 : 0);
     ssize_t n = sendmsg(socket_.get(), &message, MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) {

@@ -40,23 +40,22 @@ Status Engine::Init(const EngineConfig& config) {
   remap_.store(config.move && config.remap, std::memory_order_relaxed);
   // Pages come and go one by one; what mremap makes of the arena's mappings in staging inherits this.
   sys::Call(SYS_madvise, config.arena, config.arena_pages * kPageBytes, MADV_NOHUGEPAGE);
-  return MapFrames(0, kFramesMax, MAP_FIXED_NOREPLACE);
+  return MapStaging(MAP_FIXED_NOREPLACE);
 }
 
-Status Engine::MapFrames(uint32_t first, uint32_t count, int flags) {
-  std::byte* const at = FrameAt(first);
-  const uint64_t bytes = uint64_t{count} * kPageBytes;
-  const long map = sys::Call(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
+Status Engine::MapStaging(int fixed) {
+  const long map = sys::Call(SYS_mmap, config_.staging, kStagingBytes, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
   if (sys::Failed(map)) return Status::FromErrno("mmap of the staging area", static_cast<int>(-map));
   // Frames are single pages; a huge page there would be counted wrongly and split again by the first MOVE.
-  sys::Call(SYS_madvise, at, bytes, MADV_NOHUGEPAGE);
+  sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_NOHUGEPAGE);
   // A child starts with an empty staging area of its own (AfterForkInChild).
-  sys::Call(SYS_madvise, at, bytes, MADV_DONTFORK);
+  sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_DONTFORK);
   // A MOVE's target must be registered with the same userfaultfd. Write-protect mode, which nobody uses,
   // leaves ordinary faults there to the kernel.
-  uffdio_register reg = {
-      .range = {reinterpret_cast<uint64_t>(at), bytes}, .mode = UFFDIO_REGISTER_MODE_WP, .ioctls = 0};
+  uffdio_register reg = {.range = {reinterpret_cast<uint64_t>(config_.staging), kStagingBytes},
+                         .mode = UFFDIO_REGISTER_MODE_WP,
+                         .ioctls = 0};
   if (long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_REGISTER, &reg); r != 0)
     return Status::FromErrno("UFFDIO_REGISTER of the staging area", static_cast<int>(-r));
   return Status::Ok();
@@ -484,7 +483,7 @@ Status Engine::AfterForkInChild(int uffd, Budget budget) {
   FARPOOL_ASSERT(populated_ == 0);
   std::memset(broken_, 0, sizeof(broken_));
   // Over what came by mremap while the arena was about to be inherited.
-  return MapFrames(0, kFramesMax, MAP_FIXED);
+  return MapStaging(MAP_FIXED);
 }
 
 }  // namespace farpool

@@ -9,7 +9,7 @@
 //                               pages are never stored. The frame becomes a receive buffer.
 //   stored -> resident          fetched into a free staging frame, checked against its hash, MOVEd into place
 // so frames are exchanged between arena and staging and nothing is allocated, zeroed or freed in the steady
-// state. After the MOVE out nobody can write a page any more: comparing hashes is race-free.
+// state. Once it is out nobody can write a page any more: comparing hashes is race-free.
 //
 // Eviction goes by group (64 neighbouring pages), first in first out, with one more round for groups that
 // were touched while staged. mremap moves a group in one call, as page table entries and with one flush of
@@ -140,8 +140,8 @@ class Engine {
   }
   Group& GroupOf(uint64_t page) { return groups_[page / kGroupPages]; }
 
-  // Maps `count` frames afresh, nothing in them; `flags` as of mmap.
-  Status MapFrames(uint32_t first, uint32_t count, int flags);
+  // All frames, nothing in them; `fixed` is MAP_FIXED or MAP_FIXED_NOREPLACE.
+  Status MapStaging(int fixed);
   Status FaultLocked(uint64_t page);
   Status FirstTouch(uint64_t page, const Area& area);
   Status SecondChance(uint64_t page, const Area& area);

@@ -349,10 +349,7 @@ long FarBrk(GuardFrame* frame) {
   return static_cast<long>(address);
 }
 
-}  // namespace
-
-namespace {
-
+// Devices that may pin a program's pages: see Engine::DevicesMayPin().
 long DeviceMayPin(GuardFrame*) {
   g_runtime.segment->devices.store(true, std::memory_order_relaxed);
   g_runtime.has_device.store(true, std::memory_order_relaxed);
@@ -361,6 +358,8 @@ long DeviceMayPin(GuardFrame*) {
   if (g_runtime.started.load(std::memory_order_acquire)) const MutexLock wait(g_runtime.engine.lock());
   return 0;
 }
+
+bool DevicesKnown() { return g_runtime.has_device.load(std::memory_order_relaxed); }
 
 // Drivers that pin a program's pages have it map something of theirs (and AF_XDP is refused).
 long NoteMapping(GuardFrame* frame) {
@@ -377,7 +376,7 @@ void NoteIoctl(const GuardFrame& frame) {
   const auto type = static_cast<unsigned char>(frame.args[1] >> 8);
   if (type != 0x1b && type != ';' && type != 'V' && type != 0xaf && type != 'd' && type != 'F' && type != 'K')
     return;
-  if (!g_runtime.has_device.load(std::memory_order_relaxed)) OnNearStack(&DeviceMayPin, frame);
+  if (!DevicesKnown()) OnNearStack(&DeviceMayPin, frame);
 }
 
 long GuardMmap(GuardFrame* frame) {
@@ -386,7 +385,8 @@ long GuardMmap(GuardFrame* frame) {
   const bool fixed = Fixed(flags);
   const bool far_place = InArena(frame->args[0]);
   constexpr int kNearFlags = MAP_STACK | MAP_GROWSDOWN | MAP_HUGETLB | MAP_32BIT | MAP_LOCKED;
-  if ((flags & MAP_ANONYMOUS) == 0 && (flags & MAP_TYPE) != MAP_PRIVATE) OnNearStack(&NoteMapping, *frame);
+  if ((flags & MAP_ANONYMOUS) == 0 && (flags & MAP_TYPE) != MAP_PRIVATE && !DevicesKnown())
+    OnNearStack(&NoteMapping, *frame);
   if (fixed && !far_place) return Forward(frame);
   if (!fixed &&
       (!PrivateAnonymous(flags) || (flags & kNearFlags) != 0 || bytes < g_runtime.segment->threshold_bytes ||

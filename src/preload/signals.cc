@@ -331,17 +331,17 @@ bool HasShadowStack() {
 void OnBus(int signal, siginfo_t* info, void* context) {
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
   Thread* thread;
-  const AltStack& stack = reinterpret_cast<const Context*>(context)->stack;
-  const uint64_t stack_before = stack.base;
+  const uint64_t stack_before = reinterpret_cast<const Context*>(context)->stack.base;
   Frame* frame = FrameOf(context, &thread);
-  // This thread has its near stack only from now on: signals would not find this handler there.
-  if (stack_before != thread->stack) BlockAll();
+  // If not, this thread has its near stack only from now on, and signals would not find this handler there.
+  const bool on_near_stack = stack_before == thread->stack;
+  if (!on_near_stack) BlockAll();
   if (info->si_code == BUS_ADRERR && InArena(address) && g_runtime.started.load(std::memory_order_relaxed)) {
     bool foreign = false;
     if (Status s = g_runtime.engine.Fault(address, &foreign); !s.ok()) Fatal(s);
     if (!foreign) {
       if (g_runtime.engine.evicts()) StartEvictor();
-      if (stack_before == thread->stack && FpstateBytes(frame->context.fpstate) > kLegacyBytes &&
+      if (on_near_stack && FpstateBytes(frame->context.fpstate) > kLegacyBytes &&
           (frame->context.registers[kFlags] & kNestedTask) == 0 && !HasShadowStack())
         farpool_fault_return(frame, &thread->interrupted);
       BlockAll();

@@ -8,25 +8,18 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/pass_descriptors.h"
 #include "base/sys.h"
 
 namespace farpool {
 
 long SendPacket(int socket, const void* data, unsigned bytes, const int* fds, int fd_count) {
-  alignas(cmsghdr) char control[CMSG_SPACE(kControlFdsMax * sizeof(int))] = {};
   iovec iov = {const_cast<void*>(data), bytes};
   msghdr message = {};
   message.msg_iov = &iov;
   message.msg_iovlen = 1;
-  if (fd_count > 0) {
-    message.msg_control = control;
-    message.msg_controllen = CMSG_SPACE(static_cast<unsigned>(fd_count) * sizeof(int));
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(static_cast<unsigned>(fd_count) * sizeof(int));
-    std::memcpy(CMSG_DATA(header), fds, static_cast<unsigned>(fd_count) * sizeof(int));
-  }
+  PassedDescriptors<kControlFdsMax> passed;
+  passed.AddTo(&message, fds, fd_count);
   long r;
   do r = sys::Call(SYS_sendmsg, socket, &message, MSG_NOSIGNAL);
   while (r == -EINTR);

@@ -69,10 +69,9 @@ class RemoteStore final : public PageStore {
     LinkOp::Kind kind;
     const PageIo* pages;
     unsigned count;
-    const std::byte* mapped =
-        nullptr;    // Of a single page to be copied from there; then no operation is under way.
-    unsigned ops;   // Used of `op` and `link`.
-    Status status;  // Why not everything could be posted.
+    const std::byte* mapped = nullptr;  // A single page to be copied from there; no operation then.
+    unsigned ops;                       // Used of `op` and `link`.
+    Status status;                      // Why not everything could be posted.
     LinkOp op[kStoreBatchMax];
     Link* link[kStoreBatchMax];
   };
