@@ -56,7 +56,8 @@ void Connection::Serve() {
       begin_ += sizeof(request);
       going = Handle(request);
     }
-    if (!going) break;
+    // Now, not when the socket is found empty: that look costs as much as a tenth of the reply's way.
+    if (!going || (begin_ == end_ && replies_ != 0 && !FlushReplies())) break;
     std::memmove(buffer_.get(), buffer_.get() + begin_, end_ - begin_);
     end_ -= begin_;
     begin_ = 0;
