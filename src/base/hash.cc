@@ -1,5 +1,7 @@
 #include "base/hash.h"
 
+#include <sys/platform/x86.h>
+
 #include <cstring>
 
 #include "base/hash_impl.h"
@@ -10,8 +12,9 @@ PageHash HashPageAvx2(const void* page, uint64_t seed);
 PageHash HashPageAvx512(const void* page, uint64_t seed);
 
 namespace {
-const bool kHasAvx2 = __builtin_cpu_supports("avx2");
-const bool kHasAvx512 = __builtin_cpu_supports("avx512f");
+// libc has asked already: in a virtual machine each CPUID instruction costs microseconds.
+const bool kHasAvx2 = CPU_FEATURE_ACTIVE(AVX2);
+const bool kHasAvx512 = CPU_FEATURE_ACTIVE(AVX512F);
 }  // namespace
 
 PageHash HashPage(const void* page, uint64_t seed) {

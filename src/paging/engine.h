@@ -204,7 +204,7 @@ class Engine {
   uint64_t not_empty_[kBlocksMax / 64] = {};  // Blocks with any memory, or in the staged queue.
   uint64_t in_queue_[kBlocksMax / 64] = {};   // Blocks in the staged queue.
   uint64_t broken_[kBlocksMax / 64] = {};     // Blocks that a failed mremap may have left unmapped.
-  uint32_t owner_[kFramesMax] = {};           // Page of a staged frame.
+  uint32_t owner_[kFramesMax];                // Page of a staged frame.
   uint32_t staged_queue_[kBlocksMax] = {};    // Ring of blocks, oldest first.
   uint32_t staged_head_ = 0;
   uint32_t staged_count_ = 0;

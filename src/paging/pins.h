@@ -102,7 +102,7 @@ class Pins {
   // In a forked child: the other threads' pins are not ours.
   void Reset() {
     for (Slot& slot : slots_) slot.Clear();
-    for (Slot& slot : kept_) slot.Clear();
+    for (unsigned i = 0; i < kept_used_.load(std::memory_order_relaxed); ++i) kept_[i].Clear();
     EndEvict();
   }
 

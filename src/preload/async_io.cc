@@ -20,7 +20,7 @@ namespace {
 bool KeepBuffer(uint64_t begin, uint64_t bytes, uintptr_t block, uint64_t context) {
   uint64_t end;
   if (!InArena(begin) || bytes == 0 || __builtin_add_overflow(begin, bytes, &end)) return true;
-  if (!g_runtime.engine.pins().Keep(begin, end, block, context)) return false;
+  if (!g_runtime.engine->pins().Keep(begin, end, block, context)) return false;
   MakePresent(begin, bytes);
   return true;
 }
@@ -52,8 +52,8 @@ bool KeepBuffers(const iocb& request, uintptr_t block, uint64_t context) {
 long CallIoSubmit(const GuardFrame* frame) {
   const uint64_t context = frame->args[0];
   const auto count = static_cast<long>(frame->args[1]);
-  if (count <= 0) return CallPrepared(frame);
-  Pins& pins = g_runtime.engine.pins();
+  if (count <= 0 || !g_runtime.has_started()) return CallPrepared(frame);
+  Pins& pins = g_runtime.engine->pins();
   // One by one, as the kernel itself does: then each control block is known to be in or not.
   for (long done = 0; done < count; ++done) {
     uintptr_t block;
@@ -78,23 +78,23 @@ long CallIoSubmit(const GuardFrame* frame) {
 // io_getevents, and io_pgetevents with its mask made ready.
 long CallIoGetevents(const GuardFrame* frame) {
   const long r = CallPrepared(frame);
-  for (long i = 0; i < r; ++i) {
+  for (long i = 0; i < r && g_runtime.has_started(); ++i) {
     io_event event;
     if (CopyElement(&event, frame->args[3], static_cast<uint64_t>(i)))
-      g_runtime.engine.pins().Release(event.obj, frame->args[0]);
+      g_runtime.engine->pins().Release(event.obj, frame->args[0]);
   }
   return r;
 }
 
 long CallIoCancel(const GuardFrame* frame) {
   const long r = CallPrepared(frame);
-  if (r == 0) g_runtime.engine.pins().Release(frame->args[1], frame->args[0]);
+  if (r == 0 && g_runtime.has_started()) g_runtime.engine->pins().Release(frame->args[1], frame->args[0]);
   return r;
 }
 
 long CallIoDestroy(const GuardFrame* frame) {
   const long r = Forward(frame);  // Waits for what is under way.
-  if (r == 0) g_runtime.engine.pins().ReleaseGroup(frame->args[0]);
+  if (r == 0 && g_runtime.has_started()) g_runtime.engine->pins().ReleaseGroup(frame->args[0]);
   return r;
 }
 

@@ -15,7 +15,7 @@ std::atomic<bool> g_running{false};
   BudgetState& budget = g_runtime.segment->budget;
   for (uint32_t seen = 0;;) {
     seen = AwaitHunger(&budget, seen);
-    if (Status s = g_runtime.engine.YieldShare(); !s.ok()) Fatal(s);
+    if (Status s = g_runtime.engine->YieldShare(); !s.ok()) Fatal(s);
   }
 }
 

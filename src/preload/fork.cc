@@ -24,7 +24,7 @@ namespace farpool {
 long GuardFork(GuardFrame* frame) {
   const bool shares_memory = frame->number == SYS_clone && (frame->args[0] & CLONE_VM) != 0;
   if (shares_memory) return Forward(frame);
-  if (!g_runtime.started.load(std::memory_order_acquire)) {
+  if (!g_runtime.has_started()) {
     // Another thread may be just starting the runtime: a child must not inherit it half made.
     g_runtime.start_lock.Lock();
     if (!g_runtime.started.load(std::memory_order_relaxed)) {
@@ -40,7 +40,7 @@ long GuardFork(GuardFrame* frame) {
     }
     g_runtime.start_lock.Unlock();
   }
-  Engine& engine = g_runtime.engine;
+  Engine& engine = *g_runtime.engine;
   int table_fd = -1, channel_fd = -1;
   engine.lock()->Lock();  // The channel is used under it.
   Result<uint32_t> child = g_runtime.supervisor.PrepareFork(&table_fd, &channel_fd);
@@ -69,7 +69,7 @@ long GuardFork(GuardFrame* frame) {
       sys::Call(SYS_close, table_fd);
       if (sys::Failed(map)) Fatal(Status::FromErrno("mmap of the page table", static_cast<int>(-map)));
       KeepOutOfCore(kTableBase, table_bytes);
-      g_runtime.store.AfterFork();
+      g_runtime.store->AfterFork();
       int uffd = -1;
       bool move;  // The same kernel as the parent's.
       if (Status s = OpenUserfault(&uffd, &move); !s.ok()) Fatal(s);

@@ -123,7 +123,8 @@ long GuardThreadExit(const GuardFrame* frame) {
     if (head.list_op_pending != nullptr) handle(reinterpret_cast<uintptr_t>(head.list_op_pending));
   }
   // A cancelled thread may have left calls in the middle.
-  g_runtime.engine.pins().Reclaim([me](uintptr_t owner) { return owner == me; });
+  if (g_runtime.has_started())
+    g_runtime.engine->pins().Reclaim([me](uintptr_t owner) { return owner == me; });
   if (OnlyOwnThreadsStay()) sys::Call(SYS_exit_group, frame->args[0]);
   return Forward(frame);
 }

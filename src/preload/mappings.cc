@@ -68,7 +68,7 @@ void Reclaim(uint64_t first, uint64_t last) {
 }
 
 void ReclaimForeign(uint64_t first, uint64_t last) {
-  const AreaMap& areas = g_runtime.engine.areas();
+  const AreaMap& areas = g_runtime.engine->areas();
   for (size_t i = areas.LowerBound(first); i < areas.size() && areas.at(i).first < last; ++i) {
     const Area& area = areas.at(i);
     if (!area.foreign) continue;
@@ -78,7 +78,7 @@ void ReclaimForeign(uint64_t first, uint64_t last) {
 
 // Contents and mapping of [first, last) go; the range is reserved address space again.
 long UnmapLocked(uint64_t first, uint64_t last) {
-  Engine& engine = g_runtime.engine;
+  Engine& engine = *g_runtime.engine;
   if (engine.areas().Free(first, last)) return 0;
   engine.DiscardLocked(first, last);
   ReclaimForeign(first, last);
@@ -88,7 +88,7 @@ long UnmapLocked(uint64_t first, uint64_t last) {
 
 // Maps [first, last), which holds nothing.
 long MapLocked(uint64_t first, uint64_t last, int protection) {
-  Engine& engine = g_runtime.engine;
+  Engine& engine = *g_runtime.engine;
   if (!engine.areas().Set(first, last, protection)) return -ENOMEM;
   if (protection == PROT_NONE) return 0;
   const long r = Protect(first, last, protection);
@@ -97,7 +97,7 @@ long MapLocked(uint64_t first, uint64_t last, int protection) {
 }
 
 uint64_t FindPlace(uint64_t pages) {
-  const AreaMap& areas = g_runtime.engine.areas();
+  const AreaMap& areas = g_runtime.engine->areas();
   uint64_t at = areas.FindGap(pages, g_search_from);
   if (at == UINT64_MAX) at = areas.FindGap(pages, kBrkPages);
   return at;
@@ -114,7 +114,7 @@ long FarMmap(GuardFrame* frame) {
   const int protection = static_cast<int>(frame->args[2]) & (PROT_READ | PROT_WRITE | PROT_EXEC);
   const int flags = static_cast<int>(frame->args[3]);
   EnsureStarted();
-  Engine& engine = g_runtime.engine;
+  Engine& engine = *g_runtime.engine;
   MutexLock hold(engine.lock());
   uint64_t first, last;
   if (Fixed(flags)) {
@@ -148,7 +148,7 @@ long FarMunmap(GuardFrame* frame) {
   uint64_t first, last;
   if (!ArenaRange(address, bytes, &first, &last)) return -EINVAL;
   EnsureStarted();
-  MutexLock hold(g_runtime.engine.lock());
+  MutexLock hold(g_runtime.engine->lock());
   const long r = UnmapLocked(first, last);
   if (first >= kBrkPages && first < g_search_from) g_search_from = first;
   return r;
@@ -162,7 +162,7 @@ long FarMprotect(GuardFrame* frame) {
   if (bytes == 0) return address % kPageBytes == 0 ? 0 : -EINVAL;
   if (!ArenaRange(address, bytes, &first, &last)) return address % kPageBytes != 0 ? -EINVAL : -ENOMEM;
   EnsureStarted();
-  Engine& engine = g_runtime.engine;
+  Engine& engine = *g_runtime.engine;
   MutexLock hold(engine.lock());
   if (!engine.areas().Covered(first, last)) return -ENOMEM;
   const long r = Protect(first, last, protection);
@@ -185,7 +185,7 @@ long FarMadvise(GuardFrame* frame) {
   if (bytes == 0) return address % kPageBytes == 0 ? 0 : -EINVAL;
   if (!ArenaRange(address, bytes, &first, &last)) return address % kPageBytes != 0 ? -EINVAL : -ENOMEM;
   EnsureStarted();
-  Engine& engine = g_runtime.engine;
+  Engine& engine = *g_runtime.engine;
   const int advice = static_cast<int>(frame->args[2]);
   switch (advice) {
     case MADV_DONTNEED:
@@ -240,8 +240,8 @@ long MoveNear(const GuardFrame* frame) {
     return -EINVAL;
   int protection;
   {
-    MutexLock hold(g_runtime.engine.lock());
-    const Area* area = g_runtime.engine.areas().Find(first);
+    MutexLock hold(g_runtime.engine->lock());
+    const Area* area = g_runtime.engine->areas().Find(first);
     if (area == nullptr || area->last < last) return -EFAULT;
     protection = area->protection;
   }
@@ -271,7 +271,7 @@ long FarMremap(GuardFrame* frame) {
     uint64_t first, last;
     if (!ArenaRange(frame->args[4], new_bytes, &first, &last)) return -EINVAL;
     EnsureStarted();
-    Engine& engine = g_runtime.engine;
+    Engine& engine = *g_runtime.engine;
     MutexLock hold(engine.lock());
     if (long r = UnmapLocked(first, last); r != 0) return r;
     const long r = Forward(frame);
@@ -279,13 +279,13 @@ long FarMremap(GuardFrame* frame) {
       Fatal(Status::Exhausted("too many mappings"));
     return r;
   }
+  EnsureStarted();
   if (to_fixed && !InArena(frame->args[4])) return MoveNear(frame);
   uint64_t first, last;
   if (new_bytes == 0 || old_bytes == 0 || !ArenaRange(old_address, old_bytes, &first, &last)) return -EINVAL;
   const uint64_t old_pages = last - first;
   const uint64_t new_pages = PagesOf(new_bytes);
-  EnsureStarted();
-  Engine& engine = g_runtime.engine;
+  Engine& engine = *g_runtime.engine;
   MutexLock hold(engine.lock());
   const Area* found = engine.areas().Find(first);
   if (found == nullptr || found->last < last) return -EFAULT;
@@ -336,7 +336,7 @@ long FarMremap(GuardFrame* frame) {
 long FarBrk(GuardFrame* frame) {
   const uint64_t address = frame->args[0];
   EnsureStarted();
-  MutexLock hold(g_runtime.engine.lock());
+  MutexLock hold(g_runtime.engine->lock());
   const uint64_t pages = PagesOf(address - kArenaBase);
   if (pages > kBrkPages) return static_cast<long>(AddressOf(g_brk_pages));
   if (pages > g_brk_pages) {
@@ -352,10 +352,11 @@ long FarBrk(GuardFrame* frame) {
 // Devices that may pin a program's pages: see Engine::DevicesMayPin().
 long DeviceMayPin(GuardFrame*) {
   g_runtime.segment->devices.store(true, std::memory_order_relaxed);
+  MutexLock hold(&g_runtime.start_lock);
   g_runtime.has_device.store(true, std::memory_order_relaxed);
-  g_runtime.engine.DevicesMayPin();
-  // An eviction that is under way ends first.
-  if (g_runtime.started.load(std::memory_order_acquire)) const MutexLock wait(g_runtime.engine.lock());
+  if (!g_runtime.has_started()) return 0;  // Start() will look.
+  g_runtime.engine->DevicesMayPin();
+  const MutexLock wait(g_runtime.engine->lock());  // An eviction that is under way ends first.
   return 0;
 }
 
@@ -453,7 +454,7 @@ namespace {
 
 // Makes the pages of [args[0], args[1]) near for good, contents and all.
 long KeepNear(GuardFrame* frame) {
-  Engine& engine = g_runtime.engine;
+  Engine& engine = *g_runtime.engine;
   const uint64_t last = PageOf(frame->args[1] + kPageBytes - 1);
   for (uint64_t page = PageOf(frame->args[0]); page < last;) {
     MakePresent(AddressOf(page), kPageBytes);
@@ -497,7 +498,7 @@ extern "C" __attribute__((visibility("hidden"))) void farpool_before_clone(const
   }
   if ((flags & CLONE_VM) == 0) return;
   if ((flags & (CLONE_SETTLS | CLONE_VFORK)) == 0) StorageIsShared();
-  if (!InArena(sp)) return;
+  if (!InArena(sp) || !g_runtime.has_started()) return;
   const bool thread = (flags & CLONE_SETTLS) != 0 && descriptor >= sp && descriptor - sp < kFirstFramesBytes;
   const uint64_t end = thread ? descriptor + kPageBytes : sp;
   OnNearStack(&KeepNear, {0, {sp - kFirstFramesBytes, end}, 0});

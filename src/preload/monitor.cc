@@ -30,8 +30,8 @@ constexpr unsigned kEventsMax = 16;
     for (unsigned i = 0; i < static_cast<unsigned long>(bytes) / sizeof(events[0]); ++i) {
       if (events[i].event != UFFD_EVENT_PAGEFAULT) continue;
       const uint64_t page = events[i].arg.pagefault.address & ~(kPageBytes - 1);
-      if (Status s = g_runtime.engine.Fault(page); !s.ok()) Fatal(s);
-      if (g_runtime.engine.evicts()) StartEvictor();
+      if (Status s = g_runtime.engine->Fault(page); !s.ok()) Fatal(s);
+      if (g_runtime.engine->evicts()) StartEvictor();
       // Whoever waits looks again: placing the page has woken only those that were there by then.
       uffdio_range range = {page, kPageBytes};
       sys::Call(SYS_ioctl, uffd, UFFDIO_WAKE, &range);

@@ -63,14 +63,14 @@ class Prepared {
  public:
   explicit Prepared(const GuardFrame* frame) : stack_(reinterpret_cast<uintptr_t>(frame)) {}
   ~Prepared() {
-    for (unsigned i = 0; i < count_; ++i) g_runtime.engine.pins().Unpin(ranges_[i].pin);
+    for (unsigned i = 0; i < count_; ++i) g_runtime.engine->pins().Unpin(ranges_[i].pin);
   }
   Prepared(const Prepared&) = delete;
   Prepared& operator=(const Prepared&) = delete;
 
   // Near memory is no concern. What is not mapped is left for the kernel to refuse.
   void Add(uintptr_t begin, uint64_t bytes) {
-    if (!InArena(begin) || bytes == 0) return;
+    if (!InArena(begin) || bytes == 0 || !g_runtime.has_started()) return;
     uint64_t end;
     if (__builtin_add_overflow(begin, bytes, &end)) return;
     any_ = true;
@@ -78,7 +78,7 @@ class Prepared {
       Range& range = ranges_[count_];
       range.begin = begin;
       range.end = end;
-      Pins& pins = g_runtime.engine.pins();
+      Pins& pins = g_runtime.engine->pins();
       const Thread* self = CurrentThread();
       const auto thread = static_cast<uintptr_t>(self->id);
       const auto pin = [&] {
@@ -246,7 +246,7 @@ namespace {
 
 // Brings in [args[0], args[1]). True if all of it is mapped.
 long BringIn(GuardFrame* frame) {
-  Engine& engine = g_runtime.engine;
+  Engine& engine = *g_runtime.engine;
   const uint64_t first = (frame->args[0] - kArenaBase) / kPageBytes;
   uint64_t last = (frame->args[1] - 1 - kArenaBase) / kPageBytes + 1;
   bool complete = true;
@@ -273,10 +273,10 @@ long BringIn(GuardFrame* frame) {
 // Whether [args[0], args[1]) is mapped with at least the protection args[2].
 long IsAllowed(GuardFrame* frame) {
   const auto protection = static_cast<int>(frame->args[2]);
-  MutexLock hold(g_runtime.engine.lock());
+  MutexLock hold(g_runtime.engine->lock());
   for (uint64_t page = (frame->args[0] - kArenaBase) / kPageBytes;
        page <= (frame->args[1] - 1 - kArenaBase) / kPageBytes;) {
-    const Area* area = g_runtime.engine.areas().Find(page);
+    const Area* area = g_runtime.engine->areas().Find(page);
     if (area == nullptr || (area->protection & protection) != protection) return 0;
     page = area->last;
   }
@@ -288,8 +288,7 @@ long IsAllowed(GuardFrame* frame) {
 bool MakePresent(uintptr_t begin, uint64_t bytes) {
   uint64_t end;
   if (!InArena(begin) || bytes == 0) return true;
-  if (__builtin_add_overflow(begin, bytes, &end) || !g_runtime.started.load(std::memory_order_relaxed))
-    return false;
+  if (__builtin_add_overflow(begin, bytes, &end) || !g_runtime.has_started()) return false;
   if (end > kArenaBase + kArenaBytes) return false;
   if (AllResident(begin, end)) return true;
   return OnNearStack(&BringIn, {0, {begin, end}, 0}) != 0;
@@ -298,7 +297,8 @@ bool MakePresent(uintptr_t begin, uint64_t bytes) {
 bool Allows(uintptr_t begin, uint64_t bytes, int protection) {
   uint64_t end;
   if (!InArena(begin) || bytes == 0) return true;
-  if (__builtin_add_overflow(begin, bytes, &end) || end > kArenaBase + kArenaBytes) return false;
+  if (__builtin_add_overflow(begin, bytes, &end) || !g_runtime.has_started()) return false;
+  if (end > kArenaBase + kArenaBytes) return false;
   return OnNearStack(&IsAllowed, {0, {begin, end, static_cast<uint64_t>(protection)}, 0}) != 0;
 }
 

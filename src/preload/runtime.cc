@@ -1,7 +1,7 @@
 #include "preload/runtime.h"
 
-#include <cpuid.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -75,6 +75,8 @@ Status MapTable(int fd) {
 }
 
 Status Start() {
+  g_runtime.store.Make();
+  g_runtime.engine.Make();
   int table_fd = -1;
   g_runtime.supervisor.Init(g_runtime.segment);
   Result<uint32_t> process = g_runtime.supervisor.Register(&table_fd);
@@ -91,7 +93,7 @@ Status Start() {
   // GuardFork lifts it for the forks it serves.
   sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);
   KeepOutOfCore(kArenaBase, kArenaBytes);
-  g_runtime.store.Init(&g_runtime.segment->slabs, &g_runtime.supervisor);
+  g_runtime.store->Init(&g_runtime.segment->slabs, &g_runtime.supervisor);
   config.arena = reinterpret_cast<std::byte*>(kArenaBase);
   config.arena_pages = kArenaPages;
   config.table = reinterpret_cast<PageEntry*>(kTableBase);
@@ -99,11 +101,11 @@ Status Start() {
   config.remap = (g_runtime.segment->flags & RunSegment::kNoRemap) == 0;
   config.uffd = uffd;
   config.hash_seed = g_runtime.segment->hash_seed;
-  config.store = &g_runtime.store;
+  config.store = &*g_runtime.store;
   config.budget = Budget(&g_runtime.segment->budget, &g_runtime.segment->processes[process.value()].resident);
   config.stats = &g_runtime.segment->stats;
-  if (Status s = g_runtime.engine.Init(config); !s.ok()) return s;
-  if (g_runtime.has_device.load(std::memory_order_relaxed)) g_runtime.engine.DevicesMayPin();
+  if (Status s = g_runtime.engine->Init(config); !s.ok()) return s;
+  if (g_runtime.has_device.load(std::memory_order_relaxed)) g_runtime.engine->DevicesMayPin();
   return g_runtime.monitor() ? StartMonitor() : Status::Ok();
 }
 
@@ -135,8 +137,11 @@ int PlaceFd(int fd, int which) {
 void ReserveFds() {
   DescriptorRoom room;
   const int base = g_runtime.segment->fd_base;
-  for (int fd = base + kFdChannel; fd < base + kRuntimeFds; ++fd)
-    if (sys::Call(SYS_fcntl, fd, F_GETFD) == -EBADF) sys::Call(SYS_dup3, base + kFdSegment, fd, 0);
+  pollfd fds[kRuntimeFds];
+  for (int i = 0; i < kRuntimeFds; ++i) fds[i] = {base + i, 0, 0};
+  sys::Call(SYS_poll, fds, kRuntimeFds, 0);  // Tells of those that are closed.
+  for (const pollfd& fd : fds)
+    if ((fd.revents & POLLNVAL) != 0) sys::Call(SYS_dup3, base + kFdSegment, fd.fd, 0);
 }
 
 namespace {
@@ -177,7 +182,7 @@ Status OpenUserfault(int* uffd, bool* move) {
   g_runtime.register_mode = UFFDIO_REGISTER_MODE_MISSING | (*move ? 0 : UFFDIO_REGISTER_MODE_WP);
   *uffd = PlaceFd(static_cast<int>(fd), kFdUserfault);
   // Files that the program mapped over far memory cannot be registered and need not be: go around them.
-  const AreaMap& areas = g_runtime.engine.areas();
+  const AreaMap& areas = g_runtime.engine->areas();
   uint64_t from = 0;
   for (size_t i = 0; i <= areas.size(); ++i) {
     const bool end = i == areas.size();
@@ -198,7 +203,7 @@ Status OpenUserfault(int* uffd, bool* move) {
 void Fatal(const Status& status) { g_runtime.supervisor.Fatal(kExitDataLost, status.text()); }
 
 void EnsureStarted() {
-  if (g_runtime.started.load(std::memory_order_acquire)) return;
+  if (g_runtime.has_started()) return;
   MutexLock hold(&g_runtime.start_lock);
   if (g_runtime.started.load(std::memory_order_relaxed)) return;
   if (Status s = Start(); !s.ok()) g_runtime.supervisor.Fatal(125, s.text());
@@ -258,10 +263,7 @@ __attribute__((constructor(102))) void Load(int, char**, char** environment) {
   g_runtime.supervisor.Init(g_runtime.segment);
   for (unsigned i = 0; i < kSyscallsMax; ++i)
     farpool_syscall_always[i] = SyscallSpecOf(i).route == SyscallSpec::kAlways;
-  unsigned eax, ebx, ecx, edx;
-  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_OSXSAVE) != 0 &&
-      __get_cpuid_count(0xd, 0, &eax, &ebx, &ecx, &edx) != 0)
-    farpool_xsave_bytes = ebx;
+  farpool_xsave_bytes = g_runtime.segment->xsave_bytes;
   ReserveFds();
   if (farpool_xsave_bytes + 1024 > Thread::kFrameBytes)
     g_runtime.supervisor.Fatal(125, "this CPU's registers do not fit the signal frames farpool knows");

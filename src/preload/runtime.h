@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/later.h"
 #include "farpool/status.h"
 #include "paging/engine.h"
 #include "run/control.h"
@@ -50,10 +51,13 @@ struct Runtime {
   std::atomic<bool> started{false};
   Mutex start_lock;
   SupervisorClient supervisor;
-  RemoteStore store;
   std::atomic<bool> has_device{false};  // Mapped one: see Engine::DevicesMayPin().
   uint64_t register_mode = 0;           // With which the arena is registered (UFFDIO_REGISTER_MODE_*).
-  Engine engine;
+  // Only once it has started: two megabytes that small programs never touch.
+  Later<RemoteStore> store;
+  Later<Engine> engine;
+
+  bool has_started() const { return started.load(std::memory_order_acquire); }
 
   // How absent pages are announced: as events to a thread of the runtime, or as signals to whoever touches
   // them.

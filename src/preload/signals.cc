@@ -336,11 +336,11 @@ void OnBus(int signal, siginfo_t* info, void* context) {
   // If not, this thread has its near stack only from now on, and signals would not find this handler there.
   const bool on_near_stack = stack_before == thread->stack;
   if (!on_near_stack) BlockAll();
-  if (info->si_code == BUS_ADRERR && InArena(address) && g_runtime.started.load(std::memory_order_relaxed)) {
+  if (info->si_code == BUS_ADRERR && InArena(address) && g_runtime.has_started()) {
     bool foreign = false;
-    if (Status s = g_runtime.engine.Fault(address, &foreign); !s.ok()) Fatal(s);
+    if (Status s = g_runtime.engine->Fault(address, &foreign); !s.ok()) Fatal(s);
     if (!foreign) {
-      if (g_runtime.engine.evicts()) StartEvictor();
+      if (g_runtime.engine->evicts()) StartEvictor();
       if (on_near_stack && FpstateBytes(frame->context.fpstate) > kLegacyBytes &&
           (frame->context.registers[kFlags] & kNestedTask) == 0 && !HasShadowStack())
         farpool_fault_return(frame, &thread->interrupted);

@@ -16,6 +16,7 @@
 
 #include "base/sys.h"
 #include "preload/guard.h"
+#include "preload/prepare.h"
 #include "preload/runtime.h"
 #include "run/layout.h"
 #include "run/syscalls.h"
@@ -38,22 +39,38 @@ constexpr size_t kMiddleMax = 24;  // Bytes between the mov and the syscall.
 struct Text {
   uint8_t* begin = nullptr;
   uint8_t* end = nullptr;
+  const uint8_t* build_id = nullptr;  // Null if it has none of the usual size.
 };
+
+const uint8_t* FindBuildId(const uint8_t* notes, size_t bytes) {
+  for (size_t at = 0; at + sizeof(ElfW(Nhdr)) <= bytes;) {
+    ElfW(Nhdr) header;
+    std::memcpy(&header, notes + at, sizeof(header));
+    const uint8_t* const name = notes + at + sizeof(header);
+    const uint8_t* const description = name + ((header.n_namesz + 3) & ~3u);
+    if (header.n_type == NT_GNU_BUILD_ID && header.n_namesz == 4 && std::memcmp(name, "GNU", 4) == 0 &&
+        header.n_descsz == sizeof(CallSites::build_id))
+      return description;
+    at = static_cast<size_t>(description - notes) + ((header.n_descsz + 3) & ~3u);
+  }
+  return nullptr;
+}
 
 // The executable segment that contains libc's own sched_yield, i.e. libc's text.
 int FindLibc(dl_phdr_info* info, size_t, void* out) {
   const auto inside = reinterpret_cast<uintptr_t>(&sched_yield);
+  auto* text = static_cast<Text*>(out);
+  const uint8_t* build_id = nullptr;
   for (unsigned i = 0; i < info->dlpi_phnum; ++i) {
     const ElfW(Phdr)& header = info->dlpi_phdr[i];
+    auto* const begin = reinterpret_cast<uint8_t*>(info->dlpi_addr + header.p_vaddr);
+    if (header.p_type == PT_NOTE && build_id == nullptr) build_id = FindBuildId(begin, header.p_memsz);
     if (header.p_type != PT_LOAD || (header.p_flags & PF_X) == 0) continue;
-    const uintptr_t begin = info->dlpi_addr + header.p_vaddr;
-    if (inside < begin || inside >= begin + header.p_memsz) continue;
-    auto* text = static_cast<Text*>(out);
-    text->begin = reinterpret_cast<uint8_t*>(begin);
-    text->end = text->begin + header.p_memsz;
-    return 1;
+    if (inside - reinterpret_cast<uintptr_t>(begin) < header.p_memsz)
+      *text = {begin, begin + header.p_memsz, nullptr};
   }
-  return 0;
+  text->build_id = build_id;
+  return text->begin != nullptr ? 1 : 0;
 }
 
 int32_t Read32(const uint8_t* at) {
@@ -135,17 +152,41 @@ class Patcher {
     std::memcpy(stubs_ + 16, &clone, sizeof(clone));
   }
 
-  unsigned Run() {
-    for (uint8_t* p = text_.begin + 64; p + 64 < text_.end; ++p) {
-      p = static_cast<uint8_t*>(std::memchr(p, 0x0f, static_cast<size_t>(text_.end - 64 - p)));
+  // Returns how many sites were patched. What is found is put down in `known`, if that is nobody's yet.
+  unsigned Run(CallSites* known) {
+    if (text_.build_id != nullptr && known->state.load(std::memory_order_acquire) == CallSites::kFound &&
+        std::memcmp(known->build_id, text_.build_id, sizeof(known->build_id)) == 0) {
+      for (uint32_t i = 0; i < Min(known->count, CallSites::kMax); ++i)
+        if (known->offsets[i] < static_cast<size_t>(text_.end - text_.begin))
+          Patch(text_.begin + known->offsets[i]);
+      return patched_;
+    }
+    auto unknown = CallSites::kUnknown;
+    const bool note =
+        text_.build_id != nullptr && known->state.compare_exchange_strong(unknown, CallSites::kBeingFound);
+    uint32_t count = 0;
+    for (uint8_t* p = text_.begin; p < text_.end; ++p) {
+      p = static_cast<uint8_t*>(std::memchr(p, 0x0f, static_cast<size_t>(text_.end - p)));
       if (p == nullptr) break;
-      if (p[1] != 0x05) continue;
-      if (!PatchMov(p) && !PatchFunction(p) && !PatchThreadExit(p)) PatchRead(p);
+      if (Patch(p) && note && count < CallSites::kMax)
+        known->offsets[count++] = static_cast<uint32_t>(p - text_.begin);
+    }
+    if (note) {
+      known->count = count;
+      std::memcpy(known->build_id, text_.build_id, sizeof(known->build_id));
+      known->state.store(CallSites::kFound, std::memory_order_release);
     }
     return patched_;
   }
 
  private:
+  // True if there is a `syscall` of one of the shapes below, and it was patched.
+  bool Patch(uint8_t* p) {
+    const unsigned before = patched_;
+    if (p < text_.begin + 64 || p >= text_.end - 64 || p[0] != 0x0f || p[1] != 0x05) return false;
+    if (!PatchMov(p) && !PatchFunction(p) && !PatchThreadExit(p)) PatchRead(p);
+    return patched_ > before;
+  }
   // mov $nr, %eax; (simple instructions); syscall
   bool PatchMov(uint8_t* syscall) {
     for (size_t back = 5; back <= 5 + kMiddleMax; ++back) {
@@ -298,7 +339,7 @@ unsigned PatchLibc() {
   const size_t bytes = reinterpret_cast<uintptr_t>(text.end) - begin;
   // Refused where the system forbids changing code (SELinux execmod): the filter alone serves then.
   if (sys::Call(SYS_mprotect, begin, bytes, PROT_READ | PROT_WRITE | PROT_EXEC) != 0) return 0;
-  const unsigned patched = Patcher(text, stubs).Run();
+  const unsigned patched = Patcher(text, stubs).Run(&g_runtime.segment->call_sites);
   sys::Call(SYS_mprotect, stubs, kStubAreaBytes, PROT_READ | PROT_EXEC);
   sys::Call(SYS_mprotect, begin, bytes, PROT_READ | PROT_EXEC);
   return patched;

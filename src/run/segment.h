@@ -23,11 +23,23 @@ struct RunDonor {
   bool shared_memory;
 };
 
+// Where the run's libc makes the system calls that are sent to the guard. The first process finds them, the
+// others look only there.
+struct CallSites {
+  static constexpr unsigned kMax = 1023;
+  enum State : uint32_t { kUnknown = 0, kBeingFound, kFound };
+  std::atomic<State> state;
+  uint32_t count;
+  unsigned char build_id[20];  // Of that libc.
+  uint32_t offsets[kMax];      // From the start of its text.
+};
+
 struct RunSegment {
   uint64_t magic;
   uint64_t bytes;  // sizeof(RunSegment) of the supervisor's build; another build's runtime stays out.
   uint64_t hash_seed;
   uint64_t threshold_bytes;
+  uint32_t xsave_bytes;  // Room that xsave needs for what this CPU and kernel have enabled; 0 without xsave.
   int32_t fd_base;
   static constexpr uint32_t kNoMove = 1;   // Tests: behave as on a kernel before 6.8.
   static constexpr uint32_t kMonitor = 2;  // --handoff monitor.
@@ -43,6 +55,7 @@ struct RunSegment {
   PagingStats stats;
   std::atomic<uint64_t> processes_started;  // With far memory.
   ProcessEntry processes[kProcessesMax];
+  CallSites call_sites;
   SlabTable slabs;  // Last: sparse, 8 GiB.
 };
 

@@ -26,8 +26,7 @@ void RemoteStore::AfterFork() {
     tcp_fd_[i] = -1;
   }
   // The kernel leaves page tables of shared mappings to be filled again.
-  for (uint32_t i = 1; i < table_->count.load(std::memory_order_acquire); ++i)
-    std::memset(populated_[i], 0, sizeof(populated_[i]));
+  std::memset(populated_, 0, slabs_known_ * sizeof(populated_[0]));
   current_ = 0;  // Parent and child take their slots from different slabs while there are several.
 }
 
@@ -36,9 +35,17 @@ void RemoteStore::AfterFork() {
 std::byte* RemoteStore::Lookup(void* self, SlabId slab, uint64_t* bytes) {
   auto* store = static_cast<RemoteStore*>(self);
   const auto index = static_cast<uint32_t>(slab);
-  if (index >= kSlabsMax || store->mapped_[index] == nullptr) return nullptr;
-  *bytes = static_cast<uint64_t>(store->table_->slabs[index].slots) * kPageBytes;
-  return store->mapped_[index];
+  std::byte* const base = store->Mapped(index);
+  if (base != nullptr) *bytes = static_cast<uint64_t>(store->table_->slabs[index].slots) * kPageBytes;
+  return base;
+}
+
+void RemoteStore::SetMapped(uint32_t slab, std::byte* base) {
+  for (; slabs_known_ <= slab; ++slabs_known_) {
+    mapped_[slabs_known_] = nullptr;
+    std::memset(populated_[slabs_known_], 0, sizeof(populated_[0]));
+  }
+  mapped_[slab] = base;
 }
 
 Status RemoteStore::Reserve(unsigned count, SlotId* out, unsigned* reserved) {
@@ -79,16 +86,16 @@ Status RemoteStore::LinkFor(uint32_t slab, Link** link) {
   if (entry.state.load(std::memory_order_acquire) != SlabEntry::kReady)
     return Status::Unavailable("the donor of this page is gone");
   if (provider_->shared_memory(entry.donor)) {
-    if (mapped_[slab] == nullptr) {
+    if (Mapped(slab) == nullptr) {
       Result<std::byte*> base = provider_->MapSlab(slab);
       if (!base.ok()) return base.status();
-      mapped_[slab] = base.value();
+      SetMapped(slab, base.value());
     }
     *link = &shm_;
     return Status::Ok();
   }
   const uint32_t donor = entry.donor;
-  if (tcp_fd_[donor] >= 0 && !tcp_[donor].alive()) {
+  if (tcp_fd_[donor] >= 0 && !tcp_[donor]->alive()) {
     provider_->Disconnect(tcp_fd_[donor]);
     tcp_fd_[donor] = -1;
   }
@@ -96,9 +103,9 @@ Status RemoteStore::LinkFor(uint32_t slab, Link** link) {
     Result<int> fd = provider_->Connect(donor);
     if (!fd.ok()) return fd.status();
     tcp_fd_[donor] = fd.value();
-    tcp_[donor] = TcpLink(fd.value());
+    tcp_[donor].Make(fd.value());
   }
-  *link = &tcp_[donor];
+  *link = &*tcp_[donor];
   return Status::Ok();
 }
 
@@ -122,7 +129,7 @@ void RemoteStore::Start(Transfer* transfer, LinkOp::Kind kind, const PageIo* pag
     // The random fault on shared memory deserves the short way: the page is on its way to the cache while the
     // caller works, Finish() copies it.
     const SlabEntry& slab = table_->slabs[SlabOf(pages->slot)];
-    const std::byte* base = mapped_[SlabOf(pages->slot)];
+    const std::byte* base = Mapped(SlabOf(pages->slot));
     if (base != nullptr && slab.state.load(std::memory_order_acquire) == SlabEntry::kReady) {
       transfer->mapped = base + static_cast<size_t>(SlotOf(pages->slot)) * kPageBytes;
       PrefetchPage(transfer->mapped);
@@ -193,7 +200,7 @@ Status RemoteStore::Finish(Transfer* transfer) {
     // Reads and whole-page writes may be repeated: a page write that happened twice leaves the same bytes.
     for (unsigned i = 0; i < transfer->count; ++i) {
       const uint32_t donor = table_->slabs[SlabOf(transfer->pages[i].slot)].donor;
-      if (provider_->shared_memory(donor) || (tcp_fd_[donor] >= 0 && tcp_[donor].alive())) continue;
+      if (provider_->shared_memory(donor) || (tcp_fd_[donor] >= 0 && tcp_[donor]->alive())) continue;
       if (Status s = provider_->LinkBroke(donor); !s.ok()) return s;
       break;
     }

@@ -3,6 +3,7 @@
 
 #include <sys/syscall.h>
 
+#include "base/later.h"
 #include "base/sys.h"
 #include "store/page_store.h"
 #include "store/slab_table.h"
@@ -80,6 +81,9 @@ class RemoteStore final : public PageStore {
   Status WaitAll(Transfer* transfer);
   Status Finish(Transfer* transfer);
   Status LinkFor(uint32_t slab, Link** link);
+  // Null: not yet, or not of a shared-memory donor.
+  std::byte* Mapped(uint32_t slab) const { return slab < slabs_known_ ? mapped_[slab] : nullptr; }
+  void SetMapped(uint32_t slab, std::byte* base);
   // Maps the part of a shared-memory slab around a slot that is written for the first time: one call for 512
   // pages instead of a page fault for each.
   void PopulateAround(SlotId slot);
@@ -88,11 +92,13 @@ class RemoteStore final : public PageStore {
   SlabProvider* provider_ = nullptr;
   uint32_t current_ = 0;  // Slab that slots are taken from; 0: none yet.
   ShmLink shm_;
-  TcpLink tcp_[kDonorsMax];
-  int tcp_fd_[kDonorsMax];
-  std::byte* mapped_[kSlabsMax] = {};
+  int tcp_fd_[kDonorsMax];  // -1: no link.
+  Later<TcpLink> tcp_[kDonorsMax];
+  // What is known of slabs. A process that starts touches none of it: there is room for many.
+  uint32_t slabs_known_ = 0;
+  std::byte* mapped_[kSlabsMax];
   static constexpr uint32_t kPopulateSlots = 512;
-  uint64_t populated_[kSlabsMax][kSlotsPerSlabMax / kPopulateSlots / 64] = {};  // Bit per so many slots.
+  uint64_t populated_[kSlabsMax][kSlotsPerSlabMax / kPopulateSlots / 64];  // Bit per so many slots.
   Transfer loads_;
   Transfer stores_;
 };

@@ -1,5 +1,6 @@
 #include "supervisor/run.h"
 
+#include <cpuid.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -72,6 +73,13 @@ struct PrivateDonor {
   }
 };
 
+uint32_t XsaveBytes() {
+  unsigned eax, ebx, ecx, edx;
+  const bool enabled = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_OSXSAVE) != 0 &&
+                       __get_cpuid_count(0xd, 0, &eax, &ebx, &ecx, &edx) != 0;
+  return enabled ? ebx : 0;
+}
+
 Result<RunSegment*> MakeSegment(const RunOptions& options, const std::string& library, Fd* fd) {
   *fd = Fd(memfd_create("farpool-run", MFD_CLOEXEC));
   if (!fd->valid()) return Status::FromErrno("memfd_create", errno);
@@ -87,6 +95,7 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, const std::string& li
   auto* segment = static_cast<RunSegment*>(map);
   segment->magic = kSegmentMagic;
   segment->bytes = sizeof(RunSegment);
+  segment->xsave_bytes = XsaveBytes();
   if (getrandom(&segment->hash_seed, sizeof(segment->hash_seed), 0) != sizeof(segment->hash_seed))
     return Status::FromErrno("getrandom", errno);
   // Not a flag: no user has a reason to be slower.
