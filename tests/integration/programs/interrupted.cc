@@ -1,11 +1,13 @@
 // interrupted [MiB [ROUNDS]]: one load at a time, of a page that is usually far, with every register full,
 // while another thread sends a signal at a random moment of it. The load must change nothing but its own
 // register; each signal must arrive once, with its value, in order, and soon: the next load waits for it.
+// Then the same where the load is the first thing a thread does.
 
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -122,6 +124,60 @@ __attribute__((target("avx"), noinline)) uint64_t Load(const uint64_t* at, const
         "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
         "memory", "cc");
   return result;
+}
+
+std::atomic<uint64_t> first_loads{0};
+std::atomic<uint64_t> first_arrived{0};
+std::atomic<bool> first_ends{false};
+
+void OnFirst(int) {
+  const uint64_t number = first_arrived.load();
+  const size_t page = PageOf(number * 7);
+  CHECK(array[page * kWords] == Mix(page), "page %zu", page);
+  first_arrived = number + 1;
+}
+
+// Begins in a thread that libc knows nothing of, and makes no call before its load nor any by way of libc.
+int LoadFirst(void* argument) {
+  const auto page = reinterpret_cast<size_t>(argument);
+  const uint64_t got = *static_cast<volatile uint64_t*>(array + page * kWords);
+  CHECK(got == Mix(page), "page %zu", page);
+  ++first_loads;
+  while (!first_ends.load()) __builtin_ia32_pause();
+  asm volatile("syscall" : : "a"(SYS_exit), "D"(0) : "rcx", "r11", "memory");
+  __builtin_unreachable();
+}
+
+// Signals at random moments of a thread's very first fault, when nothing of it has been prepared yet.
+void FirstFaults() {
+  signal(SIGUSR1, OnFirst);
+  static char stack[64 * 1024] __attribute__((aligned(64)));
+  static std::atomic<pid_t> id;
+  for (uint64_t round = 0; round < rounds; ++round) {
+    first_ends = false;
+    id = 1;
+    const int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+                      CLONE_CHILD_CLEARTID;
+    const pid_t thread = clone(LoadFirst, stack + sizeof(stack), flags,
+                               reinterpret_cast<void*>(PageOf(round)), nullptr, nullptr, &id);
+    CHECK(thread > 0, "clone");
+    const uint64_t pause = Mix(round * 11) % 2048;
+    for (uint64_t i = 0; i < pause; ++i) __builtin_ia32_pause();
+    CHECK(syscall(SYS_tgkill, getpid(), thread, SIGUSR1) == 0, "tgkill");
+    timespec began;
+    clock_gettime(CLOCK_MONOTONIC, &began);
+    while (first_arrived <= round || first_loads <= round) {
+      timespec now;
+      clock_gettime(CLOCK_MONOTONIC, &now);
+      CHECK(now.tv_sec - began.tv_sec < 60, "thread %zu: its load or its signal is lost",
+            static_cast<size_t>(round));
+      sched_yield();
+    }
+    first_ends = true;
+    while (id != 0) sched_yield();
+  }
+  CHECK(first_arrived == rounds && first_loads == rounds, "%zu signals", static_cast<size_t>(first_arrived));
+  printf("interrupted: %zu first loads\n", static_cast<size_t>(rounds));
 }
 
 struct Shared {
@@ -270,6 +326,7 @@ int main(int argc, char** argv) {
   }
   CHECK(pthread_join(sender, nullptr) == 0, "pthread_join");
   printf("interrupted: %zu loads\n", static_cast<size_t>(rounds));
+  FirstFaults();
   SlowMotion();
   return 0;
 }
