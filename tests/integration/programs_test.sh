@@ -118,6 +118,17 @@ if wanted patched-calls; then patched_calls patched-calls "$programs/syscalls" 4
 # shellcheck disable=SC2016
 if wanted patched-calls-child; then patched_calls patched-calls-child sh -c '"$0" 48; exit $?' "$programs/syscalls"; fi
 
+# Reads that are under way while all else leaves. They are of a file system of the program's own, so it is root's.
+if wanted held; then
+  if [ "$(id -u)" = 0 ] && [ -w /dev/fuse ] && unshare -m true 2>/dev/null; then
+    stepped_down=("${user[@]}") user=()
+    compare held 16M unshare -m "$programs/held" 48
+    user=("${stepped_down[@]}")
+  else
+    echo "skipped held: only root may mount, and only where there is FUSE"
+  fi
+fi
+
 # Which way pages leave: it changes once a device is mapped.
 if wanted devices; then
   under 8M "$work/report.json" "$programs/memory" 24 >"$work/far.out" 2>&1
