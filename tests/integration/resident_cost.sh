@@ -1,65 +1,85 @@
 #!/bin/bash
 # What farpool costs a program whose memory is all here: real programs run ordinarily and under `farpool run` with
-# more --local than they want, in turns. Prints medians and the cost; outputs are compared. Not part of ./check:
-# the machine must be idle. Exits 1 if a program costs more than 5 % or produced something else. What moved in spite
-# of room is what fork passes on to children.
-#   resident_cost.sh [--runs N] [NAME...]     names: start sort python3 sqlite3 pagewalker gcc
+# more --local than they want, in turns. Prints medians and the cost, of the time and of the processors' time; outputs
+# are compared. Not part of ./check: the machine must be idle. Exits 1 if a program costs more than 5 % of the
+# processors' time or produced something else. What moved in spite of room is what fork passes on to children.
+#   resident_cost.sh [--long] [--runs N] [NAME...]     names: start sort python3 sqlite3 pagewalker gcc
+# --long: also all of suite_programs.sh, each so often in one run that this lasts --seconds (2).
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=workloads.sh
 . "$(dirname "$0")/workloads.sh"
 
 runs=5
+long=0
+seconds=2
 names=()
 while [ $# -gt 0 ]; do
   case $1 in
+    --long) long=1; shift ;;
     --runs) runs=${2:?"--runs needs a number"}; shift 2 ;;
-    -*) echo "usage: $0 [--runs N] [NAME...]" >&2; exit 2 ;;
+    --seconds) seconds=${2:?"--seconds needs a number"}; shift 2 ;;
+    -*) echo "usage: $0 [--long] [--runs N] [--seconds N] [NAME...]" >&2; exit 2 ;;
     *) names+=("$1"); shift ;;
   esac
 done
 
 start_donor --unix "$work/donor.sock" --memory "$donor_memory"
-far=("$farpool" run --local 4G --pool "unix://$work/donor.sock" --report-json "$work/report.json" --)
+far=("$farpool" run --local 16G --pool "unix://$work/donor.sock" --report-json "$work/report.json" --)
 
-# timed FILE COMMAND...: sets `took` in us; stdout goes to FILE.
+# timed FILE COMMAND...: runs it in an empty folder; sets `took` in us, `busy` (user and system time) in ms. stdout
+# goes to FILE.
 timed() {
-  local output=$1 began ended
+  local output=$1 user system status TIMEFORMAT='%R %U %S'
   shift
-  began=${EPOCHREALTIME/./}
-  as_user "$@" >"$output" 2>"$work/err" </dev/null || { bad "$name" "status $?: $(tail -1 "$work/err")"; return 1; }
-  ended=${EPOCHREALTIME/./}
-  took=$((ended - began))
+  rm -rf "$work/run"
+  as_user mkdir "$work/run"
+  { time (cd "$work/run" && as_user "$@" >"$output" 2>"$work/err" </dev/null); } 2>"$work/time"
+  status=$?
+  read -r took user system <"$work/time"
+  took=$((10#${took/./} * 1000)) busy=$((10#${user/./} + 10#${system/./}))
+  [ "$status" = "${expected:=$status}" ] && return
+  bad "$name" "status $status, ordinarily $expected: $(tail -1 "$work/err")"
+  return 1
 }
+
+spread() { sort -n | awk '{ v[NR] = $1 } END { printf "%.1f", 100 * (v[NR] - v[1]) / v[int((NR + 1) / 2)] }'; }
+percent() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%+.1f", 100 * (b - a) / a }'; }
 
 # measure NAME COMMAND...
 measure() {
-  local name=$1 ordinary=() here=() run took moved
+  local name=$1 mask=mask_$1 expected= run took busy moved
+  local times=() far_times=() works=() far_works=()
   shift
   wanted "$name" || return 0
   # The first time of each only warms up.
   for run in $(seq 0 "$runs"); do
     timed "$work/ordinary.out" "$@" || return
-    [ "$run" = 0 ] || ordinary+=("$took")
+    [ "$run" = 0 ] || { times+=("$took") && works+=("$busy"); }
     timed "$work/far.out" "${far[@]}" "$@" || return
-    [ "$run" = 0 ] || here+=("$took")
-    cmp -s "$work/ordinary.out" "$work/far.out" || { bad "$name" "output differs"; return; }
+    [ "$run" = 0 ] || { far_times+=("$took") && far_works+=("$busy"); }
+    cmp -s <(sed -E "${!mask:-}" "$work/ordinary.out") <(sed -E "${!mask:-}" "$work/far.out") ||
+      { bad "$name" "output differs"; return; }
     moved=$(json_field "$work/report.json" pages_out)
   done
-  local a b
-  a=$(printf '%s\n' "${ordinary[@]}" | median)
-  b=$(printf '%s\n' "${here[@]}" | median)
-  printf '%-12s %9.3f s %9.3f s %+8.1f %% %8.3f s %9d\n' "$name" "${a}e-6" "${b}e-6" \
-    "$(((b - a) * 1000 / a))e-1" "$((b - a))e-6" "$moved"
+  local a b c d
+  a=$(printf '%s\n' "${times[@]}" | median)
+  b=$(printf '%s\n' "${far_times[@]}" | median)
+  c=$(printf '%s\n' "${works[@]}" | median)
+  d=$(printf '%s\n' "${far_works[@]}" | median)
+  printf '%-14s %8.3f s %8.3f s %7s %% | %8.3f s %8.3f s %7s %% | %5s %5s %% %8d\n' "$name" "${a}e-6" "${b}e-6" \
+    "$(percent "$a" "$b")" "${c}e-3" "${d}e-3" "$(percent "$c" "$d")" "$(printf '%s\n' "${works[@]}" | spread)" \
+    "$(printf '%s\n' "${far_works[@]}" | spread)" "$moved"
   # Starting is a fixed cost of milliseconds, no share of anything.
-  if [ "$name" = start ] || [ $((b * 100)) -le $((a * 105)) ]; then
+  if [ "$name" = start ] || [ $((d * 100)) -le $((c * 105)) ]; then
     passed=$((passed + 1))
   else
     failed=$((failed + 1))
   fi
 }
 
-printf '%-12s %11s %11s %10s %10s %9s\n' program ordinary farpool cost difference pages-out
+printf '%-14s %10s %10s %9s | %10s %10s %9s | %13s %8s\n' program ordinary farpool time "user+sys" farpool cost \
+  "spread of both" pages-out
 measure start true
 write_lines 200 "$work/lines"
 measure sort sort -S 1G --parallel=2 "$work/lines"
@@ -70,6 +90,21 @@ write_joins_sql "$work/joins.sql"
 measure sqlite3 sqlite3 -init "$work/joins.sql" :memory: .exit
 measure pagewalker "$programs/pagewalker" 300
 write_large_c "$work/large.c"
-measure gcc gcc -O2 -fno-asynchronous-unwind-tables -c "$work/large.c" -o "$work/large.o"
+measure gcc gcc -O2 -fno-asynchronous-unwind-tables -c "$work/large.c" -o large.o
+
+# A program of the suite, so many times in a run, each in an empty folder.
+# shellcheck disable=SC2016
+repeat='for ((i = 0; i < $1; ++i)); do (mkdir $i && cd $i && . "$suite/suite_programs.sh" && "run_$0"); done'
+if [ "$long" = 1 ]; then
+  # shellcheck source=suite.sh
+  . "$(dirname "$0")/suite.sh"
+  for suite_name in $(suite_names); do
+    case $suite_name in sort | sqlite3 | pagewalker | python_dict) continue ;; esac # As above.
+    wanted "$suite_name" && prepare_suite "$suite_name" || continue
+    name=$suite_name expected=
+    timed "$work/ordinary.out" bash -c "$repeat" "$suite_name" 1 || continue
+    measure "$suite_name" bash -c "$repeat" "$suite_name" $((seconds * 1000000 / (took + 1) + 1))
+  done
+fi
 
 close_with_count

@@ -14,16 +14,8 @@ shares="75 50 25"
 [ "$long" = 0 ] && [ ${#names[@]} = 0 ] && shares=50
 short_programs="pagewalker quicksort churn python_multi perl git"
 
-# The unprivileged user reads these; the repository itself may be out of its reach.
-suite=$work/suite
-source=$work/source
-mkdir -p "$suite" "$source"
-cp -r "$repo"/tests/integration/{suite_programs.sh,workloads.sh,programs} "$suite"
-cp -r "$repo/src" "$repo/include" "$source"
-chmod -R a+rX "$suite" "$source"
-export suite source programs
-# shellcheck source=suite_programs.sh
-. "$suite/suite_programs.sh"
+# shellcheck source=suite.sh
+. "$(dirname "$0")/suite.sh"
 
 # once WAY NAME [COMMAND...]: runs it in an empty folder, behind COMMAND if given. Leaves WAY.all: what it printed,
 # its status and its files, masked.
@@ -47,14 +39,7 @@ seconds_since() { awk "BEGIN { printf \"%.1f\", ($(date +%s%N) - $1) / 1e9 }"; }
 
 test_program() {
   local name=$1 footprint limit share began times reason must_move
-  export input=$work/input
-  rm -rf "$input"
-  as_user mkdir "$input"
-  if declare -F "prepare_$name" >/dev/null &&
-    ! as_user bash -c '. "$suite/suite_programs.sh" && "prepare_$0"' "$name" >"$work/prepare.log" 2>&1; then
-    bad "$name" "preparing it failed (packaging/suite-packages.txt?): $(tail -1 "$work/prepare.log")"
-    return
-  fi
+  prepare_suite "$name" || return
   began=$(date +%s%N)
   once plain "$name" as_user timeout -k 5 "$seconds_max"
   times="ordinarily $(seconds_since "$began") s"
@@ -92,7 +77,7 @@ test_program() {
 
 if [ ${#names[@]} = 0 ]; then
   if [ "$long" = 1 ]; then
-    mapfile -t names < <(declare -F | sed -n 's/^declare -f run_//p')
+    mapfile -t names < <(suite_names)
   else
     read -r -a names <<<"$short_programs"
   fi
