@@ -1,5 +1,8 @@
 #include "base/hash.h"
 
+#ifdef __clang__
+#define _Bool bool  // The header below is C, and GCC takes that. NOLINT(bugprone-reserved-identifier)
+#endif
 #include <sys/platform/x86.h>
 
 #include <cstring>
