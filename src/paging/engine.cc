@@ -3,9 +3,12 @@
 
 #include "paging/engine.h"
 
+#include <linux/futex.h>
 #include <sys/syscall.h>
 
+#include <bit>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 
 #include "base/assert.h"
@@ -26,6 +29,8 @@ constexpr uint64_t kStreamSlack = 8;
 constexpr unsigned kStreamWindowMin = 4;
 // Tries to place a frame that the kernel calls busy; most of them yield the processor.
 constexpr int kBusyTriesMax = 10000;
+// Looks before whoever waits for a landing sleeps: a few microseconds, longer than most flights.
+constexpr int kLandingSpins = 200;
 
 }  // namespace
 
@@ -61,47 +66,159 @@ Status Engine::MapStaging(int fixed) {
   return Status::Ok();
 }
 
-Status Engine::Fault(uintptr_t address, bool* foreign) {
-  const uint64_t page = (address - reinterpret_cast<uintptr_t>(config_.arena)) / kPageBytes;
-  MutexLock hold(&lock_);
-  if (foreign != nullptr) {
-    const Area* area = areas_.Find(page);
-    *foreign = area != nullptr && area->foreign;
-  }
-  return FaultLocked(page);
+void Engine::LockExclusive() {
+  lock_.Lock();
+  ++exclusive_waiters_;
+  while (flights_ != 0) AwaitLanding();
+  --exclusive_waiters_;
 }
 
-Status Engine::FaultLocked(uint64_t page) {
+void Engine::AwaitLanding() {
+  const uint32_t seen = landings_.load(std::memory_order_relaxed);
+  ++landing_waiters_;
+  lock_.Unlock();
+  for (int i = 0; i < kLandingSpins && landings_.load(std::memory_order_relaxed) == seen; ++i) SpinPause();
+  while (landings_.load(std::memory_order_relaxed) == seen)
+    sys::Call(SYS_futex, &landings_, FUTEX_WAIT_PRIVATE, seen, nullptr);
+  lock_.Lock();
+  --landing_waiters_;
+}
+
+Status Engine::Fault(uintptr_t address, bool* foreign) {
+  const uint64_t start = NowNs();
+  const uint64_t page = (address - reinterpret_cast<uintptr_t>(config_.arena)) / kPageBytes;
+  MutexLock hold(&lock_);
   const Area* area = areas_.Find(page);
+  if (foreign != nullptr) *foreign = area != nullptr && area->foreign;
   // Not mapped (any more): the kernel answers the next touch with SIGSEGV, as it would without us.
   if (area == nullptr || area->foreign || area->protection == PROT_NONE) return Status::Ok();
-  const uint64_t start = NowNs();
-  switch (config_.table[page].state) {
-    case PageEntry::State::kResident: {
-      // Usually another thread was faster. The kernel knows; if the page is gone behind our back nobody can
-      // tell what was in it.
-      unsigned char present = 1;
-      if (sys::Call(SYS_mincore, PageAt(page), kPageBytes, &present) != 0 || (present & 1) != 0)
-        return Status::Ok();
-      return Status::Corrupt("a resident page of the program vanished");
-    }
-    case PageEntry::State::kNone: {
-      const Status s = FirstTouch(page, *area);
-      config_.stats->first_touch.Add(NowNs() - start);
-      return s;
-    }
-    case PageEntry::State::kStaged: {
-      const Status s = SecondChance(page, *area);
-      config_.stats->second_chance.Add(NowNs() - start);
-      return s;
-    }
-    case PageEntry::State::kStored: {
-      const Status s = Fetch(page, *area);
-      config_.stats->fetch.Add(NowNs() - start);
-      return s;
-    }
+  const PageEntry::State state = config_.table[page].state;
+  if (state == PageEntry::State::kResident) {
+    // Usually another thread was faster. The kernel knows; if the page is gone behind our back nobody can
+    // tell what was in it.
+    unsigned char present = 1;
+    if (sys::Call(SYS_mincore, PageAt(page), kPageBytes, &present) != 0 || (present & 1) != 0)
+      return Status::Ok();
+    return Status::Corrupt("a resident page of the program vanished");
+  }
+  // The next touch shows what there is then.
+  if (state == PageEntry::State::kArriving || std::popcount(flights_) == kFlightsMax) {
+    AwaitLanding();
+    return Status::Ok();
+  }
+  Flight flight = {.load = static_cast<unsigned>(std::countr_one(flights_)),
+                   .page = page,
+                   .frame = 0,
+                   .count = 0,
+                   .fetched = state == PageEntry::State::kStored,
+                   .copy = false,
+                   .timed = false,
+                   .unclean = 0,
+                   .area = *area};
+  PageIo io[kGroupPages];
+  Histogram* times = &config_.stats->fetch;
+  Status s;
+  if (flight.fetched) {
+    s = Fetch(page, &flight, io);
+  } else if (state == PageEntry::State::kNone) {
+    times = &config_.stats->first_touch;
+    s = FirstTouch(page, &flight);
+  } else {
+    times = &config_.stats->second_chance;
+    s = SecondChance(page, &flight);
+  }
+  if (!s.ok()) return s;
+  if (flight.count == 0) {
+    AwaitLanding();
+    return Status::Ok();
+  }
+  TakeOff(flight);
+  if (s = ChooseWay(&flight); !s.ok()) {
+    Land(flight, false);
+    return s;
+  }
+  if (flight.fetched) {
+    config_.store->StartLoad(flight.load, io, flight.count);
+    // While they travel: frames for the next fault.
+    s = KeepReserve(flight.count);
+  }
+  // Who waits for the lock alone should not wait for ever.
+  const bool keep_lock = exclusive_waiters_ > 0;
+  if (!keep_lock) lock_.Unlock();
+  Status arrived = Load(flight);
+  const uint64_t before = flight.timed ? NowNs() : 0;
+  if (arrived.ok()) arrived = Install(flight);
+  const uint64_t took = flight.timed ? NowNs() - before : 0;
+  if (!keep_lock) lock_.Lock();
+  if (flight.timed) move_or_copy_.Took(flight.copy, took);
+  Land(flight, arrived.ok());
+  times->Add(NowNs() - start);
+  return arrived.ok() ? s : arrived;
+}
+
+// From here on these pages and frames are the flight's.
+void Engine::TakeOff(const Flight& flight) {
+  for (unsigned i = 0; i < flight.count; ++i)
+    config_.table[flight.page + i].state = PageEntry::State::kArriving;
+  ++GroupOf(flight.page).arriving;
+  ++in_flight_[flight.frame / kGroupPages];
+  flights_ |= 1U << flight.load;
+}
+
+// Pages that are copied need budget of their own.
+Status Engine::ChooseWay(Flight* flight) {
+  bool copy = true;
+  if (config_.move && flight->area.protection == (PROT_READ | PROT_WRITE)) {
+    const MoveOrCopy::Choice choice = move_or_copy_.Next(flight->count);
+    flight->timed = choice.timed;
+    copy = choice.copy;
+  }
+  Status s;
+  if (copy) s = MakeRoom(flight->count, &flight->copy);
+  if (!flight->copy) populated_ -= flight->count;
+  return s;
+}
+
+// The frames get their contents.
+Status Engine::Load(const Flight& flight) {
+  for (unsigned i = 0; i < flight.count; ++i)
+    if ((flight.unclean >> i & 1) != 0) std::memset(FrameAt(flight.frame + i), 0, kPageBytes);
+  if (!flight.fetched) return Status::Ok();
+  if (Status s = config_.store->FinishLoad(flight.load); !s.ok()) return s;
+  for (unsigned i = 0; i < flight.count; ++i) {
+    if (HashPage(FrameAt(flight.frame + i), config_.hash_seed) == config_.table[flight.page + i].hash)
+      continue;
+    TextBuffer<128> text;
+    text.Add("a page came back changed from its donor (address ");
+    text.AddHex(reinterpret_cast<uint64_t>(PageAt(flight.page + i))).Add(")");
+    return Status::Corrupt(text.c_str());
   }
   return Status::Ok();
+}
+
+// If they have not arrived, the frames are free again and the pages are where they were.
+void Engine::Land(const Flight& flight, bool arrived) {
+  const unsigned block = flight.frame / kGroupPages;
+  if (arrived) {
+    BecameResident(flight.page, flight.count);
+  } else {
+    for (unsigned i = 0; i < flight.count; ++i)
+      config_.table[flight.page + i].state =
+          flight.fetched ? PageEntry::State::kStored : PageEntry::State::kNone;
+    if (flight.copy) {
+      config_.budget.Give(flight.count);
+    } else {
+      populated_ += flight.count;
+    }
+  }
+  if (flight.copy || !arrived)
+    for (unsigned i = 0; i < flight.count; ++i) FrameFreed(flight.frame + i);
+  --in_flight_[block];
+  BlockLeft(block);
+  --GroupOf(flight.page).arriving;
+  flights_ &= ~(1U << flight.load);
+  landings_.fetch_add(1, std::memory_order_relaxed);
+  if (landing_waiters_ > 0) sys::Call(SYS_futex, &landings_, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
 
 // How many pages to bring for a fault on `page`: 1 unless it continues one of the last kStreams streams.
@@ -163,39 +280,38 @@ unsigned Engine::Move(std::byte* to, std::byte* from, unsigned pages, uint64_t m
   return through;
 }
 
-// Puts `count` neighbouring frames in place at `page`. The frames are gone afterwards. COPY is
-// for kernels without MOVE (before 6.8) and for mappings that MOVE refuses: it wants both sides writable with
-// equal protection.
-Status Engine::Install(uint64_t page, uint32_t frame, unsigned count, const Area& area) {
-  bool move = config_.move && area.protection == (PROT_READ | PROT_WRITE);
-  unsigned chunk = count;
+// Puts the frames in place. COPY is also for kernels without MOVE (before 6.8) and for mappings that MOVE
+// refuses: it wants both sides writable with equal protection. Without budget of their own the copies have
+// the frames'.
+Status Engine::Install(const Flight& flight) {
+  bool move = !flight.copy && config_.move && flight.area.protection == (PROT_READ | PROT_WRITE);
+  unsigned chunk = flight.count;
   int busy_tries = 0;
-  for (unsigned done = 0; done < count;) {
-    if (chunk > count - done) chunk = count - done;
-    const auto to = reinterpret_cast<uint64_t>(PageAt(page + done));
-    const auto from = reinterpret_cast<uint64_t>(FrameAt(frame + done));
+  for (unsigned done = 0; done < flight.count;) {
+    if (chunk > flight.count - done) chunk = flight.count - done;
+    std::byte* const to = PageAt(flight.page + done);
+    std::byte* const from = FrameAt(flight.frame + done);
     unsigned through = 0;
     int error = 0;
     if (move) {
-      through = Move(PageAt(page + done), FrameAt(frame + done), chunk, 0, &error);
+      through = Move(to, from, chunk, 0, &error);
     } else {
-      uffdio_copy io = {.dst = to, .src = from, .len = chunk * kPageBytes, .mode = 0, .copy = 0};
+      uffdio_copy io = {.dst = reinterpret_cast<uint64_t>(to),
+                        .src = reinterpret_cast<uint64_t>(from),
+                        .len = chunk * kPageBytes,
+                        .mode = 0,
+                        .copy = 0};
       error = static_cast<int>(-sys::Call(SYS_ioctl, config_.uffd, UFFDIO_COPY, &io));
       if (io.copy > 0) through = static_cast<unsigned>(static_cast<uint64_t>(io.copy) / kPageBytes);
-      // The pages are new: the frames' share of the budget is theirs now.
-      if (through > 0) sys::Call(SYS_madvise, from, through * kPageBytes, MADV_DONTNEED);
+      if (through > 0 && !flight.copy) sys::Call(SYS_madvise, from, through * kPageBytes, MADV_DONTNEED);
     }
-    if (through > 0) {
-      FrameGone(frame + done, through);
-      BecameResident(page + done, through);
-      done += through;
-    }
+    done += through;
     if (error == 0 || error == EAGAIN) continue;
     if (error == EBUSY && move && busy_tries++ < kBusyTriesMax) {
       // Came out by mremap while shared with a forked process: a write makes it ours alone. Or somebody reads
       // this process's memory just now.
-      for (unsigned i = done; i < count; ++i)
-        __atomic_fetch_or(reinterpret_cast<unsigned char*>(FrameAt(frame + i)), 0, __ATOMIC_RELAXED);
+      for (unsigned i = done; i < flight.count; ++i)
+        __atomic_fetch_or(reinterpret_cast<unsigned char*>(FrameAt(flight.frame + i)), 0, __ATOMIC_RELAXED);
       if (busy_tries > 3) sys::Call(SYS_sched_yield);
       continue;
     }
@@ -212,7 +328,8 @@ Status Engine::Install(uint64_t page, uint32_t frame, unsigned count, const Area
   return Status::Ok();
 }
 
-Status Engine::FirstTouch(uint64_t page, const Area& area) {
+Status Engine::FirstTouch(uint64_t page, Flight* flight) {
+  const Area& area = flight->area;
   Stream* stream;
   const unsigned window = WindowFor(page, &stream);
   const bool plenty = config_.budget.used() * 2 < config_.budget.limit();
@@ -231,77 +348,64 @@ Status Engine::FirstTouch(uint64_t page, const Area& area) {
   while (first % block != 0 && first > area.first && untouched(first - 1)) --first;
   auto count = static_cast<unsigned>(last - first);
   uint32_t frame;
-  if (Status s = TakeFrames(count, &frame, &count); !s.ok()) return s;
+  if (Status s = TakeFrames(count, &frame, &count); !s.ok() || count == 0) return s;
   if (first + count <= page)
     first = page + 1 - count;  // Fewer frames than asked for: the page itself at least.
-  for (unsigned i = 0; i < count; ++i) {
-    const uint32_t f = frame + i;
-    if ((zero_[f / kGroupPages] >> (f % kGroupPages) & 1) == 0) std::memset(FrameAt(f), 0, kPageBytes);
-  }
-  if (Status s = Install(first, frame, count, area); !s.ok()) return s;
+  flight->unclean = ~zero_[frame / kGroupPages] >> (frame % kGroupPages);
+  FramesTaken(frame, count);
   config_.budget.AddFar(count);
   stream->next = first + count;
+  flight->page = first;
+  flight->frame = frame;
+  flight->count = count;
   return Status::Ok();
 }
 
-Status Engine::SecondChance(uint64_t page, const Area& area) {
+Status Engine::SecondChance(uint64_t page, Flight* flight) {
   const uint32_t frame = config_.table[page].frame;
   GroupOf(page).hot = true;
   Stream* stream;
   const unsigned wanted = WindowFor(page, &stream);
   unsigned count = 1;
-  while (count < wanted && page + count < area.last && (frame + count) % kGroupPages != 0) {
+  while (count < wanted && page + count < flight->area.last && (page + count) % kGroupPages != 0 &&
+         (frame + count) % kGroupPages != 0) {
     const PageEntry& next = config_.table[page + count];
     if (next.state != PageEntry::State::kStaged || next.frame != frame + count) break;
     ++count;
   }
-  for (unsigned i = 0; i < count; ++i) {
+  for (unsigned i = 0; i < count; ++i)
     staged_mask_[frame / kGroupPages] &= ~(uint64_t{1} << ((frame + i) % kGroupPages));
-    --staged_;
-  }
-  if (Status s = Install(page, frame, count, area); !s.ok()) return s;
+  staged_ -= count;
   stream->next = page + count;
+  flight->frame = frame;
+  flight->count = count;
   return Status::Ok();
 }
 
-Status Engine::Fetch(uint64_t page, const Area& area) {
+Status Engine::Fetch(uint64_t page, Flight* flight, PageIo* io) {
   Stream* stream;
   const unsigned wanted = WindowFor(page, &stream);
   const uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
-  const uint64_t end = group_end < area.last ? group_end : area.last;
+  const uint64_t end = group_end < flight->area.last ? group_end : flight->area.last;
   unsigned count = 1;
   while (count < wanted && page + count < end &&
          config_.table[page + count].state == PageEntry::State::kStored)
     ++count;
   uint32_t frame;
-  if (Status s = TakeFrames(count, &frame, &count); !s.ok()) return s;
-  PageIo io[kGroupPages];
-  for (unsigned i = 0; i < count; ++i) {
-    io[i] = {config_.table[page + i].slot, FrameAt(frame + i)};
-    zero_[(frame + i) / kGroupPages] &= ~(uint64_t{1} << ((frame + i) % kGroupPages));
-  }
-  config_.store->StartLoad(io, count);
-  // While they travel: make frames free for the next fault.
-  const Status ready = KeepReserve(count);
-  if (Status s = config_.store->FinishLoad(); !s.ok()) return s;
-  if (!ready.ok()) return ready;
-  for (unsigned i = 0; i < count; ++i) {
-    if (HashPage(FrameAt(frame + i), config_.hash_seed) == config_.table[page + i].hash) continue;
-    TextBuffer<128> text;
-    text.Add("a page came back changed from its donor (address ");
-    text.AddHex(reinterpret_cast<uint64_t>(PageAt(page + i))).Add(")");
-    return Status::Corrupt(text.c_str());
-  }
-  if (Status s = Install(page, frame, count, area); !s.ok()) return s;
+  if (Status s = TakeFrames(count, &frame, &count); !s.ok() || count == 0) return s;
+  FramesTaken(frame, count);
+  for (unsigned i = 0; i < count; ++i) io[i] = {config_.table[page + i].slot, FrameAt(frame + i)};
   stream->next = page + count;
   Count(config_.stats->pages_in, count);
   stream->ahead = count - 1;
   if (count > 1) Count(config_.stats->pages_prefetched, count - 1);
+  flight->frame = frame;
+  flight->count = count;
   return Status::Ok();
 }
 
 void Engine::Discard(uint64_t first, uint64_t last) {
-  MutexLock hold(&lock_);
+  ExclusiveLock hold(this);
   DiscardLocked(first, last);
 }
 
@@ -363,7 +467,7 @@ bool Engine::LetGoLocked(uint64_t first, uint64_t last) {
 }
 
 Status Engine::Remap(uint64_t from, uint64_t to, uint64_t count) {
-  MutexLock hold(&lock_);
+  ExclusiveLock hold(this);
   return RemapLocked(from, to, count);
 }
 
@@ -431,7 +535,7 @@ Status Engine::RemapLocked(uint64_t from, uint64_t to, uint64_t count) {
 }
 
 Status Engine::BeforeFork(PageEntry* child_table, Budget child) {
-  lock_.Lock();
+  LockExclusive();
   // The child's copy of the resident set counts too. What cannot be had under the limit is evicted here: each
   // page that goes makes the copy one smaller and leaves its share of the budget to the child, directly, so
   // that other processes do not take it meanwhile.
@@ -478,6 +582,8 @@ Status Engine::AfterForkInChild(int uffd, Budget budget) {
   config_.uffd = uffd;
   config_.budget = budget;
   lock_.Reset();
+  landing_waiters_ = 0;
+  exclusive_waiters_ = 0;
   pins_.Reset();
   // Staging was not inherited; all its frames are gone.
   FARPOOL_ASSERT(populated_ == 0);

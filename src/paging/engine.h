@@ -9,7 +9,8 @@
 //                               pages are never stored. The frame becomes a receive buffer.
 //   stored -> resident          fetched into a free staging frame, checked against its hash, MOVEd into place
 // so frames are exchanged between arena and staging and nothing is allocated, zeroed or freed in the steady
-// state. Once it is out nobody can write a page any more: comparing hashes is race-free.
+// state. Once it is out nobody can write a page any more: comparing hashes is race-free. A page on its way in
+// is `arriving`.
 //
 // Eviction goes by group (64 neighbouring pages), first in first out, with one more round for groups that
 // were touched while staged. mremap moves a group in one call, as page table entries and with one flush of
@@ -18,8 +19,11 @@
 //
 // Threads: every public function takes the engine's lock unless it says otherwise; no handler of the
 // program may run in a thread meanwhile, since its faults take the same lock: signals are blocked or, in the
-// fault handler, deferred. No function allocates. A failed Status is final: the page cannot be made right and
-// the program must be stopped.
+// fault handler, deferred. A fault lets go of the lock while its pages arrive: while they travel, are hashed
+// and put in place. Whoever changes mappings or contents holds the lock exclusively (ExclusiveLock): then
+// nothing arrives. Others who touch an arriving page wait for it; its group is not evicted.
+// No function allocates. A failed Status is final: the page cannot be made right and the program must be
+// stopped.
 
 #include <atomic>
 #include <cstddef>
@@ -30,6 +34,7 @@
 #include "farpool/status.h"
 #include "paging/area_map.h"
 #include "paging/budget.h"
+#include "paging/move_or_copy.h"
 #include "paging/pins.h"
 #include "paging/stats.h"
 #include "store/page_store.h"
@@ -37,7 +42,7 @@
 namespace farpool {
 
 struct PageEntry {
-  enum class State : uint32_t { kNone = 0, kResident = 1, kStaged = 2, kStored = 3 };
+  enum class State : uint32_t { kNone = 0, kResident = 1, kStaged = 2, kStored = 3, kArriving = 4 };
   PageHash hash;                // Of the slot's contents; meaningful while slot is not kNone.
   SlotId slot = SlotId::kNone;  // Kept while resident, so that a clean page goes out without a write.
   State state : 4 = State::kNone;
@@ -74,7 +79,7 @@ class Engine {
   // set if the address belongs to a foreign area: then the fault is none of ours.
   Status Fault(uintptr_t address, bool* foreign = nullptr);
 
-  // The pages of [first, last) become zero, their slots free. `protection` changes, mremap: see below.
+  // The pages of [first, last) become zero, their slots free.
   void Discard(uint64_t first, uint64_t last);
   // Moves contents of `count` pages from `from` to `to`; both ranges are mapped, the target holds nothing.
   Status Remap(uint64_t from, uint64_t to, uint64_t count);
@@ -99,10 +104,14 @@ class Engine {
   void AfterForkInParent() RELEASE();
   Status AfterForkInChild(int uffd, Budget budget) RELEASE();
 
-  AreaMap& areas() { return areas_; }  // Guarded by lock().
+  // Read under lock(), changed under an ExclusiveLock.
+  AreaMap& areas() { return areas_; }
   Mutex* lock() { return &lock_; }
+  // The lock, once nothing is arriving any more.
+  void LockExclusive() ACQUIRES(lock_);
+  void UnlockExclusive() RELEASE() { lock_.Unlock(); }
   Pins& pins() { return pins_; }
-  // Locked variants for callers that change mappings and contents in one step.
+  // For callers that change mappings and contents in one step, under an ExclusiveLock.
   void DiscardLocked(uint64_t first, uint64_t last);
   Status RemapLocked(uint64_t from, uint64_t to, uint64_t count);
   // The resident pages [first, last) are no longer the engine's: contents stay where they are. False, and
@@ -115,6 +124,7 @@ class Engine {
   struct Group {
     uint32_t next;      // In the eviction queue.
     uint16_t resident;  // Pages resident.
+    uint8_t arriving;   // Flights.
     bool queued : 1;
     bool hot : 1;   // Touched while staged: one more round.
     bool used : 1;  // Some page was ever not none; lets Discard skip.
@@ -134,6 +144,19 @@ class Engine {
     uint32_t ahead;  // Pages the last fetch brought beyond the one asked for.
   };
 
+  // Pages of one group on their way from neighbouring frames of one block into place.
+  struct Flight {
+    unsigned load;  // Its number, and that of its load from the store.
+    uint64_t page;
+    uint32_t frame;
+    unsigned count;
+    bool fetched;  // Stored before: to be loaded and checked.
+    bool copy;     // By COPY, with budget of their own: the frames stay.
+    bool timed;
+    uint64_t unclean;  // Bit per page: to be filled with zeros.
+    Area area;
+  };
+
   std::byte* PageAt(uint64_t page) const { return config_.arena + page * kPageBytes; }
   std::byte* FrameAt(uint32_t frame) const {
     return config_.staging + static_cast<size_t>(frame) * kPageBytes;
@@ -142,23 +165,39 @@ class Engine {
 
   // All frames, nothing in them; `fixed` is MAP_FIXED or MAP_FIXED_NOREPLACE.
   Status MapStaging(int fixed);
-  Status FaultLocked(uint64_t page);
-  Status FirstTouch(uint64_t page, const Area& area);
-  Status SecondChance(uint64_t page, const Area& area);
-  Status Fetch(uint64_t page, const Area& area);
+  // What a fault does before its pages take off: which pages, from which frames. `flight->count` is 0 if
+  // there are no frames before something has arrived.
+  Status FirstTouch(uint64_t page, Flight* flight);
+  Status SecondChance(uint64_t page, Flight* flight);
+  Status Fetch(uint64_t page, Flight* flight, PageIo* io);
+  Status ChooseWay(Flight* flight);
+  void TakeOff(const Flight& flight);
+  // Neither needs the lock.
+  Status Load(const Flight& flight);
+  Status Install(const Flight& flight);
+  void Land(const Flight& flight, bool arrived);
+  // Lets go of the lock until a flight has landed.
+  void AwaitLanding();
   unsigned WindowFor(uint64_t page, Stream** stream);
   void BecameResident(uint64_t page, unsigned count);
 
   // Frames: `count` neighbouring free ones; fewer (at least one) if there is no such run.
   Status TakeFrames(unsigned count, uint32_t* first, unsigned* got);
-  // While `in_use` free frames receive pages: frees as many others, if that means eviction. Takes none
-  // itself.
-  Status KeepReserve(unsigned in_use);
+  // Frees `count` frames for the next fault, if that means eviction. Takes none itself.
+  Status KeepReserve(unsigned count);
   bool FindRun(unsigned count, uint32_t* first);
   bool Populate(bool even_over_limit);
   bool Compact();
+  bool OnlyFree(unsigned block) const {
+    return free_[block] != 0 && in_flight_[block] == 0 && staged_mask_[block] == 0;
+  }
+  void DropFreeBlock(unsigned block);
+  Status FillStaging(uint64_t target, uint64_t slice);
+  Status MakeRoom(unsigned count, bool* taken);
   void FrameFreed(uint32_t frame);
-  void FrameGone(uint32_t first, unsigned count);
+  // Neighbours in one block: no longer free / nothing is there any more.
+  void FramesTaken(uint32_t first, unsigned count);
+  void BlockLeft(unsigned block);
   void DropFreeFrames(Budget* heir);  // Their pages go to `heir`, or back if there is none.
   uint64_t StagingTarget() const;
 
@@ -179,11 +218,16 @@ class Engine {
   // `error`, 0 or the errno of what stopped it there.
   static constexpr unsigned kMoveMax = 512;
   unsigned Move(std::byte* to, std::byte* from, unsigned pages, uint64_t mode, int* error);
-  Status Install(uint64_t page, uint32_t frame, unsigned count, const Area& area);
   void QueueGroup(uint64_t group);
 
   EngineConfig config_;
   Mutex lock_;
+  static constexpr unsigned kFlightsMax = PageStore::kLoadsMax;
+  uint32_t flights_ = 0;               // Bit per flight.
+  std::atomic<uint32_t> landings_{0};  // Futex.
+  uint32_t landing_waiters_ = 0;
+  uint32_t exclusive_waiters_ = 0;
+  MoveOrCopy move_or_copy_;
   Pins pins_;
   AreaMap areas_;
   Group* groups_ = nullptr;
@@ -200,8 +244,9 @@ class Engine {
   uint64_t free_[kBlocksMax] = {};  // Bit per frame: has memory, contents unwanted.
   uint64_t zero_[kBlocksMax] = {};  // Subset of free_: contents are known to be zero.
   uint64_t staged_mask_[kBlocksMax] = {};
+  uint8_t in_flight_[kBlocksMax] = {};        // Flights from this block.
   uint64_t any_free_[kBlocksMax / 64] = {};   // Blocks with a free frame.
-  uint64_t not_empty_[kBlocksMax / 64] = {};  // Blocks with any memory, or in the staged queue.
+  uint64_t not_empty_[kBlocksMax / 64] = {};  // Blocks with any memory, in flight or in the staged queue.
   uint64_t in_queue_[kBlocksMax / 64] = {};   // Blocks in the staged queue.
   uint64_t broken_[kBlocksMax / 64] = {};     // Blocks that a failed mremap may have left unmapped.
   uint32_t owner_[kFramesMax];                // Page of a staged frame.
@@ -212,6 +257,19 @@ class Engine {
   static constexpr unsigned kStreams = 16;
   Stream streams_[kStreams] = {};
   uint32_t stream_clock_ = 0;
+};
+
+class SCOPED_CAPABILITY ExclusiveLock {
+ public:
+  explicit ExclusiveLock(Engine* engine) ACQUIRES(engine->lock()) : engine_(engine) {
+    engine_->LockExclusive();
+  }
+  ~ExclusiveLock() RELEASE() { engine_->UnlockExclusive(); }
+  ExclusiveLock(const ExclusiveLock&) = delete;
+  ExclusiveLock& operator=(const ExclusiveLock&) = delete;
+
+ private:
+  Engine* engine_;
 };
 
 }  // namespace farpool

@@ -33,6 +33,11 @@ constexpr uint64_t kSlicePages = 22;
 constexpr uint64_t kYieldPages = 4 * kGroupPages;
 // Groups looked at before giving up: hot ones get another round, pinned ones stay.
 constexpr unsigned kEvictTriesMax = 256;
+// Evictions at most for one fault.
+constexpr unsigned kEvictionsMax = 4;
+// Free frames in a block that are worth giving it back for, and tries to find such a block.
+constexpr int kRoomPages = 4;
+constexpr int kRoomRoundsMax = 8;
 // Shares of a page copied on write by an atomic OR before a MOVE is tried again.
 constexpr int kUnshareTriesMax = 3;
 
@@ -80,18 +85,18 @@ void Engine::FrameFreed(uint32_t frame) {
   SetBit(any_free_, block);
 }
 
-void Engine::FrameGone(uint32_t first, unsigned count) {
-  for (unsigned i = 0; i < count; ++i) {
-    const unsigned block = (first + i) / kGroupPages;
-    const uint64_t bit = uint64_t{1} << ((first + i) % kGroupPages);
-    free_[block] &= ~bit;
-    zero_[block] &= ~bit;
-    if (free_[block] == 0) {
-      ClearBit(any_free_, block);
-      if (!Bit(in_queue_, block)) ClearBit(not_empty_, block);
-    }
-  }
-  populated_ -= count;
+void Engine::FramesTaken(uint32_t first, unsigned count) {
+  const unsigned block = first / kGroupPages;
+  FARPOOL_ASSERT((first + count - 1) / kGroupPages == block);
+  const uint64_t bits = (count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1) << (first % kGroupPages);
+  free_[block] &= ~bits;
+  zero_[block] &= ~bits;
+  if (free_[block] == 0) ClearBit(any_free_, block);
+}
+
+// Some frames of the block are gone.
+void Engine::BlockLeft(unsigned block) {
+  if (free_[block] == 0 && in_flight_[block] == 0 && !Bit(in_queue_, block)) ClearBit(not_empty_, block);
 }
 
 // Gives a whole empty block memory: 64 zero pages in one call, cheaper than 64 faults.
@@ -140,22 +145,63 @@ bool Engine::FindRun(unsigned count, uint32_t* first) {
   return false;
 }
 
+// The block's frames go back; it has no other pages than free ones.
+void Engine::DropFreeBlock(unsigned block) {
+  const auto pages = static_cast<unsigned>(std::popcount(free_[block]));
+  sys::Call(SYS_madvise, FrameAt(block * kGroupPages), kGroupPages * kPageBytes, MADV_DONTNEED);
+  free_[block] = zero_[block] = 0;
+  ClearBit(any_free_, block);
+  BlockLeft(block);
+  populated_ -= pages;
+  config_.budget.Give(pages);
+}
+
 // Free frames lie scattered where single faults left them. Gives their memory back, so that whole blocks can
 // be had again. True if any went.
 bool Engine::Compact() {
   bool any = false;
   for (unsigned block = 0; block < kBlocksMax; ++block) {
-    if (!Bit(any_free_, block) || Bit(in_queue_, block) || free_[block] == ~uint64_t{0}) continue;
-    const auto pages = static_cast<unsigned>(std::popcount(free_[block]));
-    sys::Call(SYS_madvise, FrameAt(block * kGroupPages), kGroupPages * kPageBytes, MADV_DONTNEED);
-    free_[block] = zero_[block] = 0;
-    ClearBit(any_free_, block);
-    ClearBit(not_empty_, block);
-    populated_ -= pages;
-    config_.budget.Give(pages);
+    if (!OnlyFree(block) || free_[block] == ~uint64_t{0}) continue;
+    DropFreeBlock(block);
     any = true;
   }
   return any;
+}
+
+// Takes budget for `count` pages that are to be copied. At the limit, blocks of free frames give theirs: at
+// most one flush of the TLB for many pages. False if there is none.
+Status Engine::MakeRoom(unsigned count, bool* taken) {
+  for (int round = 0; round < kRoomRoundsMax; ++round) {
+    *taken = config_.budget.TryTake(count);
+    if (*taken) return Status::Ok();
+    unsigned most = kBlocksMax;
+    for (unsigned word = 0; word < kBlocksMax / 64; ++word) {
+      for (uint64_t blocks = any_free_[word]; blocks != 0; blocks &= blocks - 1) {
+        const unsigned block = word * 64 + static_cast<unsigned>(std::countr_zero(blocks));
+        if (OnlyFree(block) &&
+            (most == kBlocksMax || std::popcount(free_[block]) > std::popcount(free_[most])))
+          most = block;
+      }
+    }
+    if (most != kBlocksMax && std::popcount(free_[most]) >= kRoomPages) {
+      DropFreeBlock(most);
+      continue;
+    }
+    // A whole group of it is going to go.
+    if (Status s = FillStaging(StagingTarget() + kGroupPages, kGroupPages); !s.ok()) return s;
+    if (staged_ == 0) return Status::Ok();
+    if (Status s = Drain(kGroupPages); !s.ok()) return s;
+  }
+  return Status::Ok();
+}
+
+// Pages leave the arena, `slice` at a time, until staging has `target`, so that they spend some time there
+// before they go.
+Status Engine::FillStaging(uint64_t target, uint64_t slice) {
+  bool progress = true;
+  for (unsigned i = 0; i < kEvictionsMax && progress && populated_ < target; ++i)
+    if (Status s = Evict(slice, &progress); !s.ok()) return s;
+  return Status::Ok();
 }
 
 void Engine::DropFreeFrames(Budget* heir) {
@@ -165,7 +211,9 @@ void Engine::DropFreeFrames(Budget* heir) {
       const auto run = static_cast<unsigned>(std::countr_one(free_[block] >> at));
       const uint32_t frame = block * kGroupPages + at;
       sys::Call(SYS_madvise, FrameAt(frame), run * kPageBytes, MADV_DONTNEED);
-      FrameGone(frame, run);
+      FramesTaken(frame, run);
+      BlockLeft(block);
+      populated_ -= run;
       if (heir != nullptr) {
         config_.budget.TransferTo(heir, run);
       } else {
@@ -184,14 +232,9 @@ Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
     if (Populate(false)) continue;
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();
-    // At the limit: the oldest staged pages give their frames; before that, staging is filled up from the
-    // arena, so that pages spend some time there.
-    unsigned evictions = 0;
-    bool progress = true;
-    while (progress && populated_ < StagingTarget() + count && evictions < 4) {
-      if (Status s = Evict(count > 1 ? kGroupPages : SlicePages(), &progress); !s.ok()) return s;
-      ++evictions;
-    }
+    // At the limit: the oldest staged pages give their frames.
+    if (Status s = FillStaging(StagingTarget() + count, count > 1 ? kGroupPages : SlicePages()); !s.ok())
+      return s;
     if (staged_ > 0) {
       if (Status s = Drain(count > kWritePages ? kGroupPages : count); !s.ok()) return s;
       if (round < 4) continue;
@@ -202,22 +245,25 @@ Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
       continue;
     }
     if (staged_ > 0) continue;
+    if (flights_ != 0) {  // What arrives can be evicted.
+      *got = 0;
+      return Status::Ok();
+    }
     if (Populate(true)) continue;
     return Status::Exhausted(
         "no memory for a page: everything resident is pinned, or the host is out of memory");
   }
 }
 
-Status Engine::KeepReserve(unsigned in_use) {
-  const uint64_t free = populated_ - staged_;
-  if (free >= 2 * uint64_t{in_use}) return Status::Ok();
+Status Engine::KeepReserve(unsigned count) {
+  if (populated_ - staged_ >= count) return Status::Ok();
   if (config_.budget.used() + kGroupPages <= config_.budget.limit())
     return Status::Ok();  // Populate() will do.
   config_.budget.AtLimit();
   bool progress = true;
-  if (populated_ < StagingTarget() + in_use)
-    if (Status s = Evict(in_use > 1 ? kGroupPages : SlicePages(), &progress); !s.ok()) return s;
-  return staged_ > 0 ? Drain(in_use > kWritePages ? kGroupPages : in_use) : Status::Ok();
+  if (populated_ < StagingTarget())
+    if (Status s = Evict(count > 1 ? kGroupPages : SlicePages(), &progress); !s.ok()) return s;
+  return staged_ > 0 ? Drain(count > kWritePages ? kGroupPages : count) : Status::Ok();
 }
 
 // Hashes the oldest staged pages, `most` of them or as many more as make up a write of kWritePages, writes
@@ -226,7 +272,7 @@ Status Engine::Drain(unsigned most) {
   while (staged_count_ > 0 && staged_mask_[staged_queue_[staged_head_]] == 0) {
     const unsigned block = staged_queue_[staged_head_];
     ClearBit(in_queue_, block);
-    if (free_[block] == 0) ClearBit(not_empty_, block);
+    BlockLeft(block);
     staged_head_ = (staged_head_ + 1) % kBlocksMax;
     --staged_count_;
   }
@@ -454,7 +500,7 @@ bool Engine::NextVictim() {
     --queue_size_;
     group.queued = false;
     if (group.resident == 0) continue;
-    if (group.hot && tries < queue_size_) {
+    if ((group.hot || group.arriving > 0) && tries < queue_size_) {
       group.hot = false;
       QueueGroup(index);
       continue;
@@ -475,7 +521,7 @@ Status Engine::Evict(uint64_t pages, bool* progress) {
     const uint64_t group_end = victim_.first + kGroupPages;
     // A block that left the queue between two slices may be used for something else by now.
     const bool block_taken = victim_.block != kNoBlock && !Bit(in_queue_, victim_.block);
-    if (victim_.next == group_end || block_taken) {
+    if (victim_.next == group_end || block_taken || GroupOf(victim_.first).arriving > 0) {
       if (!NextVictim()) return Status::Ok();
       continue;
     }
@@ -543,7 +589,7 @@ Status Engine::YieldShare() {
 }
 
 Status Engine::Shrink(uint64_t pages) {
-  MutexLock hold(&lock_);
+  ExclusiveLock hold(this);
   while (resident_ + populated_ > pages || staged_ > 0) {
     bool progress = false;
     if (resident_ > 0 && resident_ + populated_ > pages)

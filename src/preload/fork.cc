@@ -42,9 +42,9 @@ long GuardFork(GuardFrame* frame) {
   }
   Engine& engine = *g_runtime.engine;
   int table_fd = -1, channel_fd = -1;
-  engine.lock()->Lock();  // The channel is used under it.
+  engine.LockExclusive();  // The channel is used under it.
   Result<uint32_t> child = g_runtime.supervisor.PrepareFork(&table_fd, &channel_fd);
-  engine.lock()->Unlock();
+  engine.UnlockExclusive();
   if (!child.ok()) {
     if (child.status().code() == Status::Code::kExhausted) return -EAGAIN;
     Fatal(child.status());
@@ -87,7 +87,7 @@ long GuardFork(GuardFrame* frame) {
   sys::Call(SYS_close, table_fd);
   sys::Call(SYS_close, channel_fd);
   if (r < 0) {
-    MutexLock hold(engine.lock());
+    ExclusiveLock hold(&engine);
     g_runtime.supervisor.ForkFailed(child.value());
   }
   return r;

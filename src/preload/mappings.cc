@@ -115,7 +115,7 @@ long FarMmap(GuardFrame* frame) {
   const int flags = static_cast<int>(frame->args[3]);
   EnsureStarted();
   Engine& engine = *g_runtime.engine;
-  MutexLock hold(engine.lock());
+  ExclusiveLock hold(&engine);
   uint64_t first, last;
   if (Fixed(flags)) {
     if (!ArenaRange(address, bytes, &first, &last)) return -EINVAL;
@@ -148,7 +148,7 @@ long FarMunmap(GuardFrame* frame) {
   uint64_t first, last;
   if (!ArenaRange(address, bytes, &first, &last)) return -EINVAL;
   EnsureStarted();
-  MutexLock hold(g_runtime.engine->lock());
+  ExclusiveLock hold(&*g_runtime.engine);
   const long r = UnmapLocked(first, last);
   if (first >= kBrkPages && first < g_search_from) g_search_from = first;
   return r;
@@ -163,7 +163,7 @@ long FarMprotect(GuardFrame* frame) {
   if (!ArenaRange(address, bytes, &first, &last)) return address % kPageBytes != 0 ? -EINVAL : -ENOMEM;
   EnsureStarted();
   Engine& engine = *g_runtime.engine;
-  MutexLock hold(engine.lock());
+  ExclusiveLock hold(&engine);
   if (!engine.areas().Covered(first, last)) return -ENOMEM;
   const long r = Protect(first, last, protection);
   if (r != 0) return r;
@@ -191,7 +191,7 @@ long FarMadvise(GuardFrame* frame) {
     case MADV_DONTNEED:
     case 24 /*MADV_DONTNEED_LOCKED*/:
     case MADV_FREE: {
-      MutexLock hold(engine.lock());
+      ExclusiveLock hold(&engine);
       if (!engine.areas().Covered(first, last)) return -ENOMEM;
       for (uint64_t page = first; page < last;) {
         const Area area = *engine.areas().Find(page);
@@ -240,7 +240,7 @@ long MoveNear(const GuardFrame* frame) {
     return -EINVAL;
   int protection;
   {
-    MutexLock hold(g_runtime.engine->lock());
+    ExclusiveLock hold(&*g_runtime.engine);
     const Area* area = g_runtime.engine->areas().Find(first);
     if (area == nullptr || area->last < last) return -EFAULT;
     protection = area->protection;
@@ -272,7 +272,7 @@ long FarMremap(GuardFrame* frame) {
     if (!ArenaRange(frame->args[4], new_bytes, &first, &last)) return -EINVAL;
     EnsureStarted();
     Engine& engine = *g_runtime.engine;
-    MutexLock hold(engine.lock());
+    ExclusiveLock hold(&engine);
     if (long r = UnmapLocked(first, last); r != 0) return r;
     const long r = Forward(frame);
     if (!sys::Failed(r) && !engine.areas().Set(first, last, PROT_READ | PROT_WRITE, true))
@@ -286,7 +286,7 @@ long FarMremap(GuardFrame* frame) {
   const uint64_t old_pages = last - first;
   const uint64_t new_pages = PagesOf(new_bytes);
   Engine& engine = *g_runtime.engine;
-  MutexLock hold(engine.lock());
+  ExclusiveLock hold(&engine);
   const Area* found = engine.areas().Find(first);
   if (found == nullptr || found->last < last) return -EFAULT;
   const Area area = *found;
@@ -336,7 +336,7 @@ long FarMremap(GuardFrame* frame) {
 long FarBrk(GuardFrame* frame) {
   const uint64_t address = frame->args[0];
   EnsureStarted();
-  MutexLock hold(g_runtime.engine->lock());
+  ExclusiveLock hold(&*g_runtime.engine);
   const uint64_t pages = PagesOf(address - kArenaBase);
   if (pages > kBrkPages) return static_cast<long>(AddressOf(g_brk_pages));
   if (pages > g_brk_pages) {
@@ -356,7 +356,7 @@ long DeviceMayPin(GuardFrame*) {
   g_runtime.has_device.store(true, std::memory_order_relaxed);
   if (!g_runtime.has_started()) return 0;  // Start() will look.
   g_runtime.engine->DevicesMayPin();
-  const MutexLock wait(g_runtime.engine->lock());  // An eviction that is under way ends first.
+  const ExclusiveLock wait(&*g_runtime.engine);  // An eviction that is under way ends first.
   return 0;
 }
 
@@ -458,7 +458,7 @@ long KeepNear(GuardFrame* frame) {
   const uint64_t last = PageOf(frame->args[1] + kPageBytes - 1);
   for (uint64_t page = PageOf(frame->args[0]); page < last;) {
     MakePresent(AddressOf(page), kPageBytes);
-    MutexLock hold(engine.lock());
+    ExclusiveLock hold(&engine);
     const Area* area = engine.areas().Find(page);
     if (area != nullptr && !area->foreign && area->protection != PROT_NONE) {
       if (!engine.LetGoLocked(page, page + 1)) continue;  // Evicted in between.

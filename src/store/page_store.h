@@ -5,8 +5,8 @@
 // are what was last stored; there is no check here: whoever stores keeps the hash and verifies what comes
 // back.
 //
-// Threads: one at a time per object (the fault engine's lock); slots and their counts may be shared with
-// other processes through shared memory.
+// Threads: one at a time per object (the fault engine's lock), but for FinishLoad; slots and their counts may
+// be shared with other processes through shared memory.
 
 #include <cstdint>
 
@@ -36,11 +36,12 @@ class PageStore {
   // (or slots) are unspecified. Returns in bounded time.
   virtual Status Load(const PageIo* pages, unsigned count) = 0;
   virtual Status Store(const PageIo* pages, unsigned count) = 0;
-  // Load in two steps, so that the caller can work while the pages travel. One load may be under way at a
-  // time; Store and Reserve may be called in between. `pages` must stay until FinishLoad(), which says how it
-  // went.
-  virtual void StartLoad(const PageIo* pages, unsigned count) = 0;
-  virtual Status FinishLoad() = 0;
+  // Load in two steps, so that the caller can work while the pages travel. Up to kLoadsMax loads, by number,
+  // may be under way; all else may be called in between. `pages` must stay until FinishLoad(), which says how
+  // it went. Any thread may finish a load, beside whatever others do here.
+  static constexpr unsigned kLoadsMax = 8;
+  virtual void StartLoad(unsigned load, const PageIo* pages, unsigned count) = 0;
+  virtual Status FinishLoad(unsigned load) = 0;
 
  protected:
   ~PageStore() = default;

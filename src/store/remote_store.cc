@@ -21,6 +21,7 @@ void RemoteStore::Init(SlabTable* table, SlabProvider* provider) {
 }
 
 void RemoteStore::AfterFork() {
+  links_lock_.Reset();
   for (unsigned i = 0; i < kDonorsMax; ++i) {
     if (tcp_fd_[i] >= 0) provider_->Disconnect(tcp_fd_[i]);
     tcp_fd_[i] = -1;
@@ -41,11 +42,11 @@ std::byte* RemoteStore::Lookup(void* self, SlabId slab, uint64_t* bytes) {
 }
 
 void RemoteStore::SetMapped(uint32_t slab, std::byte* base) {
-  for (; slabs_known_ <= slab; ++slabs_known_) {
-    mapped_[slabs_known_] = nullptr;
-    std::memset(populated_[slabs_known_], 0, sizeof(populated_[0]));
+  for (uint32_t known = slabs_known_; known <= slab; slabs_known_.store(++known, std::memory_order_release)) {
+    mapped_[known] = nullptr;
+    std::memset(populated_[known], 0, sizeof(populated_[0]));
   }
-  mapped_[slab] = base;
+  std::atomic_ref(mapped_[slab]).store(base, std::memory_order_release);
 }
 
 Status RemoteStore::Reserve(unsigned count, SlotId* out, unsigned* reserved) {
@@ -66,7 +67,10 @@ Status RemoteStore::Reserve(unsigned count, SlotId* out, unsigned* reserved) {
       return Status::Ok();
     }
   }
-  Result<uint32_t> leased = provider_->LeaseSlab();
+  Result<uint32_t> leased = [this] {
+    MutexLock hold(&links_lock_);
+    return provider_->LeaseSlab();
+  }();
   if (leased.ok()) {
     current_ = leased.value();
     *reserved = table_->Take(current_, count, out);
@@ -85,6 +89,7 @@ Status RemoteStore::LinkFor(uint32_t slab, Link** link) {
   const SlabEntry& entry = table_->slabs[slab];
   if (entry.state.load(std::memory_order_acquire) != SlabEntry::kReady)
     return Status::Unavailable("the donor of this page is gone");
+  MutexLock hold(&links_lock_);
   if (provider_->shared_memory(entry.donor)) {
     if (Mapped(slab) == nullptr) {
       Result<std::byte*> base = provider_->MapSlab(slab);
@@ -103,7 +108,9 @@ Status RemoteStore::LinkFor(uint32_t slab, Link** link) {
     Result<int> fd = provider_->Connect(donor);
     if (!fd.ok()) return fd.status();
     tcp_fd_[donor] = fd.value();
-    tcp_[donor].Make(fd.value());
+    if ((tcp_made_ >> donor & 1) == 0) tcp_[donor].Make();
+    tcp_made_ |= uint64_t{1} << donor;
+    tcp_[donor]->Reset(fd.value());
   }
   *link = &*tcp_[donor];
   return Status::Ok();
@@ -200,6 +207,7 @@ Status RemoteStore::Finish(Transfer* transfer) {
     // Reads and whole-page writes may be repeated: a page write that happened twice leaves the same bytes.
     for (unsigned i = 0; i < transfer->count; ++i) {
       const uint32_t donor = table_->slabs[SlabOf(transfer->pages[i].slot)].donor;
+      MutexLock hold(&links_lock_);
       if (provider_->shared_memory(donor) || (tcp_fd_[donor] >= 0 && tcp_[donor]->alive())) continue;
       if (Status s = provider_->LinkBroke(donor); !s.ok()) return s;
       break;

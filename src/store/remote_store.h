@@ -3,7 +3,10 @@
 
 #include <sys/syscall.h>
 
+#include <atomic>
+
 #include "base/later.h"
+#include "base/mutex.h"
 #include "base/sys.h"
 #include "store/page_store.h"
 #include "store/slab_table.h"
@@ -17,7 +20,7 @@ inline constexpr unsigned kDonorsMax = 64;
 inline constexpr unsigned kStoreBatchMax = 64;
 
 // What the store needs from whoever holds the sessions with the donors (the supervisor, reached over a
-// socket). Called with the engine's lock held, possibly in a signal handler. Each call ends in bounded time.
+// socket). Called by one thread at a time, possibly in a signal handler. Each call ends in bounded time.
 class SlabProvider {
  public:
   // A slab with free slots was added to the table: its index.
@@ -46,17 +49,19 @@ class RemoteStore final : public PageStore {
   void Release(SlotId slot) override { table_->Release(slot); }
   bool Exclusive(SlotId slot) const override { return table_->Exclusive(slot); }
   Status Load(const PageIo* pages, unsigned count) override {
-    StartLoad(pages, count);
-    return FinishLoad();
+    StartLoad(0, pages, count);
+    return FinishLoad(0);
   }
   Status Store(const PageIo* pages, unsigned count) override {
     Start(&stores_, LinkOp::Kind::kWrite, pages, count);
     return Finish(&stores_);
   }
-  void StartLoad(const PageIo* pages, unsigned count) override {
-    Start(&loads_, LinkOp::Kind::kRead, pages, count);
+  void StartLoad(unsigned load, const PageIo* pages, unsigned count) override {
+    if ((loads_made_ >> load & 1) == 0) loads_[load].Make();
+    loads_made_ |= 1U << load;
+    Start(&*loads_[load], LinkOp::Kind::kRead, pages, count);
   }
-  Status FinishLoad() override { return Finish(&loads_); }
+  Status FinishLoad(unsigned load) override { return Finish(&*loads_[load]); }
 
   // In a forked child, before anything else: connections are the parent's; mappings of slabs are shared and
   // stay.
@@ -82,24 +87,32 @@ class RemoteStore final : public PageStore {
   Status Finish(Transfer* transfer);
   Status LinkFor(uint32_t slab, Link** link);
   // Null: not yet, or not of a shared-memory donor.
-  std::byte* Mapped(uint32_t slab) const { return slab < slabs_known_ ? mapped_[slab] : nullptr; }
+  std::byte* Mapped(uint32_t slab) {
+    return slab < slabs_known_.load(std::memory_order_acquire)
+               ? std::atomic_ref(mapped_[slab]).load(std::memory_order_acquire)
+               : nullptr;
+  }
   void SetMapped(uint32_t slab, std::byte* base);
   // Maps the part of a shared-memory slab around a slot that is written for the first time: one call for 512
   // pages instead of a page fault for each.
   void PopulateAround(SlotId slot);
 
   SlabTable* table_ = nullptr;
+  // Guards what loads that end beside each other may change: the provider's work, and which links there are.
+  Mutex links_lock_;
   SlabProvider* provider_ = nullptr;
   uint32_t current_ = 0;  // Slab that slots are taken from; 0: none yet.
   ShmLink shm_;
   int tcp_fd_[kDonorsMax];  // -1: no link.
+  uint64_t tcp_made_ = 0;   // Bit per donor.
   Later<TcpLink> tcp_[kDonorsMax];
   // What is known of slabs. A process that starts touches none of it: there is room for many.
-  uint32_t slabs_known_ = 0;
+  std::atomic<uint32_t> slabs_known_ = 0;
   std::byte* mapped_[kSlabsMax];
   static constexpr uint32_t kPopulateSlots = 512;
   uint64_t populated_[kSlabsMax][kSlotsPerSlabMax / kPopulateSlots / 64];  // Bit per so many slots.
-  Transfer loads_;
+  uint32_t loads_made_ = 0;                                                // Bit per load.
+  Later<Transfer> loads_[kLoadsMax];
   Transfer stores_;
 };
 

@@ -22,8 +22,10 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/uffd_abi.h"
 
 // ASan would report the first page fault as a crash of its own.
@@ -58,8 +60,12 @@ class MemoryStore final : public PageStore {
     std::atomic<uint64_t> pages_stored, pages_loaded;
     std::atomic<uint32_t> used;
     std::atomic<Status::Code> fail_load, fail_store;  // While not kOk.
-    std::atomic<bool> misused;                        // A free slot was used, or two loads at once.
+    std::atomic<bool> misused;                        // A free slot was used, or a load twice at once.
+    // Loads that wait for each other before they end; kNobodyCame after ten seconds.
+    std::atomic<int> meet;
   };
+
+  static constexpr int kNobodyCame = -1;
 
   explicit MemoryStore(uint32_t slots)
       : slots_(slots),
@@ -95,26 +101,27 @@ class MemoryStore final : public PageStore {
   }
   bool Exclusive(SlotId slot) const override { return holders_[Index(slot)] == 1; }
   Status Load(const PageIo* pages, unsigned count) override {
-    StartLoad(pages, count);
-    return FinishLoad();
+    StartLoad(0, pages, count);
+    return FinishLoad(0);
   }
   // Pages arrive as late as they may: in FinishLoad. Until then what is there is rubbish.
-  void StartLoad(const PageIo* pages, unsigned count) override {
-    if (loading_count_ != 0) state_->misused = true;
-    loading_ = pages;
-    loading_count_ = count;
+  void StartLoad(unsigned load, const PageIo* pages, unsigned count) override {
+    if (loading_[load].count != 0) state_->misused = true;
+    loading_[load] = {pages, count};
     for (unsigned i = 0; i < count; ++i) {
       Check(pages[i].slot);
       std::memset(pages[i].page, 0xee, kPageBytes);
     }
   }
-  Status FinishLoad() override {
-    const unsigned count = loading_count_;
-    loading_count_ = 0;
+  Status FinishLoad(unsigned load) override {
+    const auto [pages, count] = std::exchange(loading_[load], {});
+    if (state_->meet > 0) --state_->meet;
+    for (const uint64_t end = NowNs() + 10'000'000'000; state_->meet > 0; std::this_thread::yield())
+      if (NowNs() > end) state_->meet = kNobodyCame;
     ++state_->loads;
     if (state_->fail_load != Status::Code::kOk) return Status(state_->fail_load, "told to fail");
     state_->pages_loaded += count;
-    for (unsigned i = 0; i < count; ++i) std::memcpy(loading_[i].page, PageOf(loading_[i].slot), kPageBytes);
+    for (unsigned i = 0; i < count; ++i) std::memcpy(pages[i].page, PageOf(pages[i].slot), kPageBytes);
     return Status::Ok();
   }
   Status Store(const PageIo* pages, unsigned count) override {
@@ -138,8 +145,11 @@ class MemoryStore final : public PageStore {
     if (slot == SlotId::kNone || Index(slot) > slots_ || holders_[Index(slot)] == 0) state_->misused = true;
   }
   const uint32_t slots_;
-  const PageIo* loading_ = nullptr;
-  unsigned loading_count_ = 0;
+  struct Loading {
+    const PageIo* pages = nullptr;
+    unsigned count = 0;
+  };
+  Loading loading_[kLoadsMax];
   State* state_;
   std::atomic<uint16_t>* holders_;
   std::byte* bytes_;
@@ -736,15 +746,24 @@ TEST_P(EngineTest, NoUpdateOfAnyThreadIsLost) {
       const uint64_t at = kPages + random() % 1500;
       w.FillPage(at, at);
       w.FillPage(at + 100, at);
-      w.engine->Discard(at + 200, at + 300);
-      if (Status s = w.engine->Remap(at, at + 200, 50); !s.ok()) ++mismatches;
+      {
+        ExclusiveLock hold(w.engine.get());
+        w.engine->DiscardLocked(at + 200, at + 300);
+        if (Status s = w.engine->RemapLocked(at, at + 200, 50); !s.ok()) ++mismatches;
+      }
       if (!w.PageIs(at + 200, at)) ++mismatches;
       w.engine->Discard(kPages, 2 * kPages);
     }
   });
+  // While somebody brings those pages in, too.
+  std::thread reader([&] {
+    std::mt19937_64 random(98);
+    while (!stop) std::atomic_ref<uint64_t>(w.Words(kPages + random() % kPages)[1]).load();
+  });
   for (auto& t : threads) t.join();
   stop = true;
   mapper.join();
+  reader.join();
   EXPECT_EQ(mismatches, 0u);
   uint64_t total = 0;
   for (uint64_t p = 0; p < kPages; ++p) {
@@ -752,6 +771,38 @@ TEST_P(EngineTest, NoUpdateOfAnyThreadIsLost) {
     for (unsigned t = 0; t < kThreads; ++t) ASSERT_EQ(w.Words(p)[8 + t * 8], own[t][p]) << p;
   }
   EXPECT_EQ(total, uint64_t{kThreads} * kRounds);
+  w.ExpectBooksRight();
+}
+
+// Method: no load ends before two are under way.
+TEST_P(EngineTest, FaultsOfTwoThreadsTravelAtOnce) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 2 * kGroupPages);
+  w.EvictAll();
+  w.store.state().meet = 2;
+  std::atomic<uint64_t> wrong{0};
+  std::thread threads[2];
+  for (unsigned t = 0; t < 2; ++t) threads[t] = std::thread([&, t] { wrong += w.Wrong(t * kGroupPages, 1); });
+  for (auto& t : threads) t.join();
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_EQ(w.store.state().meet, 0) << "one load waited for the other's end";
+  w.ExpectBooksRight();
+}
+
+// Method: a page is on its way when others want it, too.
+TEST_P(EngineTest, AnArrivingPageIsLoadedOnce) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 1);
+  w.EvictAll();
+  w.store.state().loads = 0;
+  std::atomic<uint64_t> wrong{0};
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < 8; ++t) threads.emplace_back([&] { wrong += w.Wrong(0, 1); });
+  for (auto& t : threads) t.join();
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_EQ(w.store.state().loads, 1u);
   w.ExpectBooksRight();
 }
 
@@ -818,9 +869,10 @@ TEST_P(EngineTest, CallsForItsShareWhenOthersHoldIt) {
 
 // Method: the child does nothing, but as long as it lives the kernel counts the parent's pages as shared.
 TEST_P(EngineTest, SharedPagesComeBackFromStaging) {
+  constexpr uint64_t kShared = 2 * kGroupPages;
   Start({.limit = 1024});
   World& w = *world;
-  w.Fill(0, kGroupPages);
+  w.Fill(0, kShared);
   int until[2];
   ASSERT_EQ(pipe(until), 0);
   const pid_t child = fork();
@@ -831,16 +883,16 @@ TEST_P(EngineTest, SharedPagesComeBackFromStaging) {
   }
   ASSERT_GT(child, 0);
   uint64_t filled = 0;
-  // The last page of a group is staged the longest.
-  constexpr uint64_t kLast = kGroupPages - 1;
+  // The last page of a group is staged the longest, and the first group may go all at once.
+  constexpr uint64_t kLast = kShared - 1;
   while (w.table[kLast].state == PageEntry::State::kResident) w.Fill(1000 + 31 * filled++, 1);
   ASSERT_EQ(w.table[kLast].state, PageEntry::State::kStaged);
   EXPECT_EQ(w.Wrong(kLast, 1), 0u);
   EXPECT_EQ(w.table[kLast].state, PageEntry::State::kResident);
-  EXPECT_EQ(w.Wrong(0, kGroupPages), 0u);
-  w.Fill(0, kGroupPages, 2);
+  EXPECT_EQ(w.Wrong(0, kShared), 0u);
+  w.Fill(0, kShared, 2);
   w.EvictAll();
-  EXPECT_EQ(w.Wrong(0, kGroupPages, 2), 0u);
+  EXPECT_EQ(w.Wrong(0, kShared, 2), 0u);
   for (uint64_t i = 0; i < filled; ++i) EXPECT_EQ(w.Wrong(1000 + 31 * i, 1), 0u);
   close(until[1]);
   int status = -1;

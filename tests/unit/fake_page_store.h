@@ -57,8 +57,8 @@ class FakePageStore final : public PageStore {
     --store_until;
     return Status::Ok();
   }
-  void StartLoad(const PageIo*, unsigned) override {}
-  Status FinishLoad() override { return Status::Ok(); }
+  void StartLoad(unsigned, const PageIo*, unsigned) override {}
+  Status FinishLoad(unsigned) override { return Status::Ok(); }
 
   size_t held() const { return held_.size(); }
   void Spoil(SlotId slot) { pages_[slot][100] ^= std::byte{1}; }

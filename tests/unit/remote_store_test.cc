@@ -239,12 +239,12 @@ TEST_F(RemoteStoreTest, WhatIsStoredIsLoadedBack) {
   for (int step = 0; step < 400; ++step) {
     Pick p = pick(0, false);
     const std::set<size_t> loading(p.index.begin(), p.index.end());
-    store->StartLoad(p.io.data(), static_cast<unsigned>(p.io.size()));
+    store->StartLoad(0, p.io.data(), static_cast<unsigned>(p.io.size()));
     for (uint64_t n = random() % 3; n > 0; --n) {
       const Status s = store_some(loading);
       ASSERT_TRUE(s.ok()) << s.text();
     }
-    const Status s = store->FinishLoad();
+    const Status s = store->FinishLoad(0);
     ASSERT_TRUE(s.ok()) << s.text();
     for (size_t i = 0; i < p.io.size(); ++i) ASSERT_TRUE(Is(p.io[i].page, model[p.index[i]])) << step;
   }
@@ -324,12 +324,12 @@ TEST_F(RemoteStoreTest, LoadUnderWaySurvivesABreak) {
     for (size_t i = 1; i < slots.size(); i += 2) odd.push_back(slots[i]);
     std::vector<PageIo> io = Batch(odd, 64);
     std::memset(buffer.data(), 0, buffer.size());
-    store->StartLoad(io.data(), static_cast<unsigned>(io.size()));
+    store->StartLoad(0, io.data(), static_cast<unsigned>(io.size()));
     provider.Break(0);
     if (store_between) {
       EXPECT_TRUE(StoreOne(slots[0], 5).ok());
     }
-    const Status s = store->FinishLoad();
+    const Status s = store->FinishLoad(0);
     ASSERT_TRUE(s.ok()) << s.text();
     for (size_t i = 0; i < odd.size(); ++i) ASSERT_TRUE(Is(io[i].page, 100 + 2 * i + 1)) << i;
   }

@@ -1,10 +1,12 @@
 #include "transport/tcp/tcp_link.h"
 
 #include <linux/errno.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
+#include <climits>
 #include <cstring>
 
 #include "base/assert.h"
@@ -18,6 +20,9 @@
 namespace farpool {
 
 namespace {
+
+// Looks before a follower sleeps; longer than a round trip in a rack.
+constexpr int kFollowSpins = 1000;
 
 wire::RequestHeader RequestFor(const LinkOp& op, uint64_t id) {
   wire::RequestHeader h;
@@ -69,6 +74,15 @@ iovec* SkipDone(iovec* iov, unsigned* count, uint64_t done) {
 
 TcpLink::TcpLink(int fd, TcpLinkOptions options) : fd_(fd), alive_(fd >= 0), options_(options) {}
 
+void TcpLink::Reset(int fd) {
+  MutexLock hold(&lock_);
+  FARPOOL_ASSERT(head_ == nullptr);
+  fd_ = fd;
+  head_id_ = unsent_id_ = 1;
+  unsent_progress_ = head_progress_ = 0;
+  alive_ = fd >= 0;
+}
+
 bool TcpLink::alive() const { return alive_; }
 
 // Headers that lie side by side (reads, atomics) become one entry.
@@ -84,6 +98,7 @@ void TcpLink::AddIov(void* base, size_t bytes) {
 }
 
 void TcpLink::Post(LinkOp* const* ops, unsigned count) {
+  MutexLock hold(&lock_);
   uint64_t deadline = NowNs() + options_.deadline_ns;
   for (unsigned i = 0; i < count; ++i) {
     LinkOp* op = ops[i];
@@ -91,7 +106,7 @@ void TcpLink::Post(LinkOp* const* ops, unsigned count) {
     op->next = nullptr;
     Status::Code code = CheckOp(*op);
     if (code == Status::Code::kOk && alive_ && outstanding_ == kMaxOutstanding) {
-      Wait(head_);
+      WaitForRoom();
       deadline = NowNs() + options_.deadline_ns;
     }
     if (code == Status::Code::kOk && !alive_) code = Status::Code::kUnavailable;
@@ -108,24 +123,64 @@ void TcpLink::Post(LinkOp* const* ops, unsigned count) {
   Send();
 }
 
+// Rare: nobody else gets at the link meanwhile.
+void TcpLink::WaitForRoom() {
+  while (alive_ && outstanding_ == kMaxOutstanding) {
+    Send();
+    if (Receive()) continue;
+    const uint64_t now = NowNs();
+    if (alive_ && now >= head_->id) Die(Status::Code::kTimeout);
+    if (alive_) Block(NeedNow(), now);
+  }
+  CallFollowers();
+}
+
 void TcpLink::Poll() {
-  Send();
-  if (!Receive() && head_ != nullptr && NowNs() >= head_->id) Die(Status::Code::kTimeout);
+  {
+    MutexLock hold(&lock_);
+    Send();
+    if (!Receive() && head_ != nullptr && NowNs() >= head_->id) Die(Status::Code::kTimeout);
+  }
+  CallFollowers();
+}
+
+bool TcpLink::Done(const LinkOp& op) {
+  return std::atomic_ref<bool>(const_cast<bool&>(op.done)).load(std::memory_order_acquire);
 }
 
 void TcpLink::Wait(LinkOp* op) {
-  if (op->done) return;
+  while (!Done(*op)) {
+    if (leader_.exchange(true, std::memory_order_acquire)) {
+      Follow(*op);
+      continue;
+    }
+    Lead(op);
+    leader_.store(false, std::memory_order_release);
+    CallFollowers();
+  }
+}
+
+// Looks at the socket until `op` is done.
+void TcpLink::Lead(LinkOp* op) {
   uint64_t idle_since = NowNs();
   bool spinning = spin_history_.ShouldSpin();
   for (;;) {
-    FARPOOL_ASSERT(head_ != nullptr);  // `op` was posted here, or the caller has a bug.
-    Send();
-    const bool progress = Receive();
-    if (progress && spinning) spin_history_.Ended(true);
-    if (op->done) return;
-    const uint64_t now = NowNs();
-    if (now >= head_->id) return Die(Status::Code::kTimeout);
+    bool progress;
+    uint64_t now;
+    Need need;
+    {
+      MutexLock hold(&lock_);
+      if (Done(*op)) return;
+      Send();
+      progress = Receive();
+      if (progress && spinning) spin_history_.Ended(true);
+      if (Done(*op)) return;
+      now = NowNs();
+      if (now >= head_->id) return Die(Status::Code::kTimeout);
+      need = NeedNow();
+    }
     if (progress) {
+      CallFollowers();
       idle_since = now;
       spinning = spin_history_.ShouldSpin();
     }
@@ -135,8 +190,25 @@ void TcpLink::Wait(LinkOp* op) {
     }
     if (spinning) spin_history_.Ended(false);
     spinning = false;
-    Block(now);
+    Block(need, now);
   }
+}
+
+// Until `op` is done or nobody leads.
+void TcpLink::Follow(const LinkOp& op) {
+  for (int i = 0; i < kFollowSpins; ++i) {
+    if (Done(op) || !leader_.load(std::memory_order_relaxed)) return;
+    SpinPause();
+  }
+  followers_.fetch_add(1);
+  const uint32_t seen = calls_.load();
+  if (!Done(op) && leader_.load()) sys::Call(SYS_futex, &calls_, FUTEX_WAIT_PRIVATE, seen, nullptr);
+  followers_.fetch_sub(1);
+}
+
+void TcpLink::CallFollowers() {
+  calls_.fetch_add(1);
+  if (followers_.load() > 0) sys::Call(SYS_futex, &calls_, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
 
 // Hands the kernel as much as it takes. The headers are made again after a partial send: an operation does
@@ -231,13 +303,18 @@ bool TcpLink::Receive() {
   return progress;
 }
 
-// Sleeps until the socket can be read (or written, if there is something to send) or head_'s deadline.
-void TcpLink::Block(uint64_t now_ns) const {
-  const uint64_t left = head_->id - now_ns;
+TcpLink::Need TcpLink::NeedNow() const {
+  const int events = unsent_ != nullptr ? POLLIN | POLLOUT : POLLIN;
+  return {.fd = fd_, .events = static_cast<short>(events), .deadline_ns = head_->id};
+}
+
+// Sleeps until the socket can be read (or written, if there is something to send) or the oldest operation's
+// deadline.
+void TcpLink::Block(const Need& need, uint64_t now_ns) {
+  const uint64_t left = need.deadline_ns - now_ns;
   timespec timeout = {.tv_sec = static_cast<time_t>(left / 1'000'000'000),
                       .tv_nsec = static_cast<long>(left % 1'000'000'000)};
-  pollfd wait = {.fd = fd_, .events = POLLIN, .revents = 0};
-  if (unsent_ != nullptr) wait.events |= POLLOUT;
+  pollfd wait = {.fd = need.fd, .events = need.events, .revents = 0};
   sys::Call(SYS_ppoll, &wait, 1, &timeout, nullptr, 8);  // Any outcome: the caller looks again.
 }
 

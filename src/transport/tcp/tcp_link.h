@@ -2,9 +2,15 @@
 // Link over a stream socket: framed requests, replies in request order on one connection, payloads received
 // straight into the caller's memory. Spins for a bounded time, then blocks. No allocation, no libc state:
 // runs in signal handlers.
+//
+// Threads: any, each with operations of its own. One of those that wait leads: it alone looks at the socket,
+// for all of them.
 
 #include <sys/uio.h>
 
+#include <atomic>
+
+#include "base/mutex.h"
 #include "base/spin.h"
 #include "transport/link.h"
 #include "wire/wire.h"
@@ -24,6 +30,8 @@ class TcpLink final : public Link {
   // Borrows `fd`, a channel from DonorSession::OpenDataChannel(). A link that breaks shuts the socket down,
   // so that the donor lets go of it too; closing it stays with the owner.
   explicit TcpLink(int fd = -1, TcpLinkOptions options = {});
+  // Goes on with another channel, like new. Only while nothing is posted.
+  void Reset(int fd);
   void Post(LinkOp* const* ops, unsigned count) override;
   void Poll() override;
   void Wait(LinkOp* op) override;
@@ -35,17 +43,34 @@ class TcpLink final : public Link {
   // Replies in one recvmsg.
   static constexpr unsigned kReceiveBatch = 32;
 
+  static bool Done(const LinkOp& op);
+  void Lead(LinkOp* op);
+  void Follow(const LinkOp& op);
+  void CallFollowers();
+  void WaitForRoom();
+  // The rest: under lock_.
   void Send();
   bool Receive();
   bool ReplyIsFor(const LinkOp& op, unsigned slot, wire::ReplyHeader* reply) const;
-  void Block(uint64_t now_ns) const;
+  // What to wait for when nothing can be done: see Block().
+  struct Need {
+    int fd;
+    short events;
+    uint64_t deadline_ns;
+  };
+  Need NeedNow() const;
+  static void Block(const Need& need, uint64_t now_ns);
   void Die(Status::Code code);
   void AddIov(void* base, size_t bytes);
 
+  Mutex lock_;
+  std::atomic<bool> leader_{false};     // Somebody looks at the socket.
+  std::atomic<uint32_t> calls_{0};      // Futex of those who do not: something ended, or nobody leads.
+  std::atomic<uint32_t> followers_{0};  // Who may sleep there.
+  SpinHistory spin_history_;            // The leader's.
   int fd_;
-  bool alive_;
+  std::atomic<bool> alive_;
   TcpLinkOptions options_;
-  SpinHistory spin_history_;
   // Posted operations, oldest first. [head_, unsent_) wait for replies; unsent_ and later are not, or only
   // partly, sent. While posted, op->id is the time by which the operation must end.
   LinkOp* head_ = nullptr;
