@@ -88,71 +88,72 @@ Status Engine::Fault(uintptr_t address, bool* foreign) {
   const uint64_t start = NowNs();
   const uint64_t page = (address - reinterpret_cast<uintptr_t>(config_.arena)) / kPageBytes;
   MutexLock hold(&lock_);
-  const Area* area = areas_.Find(page);
-  if (foreign != nullptr) *foreign = area != nullptr && area->foreign;
-  // Not mapped (any more): the kernel answers the next touch with SIGSEGV, as it would without us.
-  if (area == nullptr || area->foreign || area->protection == PROT_NONE) return Status::Ok();
-  const PageEntry::State state = config_.table[page].state;
-  if (state == PageEntry::State::kResident) {
-    // Usually another thread was faster. The kernel knows; if the page is gone behind our back nobody can
-    // tell what was in it.
-    unsigned char present = 1;
-    if (sys::Call(SYS_mincore, PageAt(page), kPageBytes, &present) != 0 || (present & 1) != 0)
-      return Status::Ok();
-    return Status::Corrupt("a resident page of the program vanished");
-  }
-  // The next touch shows what there is then.
-  if (state == PageEntry::State::kArriving || std::popcount(flights_) == kFlightsMax) {
-    AwaitLanding();
-    return Status::Ok();
-  }
-  Flight flight = {.load = static_cast<unsigned>(std::countr_one(flights_)),
-                   .page = page,
-                   .frame = 0,
-                   .count = 0,
-                   .fetched = state == PageEntry::State::kStored,
-                   .copy = false,
-                   .timed = false,
-                   .unclean = 0,
-                   .area = *area};
-  PageIo io[kGroupPages];
-  Histogram* times = &config_.stats->fetch;
-  Status s;
-  if (flight.fetched) {
-    s = Fetch(page, &flight, io);
-  } else if (state == PageEntry::State::kNone) {
-    times = &config_.stats->first_touch;
-    s = FirstTouch(page, &flight);
-  } else {
-    times = &config_.stats->second_chance;
-    s = SecondChance(page, &flight);
-  }
-  if (!s.ok()) return s;
-  if (flight.count == 0) {
-    AwaitLanding();
-    return Status::Ok();
-  }
-  TakeOff(flight);
-  if (s = ChooseWay(&flight); !s.ok()) {
-    Land(flight, false);
+  for (;; AwaitLanding()) {
+    const Area* area = areas_.Find(page);
+    if (foreign != nullptr) *foreign = area != nullptr && area->foreign;
+    // Not mapped (any more): the kernel answers the next touch with SIGSEGV, as it would without us.
+    if (area == nullptr || area->foreign || area->protection == PROT_NONE) return Status::Ok();
+    const PageEntry::State state = config_.table[page].state;
+    if (state == PageEntry::State::kResident) {
+      // Usually another thread was faster. The kernel knows; if the page is gone behind our back nobody can
+      // tell what was in it.
+      unsigned char present = 1;
+      if (sys::Call(SYS_mincore, PageAt(page), kPageBytes, &present) != 0 || (present & 1) != 0)
+        return Status::Ok();
+      return Status::Corrupt("a resident page of the program vanished");
+    }
+    if (state == PageEntry::State::kArriving || std::popcount(flights_) == kFlightsMax) continue;
+    Flight flight = {.load = static_cast<unsigned>(std::countr_one(flights_)),
+                     .page = page,
+                     .frame = 0,
+                     .count = 0,
+                     .fetched = state == PageEntry::State::kStored,
+                     .copy = false,
+                     .timed = false,
+                     .unclean = 0,
+                     .area = *area};
+    PageIo io[kGroupPages];
+    Histogram* times = &config_.stats->fetch;
+    Status s;
+    if (flight.fetched) {
+      s = Fetch(page, &flight, io);
+    } else if (state == PageEntry::State::kNone) {
+      times = &config_.stats->first_touch;
+      s = FirstTouch(page, &flight);
+    } else {
+      times = &config_.stats->second_chance;
+      s = SecondChance(page, &flight);
+    }
+    if (!s.ok()) return s;
+    if (flight.count == 0) continue;
+    s = Fly(&flight, io);
+    times->Add(NowNs() - start);
     return s;
   }
-  if (flight.fetched) {
-    config_.store->StartLoad(flight.load, io, flight.count);
+}
+
+Status Engine::Fly(Flight* flight, const PageIo* io) {
+  TakeOff(*flight);
+  Status s = ChooseWay(flight);
+  if (!s.ok()) {
+    Land(*flight, false);
+    return s;
+  }
+  if (flight->fetched) {
+    config_.store->StartLoad(flight->load, io, flight->count);
     // While they travel: frames for the next fault.
-    s = KeepReserve(flight.count);
+    s = KeepReserve(flight->count);
   }
   // Who waits for the lock alone should not wait for ever.
   const bool keep_lock = exclusive_waiters_ > 0;
   if (!keep_lock) lock_.Unlock();
-  Status arrived = Load(flight);
-  const uint64_t before = flight.timed ? NowNs() : 0;
-  if (arrived.ok()) arrived = Install(flight);
-  const uint64_t took = flight.timed ? NowNs() - before : 0;
+  Status arrived = Load(*flight);
+  const uint64_t before = flight->timed ? NowNs() : 0;
+  if (arrived.ok()) arrived = Install(*flight);
+  const uint64_t took = flight->timed ? NowNs() - before : 0;
   if (!keep_lock) lock_.Lock();
-  if (flight.timed) move_or_copy_.Took(flight.copy, took);
-  Land(flight, arrived.ok());
-  times->Add(NowNs() - start);
+  if (flight->timed) move_or_copy_.Took(flight->copy, took);
+  Land(*flight, arrived.ok());
   return arrived.ok() ? s : arrived;
 }
 

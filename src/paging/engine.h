@@ -75,8 +75,8 @@ class Engine {
   // Once, before anything else. Maps the staging area and the group table.
   Status Init(const EngineConfig& config);
 
-  // Makes the page at `address` (inside a mapped area of the arena) present. Ok: touch it again. `foreign` is
-  // set if the address belongs to a foreign area: then the fault is none of ours.
+  // Makes the page at `address` (inside a mapped area of the arena) present. Ok: it was; touch it again.
+  // `foreign` is set if the address belongs to a foreign area: then the fault is none of ours.
   Status Fault(uintptr_t address, bool* foreign = nullptr);
 
   // The pages of [first, last) become zero, their slots free.
@@ -171,6 +171,7 @@ class Engine {
   Status SecondChance(uint64_t page, Flight* flight);
   Status Fetch(uint64_t page, Flight* flight, PageIo* io);
   Status ChooseWay(Flight* flight);
+  Status Fly(Flight* flight, const PageIo* io);
   void TakeOff(const Flight& flight);
   // Neither needs the lock.
   Status Load(const Flight& flight);
