@@ -222,27 +222,46 @@ void Engine::Land(const Flight& flight, bool arrived) {
   if (landing_waiters_ > 0) sys::Call(SYS_futex, &landings_, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
 
-// How many pages to bring for a fault on `page`: 1 unless it continues one of the last kStreams streams.
 // Several interleaved scans, also of several threads, each keep their own stream.
-unsigned Engine::WindowFor(uint64_t page, Stream** stream) {
+Engine::Stream* Engine::StreamOf(uint64_t page) {
   Stream* oldest = &streams_[0];
   ++stream_clock_;
   for (Stream& s : streams_) {
-    if (s.next != 0 && page >= s.next && page - s.next <= kStreamSlack) {
+    const bool up = s.next != 0 && page >= s.next && page - s.next <= kStreamSlack;
+    const bool down = page < s.previous && s.previous - 1 - page <= kStreamSlack;
+    if (up || down) {
       // The stream went on behind what was brought ahead: that was used.
       if (s.ahead > 0) Count(config_.stats->prefetch_hits, s.ahead);
       s.ahead = 0;
       s.window = s.window * 2 < kStreamWindowMin ? kStreamWindowMin : s.window * 2;
       if (s.window > kGroupPages) s.window = kGroupPages;
       s.stamp = stream_clock_;
-      *stream = &s;
-      return s.window;
+      (up ? s.previous : s.next) = 0;
+      return &s;
     }
     if (s.stamp < oldest->stamp) oldest = &s;
   }
-  *oldest = Stream{page + 1, 1, stream_clock_, 0};
-  *stream = oldest;
-  return 1;
+  *oldest = Stream{page + 1, page, 1, stream_clock_, 0};
+  return oldest;
+}
+
+template <typename Fits>
+Engine::Range Engine::Wanted(const Stream& stream, uint64_t page, const Area& area, Fits fits) {
+  const uint64_t group = page / kGroupPages * kGroupPages;
+  uint64_t first = page, last = page + 1;
+  if (stream.next != 0) {
+    const uint64_t end = group + kGroupPages < area.last ? group + kGroupPages : area.last;
+    while (last - page < stream.window && last < end && fits(last)) ++last;
+  } else {
+    const uint64_t begin = group > area.first ? group : area.first;
+    while (page - first + 1 < stream.window && first > begin && fits(first - 1)) --first;
+  }
+  return {first, static_cast<unsigned>(last - first)};
+}
+
+void Engine::GoOn(Stream* stream, Range got) {
+  if (stream->next != 0) stream->next = got.first + got.count;
+  if (stream->previous != 0) stream->previous = got.first;
 }
 
 void Engine::BecameResident(uint64_t page, unsigned count) {
@@ -331,23 +350,16 @@ Status Engine::Install(const Flight& flight) {
 
 Status Engine::FirstTouch(uint64_t page, Flight* flight) {
   const Area& area = flight->area;
-  Stream* stream;
-  const unsigned window = WindowFor(page, &stream);
+  Stream* const stream = StreamOf(page);
   const bool plenty = config_.budget.used() * 2 < config_.budget.limit();
   const uint64_t block = plenty ? kFirstTouchPagesPlenty : kFirstTouchPages;
   auto untouched = [&](uint64_t p) { return config_.table[p].state == PageEntry::State::kNone; };
-  // Ahead: to the end of the block, or of the stream's window. Behind: to the start of the block, for
-  // programs that fill their memory downwards.
-  const uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
-  uint64_t end = (page / block + 1) * block;
-  if (end < page + window) end = page + window;
-  if (end > group_end) end = group_end;
-  if (end > area.last) end = area.last;
-  uint64_t last = page + 1;
-  while (last < end && untouched(last)) ++last;
-  uint64_t first = page;
+  // What the stream wants, and the rest of the block.
+  auto [first, count] = Wanted(*stream, page, area, untouched);
+  uint64_t last = first + count;
+  while (last % block != 0 && last < area.last && untouched(last)) ++last;
   while (first % block != 0 && first > area.first && untouched(first - 1)) --first;
-  auto count = static_cast<unsigned>(last - first);
+  count = static_cast<unsigned>(last - first);
   uint32_t frame;
   if (Status s = TakeFrames(count, &frame, &count); !s.ok() || count == 0) return s;
   if (first + count <= page)
@@ -355,7 +367,7 @@ Status Engine::FirstTouch(uint64_t page, Flight* flight) {
   flight->unclean = ~zero_[frame / kGroupPages] >> (frame % kGroupPages);
   FramesTaken(frame, count);
   config_.budget.AddFar(count);
-  stream->next = first + count;
+  GoOn(stream, {first, count});
   flight->page = first;
   flight->frame = frame;
   flight->count = count;
@@ -365,41 +377,38 @@ Status Engine::FirstTouch(uint64_t page, Flight* flight) {
 Status Engine::SecondChance(uint64_t page, Flight* flight) {
   const uint32_t frame = config_.table[page].frame;
   GroupOf(page).hot = true;
-  Stream* stream;
-  const unsigned wanted = WindowFor(page, &stream);
-  unsigned count = 1;
-  while (count < wanted && page + count < flight->area.last && (page + count) % kGroupPages != 0 &&
-         (frame + count) % kGroupPages != 0) {
-    const PageEntry& next = config_.table[page + count];
-    if (next.state != PageEntry::State::kStaged || next.frame != frame + count) break;
-    ++count;
-  }
-  for (unsigned i = 0; i < count; ++i)
-    staged_mask_[frame / kGroupPages] &= ~(uint64_t{1} << ((frame + i) % kGroupPages));
-  staged_ -= count;
-  stream->next = page + count;
-  flight->frame = frame;
-  flight->count = count;
+  Stream* const stream = StreamOf(page);
+  // Neighbours that are staged as such.
+  const Range wanted = Wanted(*stream, page, flight->area, [&](uint64_t p) {
+    const PageEntry& entry = config_.table[p];
+    return entry.state == PageEntry::State::kStaged && entry.frame + page == frame + p &&
+           entry.frame / kGroupPages == frame / kGroupPages;
+  });
+  flight->page = wanted.first;
+  flight->frame = config_.table[wanted.first].frame;
+  flight->count = wanted.count;
+  for (unsigned i = 0; i < wanted.count; ++i)
+    staged_mask_[frame / kGroupPages] &= ~(uint64_t{1} << ((flight->frame + i) % kGroupPages));
+  staged_ -= wanted.count;
+  GoOn(stream, wanted);
   return Status::Ok();
 }
 
 Status Engine::Fetch(uint64_t page, Flight* flight, PageIo* io) {
-  Stream* stream;
-  const unsigned wanted = WindowFor(page, &stream);
-  const uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
-  const uint64_t end = group_end < flight->area.last ? group_end : flight->area.last;
-  unsigned count = 1;
-  while (count < wanted && page + count < end &&
-         config_.table[page + count].state == PageEntry::State::kStored)
-    ++count;
+  Stream* const stream = StreamOf(page);
+  auto [first, count] = Wanted(*stream, page, flight->area, [&](uint64_t p) {
+    return config_.table[p].state == PageEntry::State::kStored;
+  });
   uint32_t frame;
   if (Status s = TakeFrames(count, &frame, &count); !s.ok() || count == 0) return s;
+  if (first + count <= page) first = page + 1 - count;  // Fewer frames than asked for.
   FramesTaken(frame, count);
-  for (unsigned i = 0; i < count; ++i) io[i] = {config_.table[page + i].slot, FrameAt(frame + i)};
-  stream->next = page + count;
+  for (unsigned i = 0; i < count; ++i) io[i] = {config_.table[first + i].slot, FrameAt(frame + i)};
+  GoOn(stream, {first, count});
   Count(config_.stats->pages_in, count);
   stream->ahead = count - 1;
   if (count > 1) Count(config_.stats->pages_prefetched, count - 1);
+  flight->page = first;
   flight->frame = frame;
   flight->count = count;
   return Status::Ok();

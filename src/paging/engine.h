@@ -138,10 +138,16 @@ class Engine {
   };
   static constexpr uint32_t kNoBlock = UINT32_MAX;
   struct Stream {
-    uint64_t next;
+    uint64_t next;      // Where it goes on upwards, and
+    uint64_t previous;  // downwards, + 1; 0: nowhere.
     uint32_t window;
     uint32_t stamp;
     uint32_t ahead;  // Pages the last fetch brought beyond the one asked for.
+  };
+  // Pages of one group around a fault that are wanted together.
+  struct Range {
+    uint64_t first;
+    unsigned count;
   };
 
   // Pages of one group on their way from neighbouring frames of one block into place.
@@ -179,7 +185,12 @@ class Engine {
   void Land(const Flight& flight, bool arrived);
   // Lets go of the lock until a flight has landed.
   void AwaitLanding();
-  unsigned WindowFor(uint64_t page, Stream** stream);
+  // The stream that a fault continues, or a new one whose window is 1; the pages it wants, among neighbours
+  // for which `fits` holds; what it got.
+  Stream* StreamOf(uint64_t page);
+  template <typename Fits>
+  static Range Wanted(const Stream& stream, uint64_t page, const Area& area, Fits fits);
+  static void GoOn(Stream* stream, Range got);
   void BecameResident(uint64_t page, unsigned count);
 
   // Frames: `count` neighbouring free ones; fewer (at least one) if there is no such run.

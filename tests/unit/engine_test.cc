@@ -614,6 +614,20 @@ TEST_P(EngineTest, SequentialScanCostsFewFaults) {
 }
 
 // Two scans by turns are two streams.
+// As memcpy goes where both sides lie alike in their pages.
+TEST_P(EngineTest, ScansDownwardsCostFewFaults) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 8192);
+  w.EvictAll();
+  w.books->faults = 0;
+  for (uint64_t p = 4096; p-- > 0;) {
+    ASSERT_TRUE(w.PageIs(p, p * 1000 + 1)) << p;
+    ASSERT_TRUE(w.PageIs(4096 + p, (4096 + p) * 1000 + 1)) << p;
+  }
+  EXPECT_LT(w.books->faults, 8192u / 16);
+}
+
 TEST_P(EngineTest, InterleavedScansCostFewFaults) {
   Start({.limit = 1024});
   World& w = *world;
