@@ -26,6 +26,8 @@ constexpr unsigned kFirstTouchPages = 4;
 constexpr unsigned kFirstTouchPagesPlenty = 16;
 // A fault this many pages after where a stream was expected still belongs to it.
 constexpr uint64_t kStreamSlack = 8;
+// And so many, if what lies between is resident.
+constexpr uint64_t kStreamSkip = 8192;
 constexpr unsigned kStreamWindowMin = 4;
 // Tries to place a frame that the kernel calls busy; most of them yield the processor.
 constexpr int kBusyTriesMax = 10000;
@@ -222,13 +224,26 @@ void Engine::Land(const Flight& flight, bool arrived) {
   if (landing_waiters_ > 0) sys::Call(SYS_futex, &landings_, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
 
+// Whether a stream may have gone over [first, last) without a fault.
+bool Engine::Passed(uint64_t first, uint64_t last) const {
+  if (last - first <= kStreamSlack) return true;
+  if (last - first > kStreamSkip) return false;
+  for (uint64_t group = first / kGroupPages; group <= (last - 1) / kGroupPages; ++group) {
+    const uint64_t begin = group * kGroupPages;
+    const uint64_t inside =
+        (last < begin + kGroupPages ? last : begin + kGroupPages) - (first > begin ? first : begin);
+    if (groups_[group].resident < inside) return false;
+  }
+  return true;
+}
+
 // Several interleaved scans, also of several threads, each keep their own stream.
 Engine::Stream* Engine::StreamOf(uint64_t page) {
   Stream* oldest = &streams_[0];
   ++stream_clock_;
   for (Stream& s : streams_) {
-    const bool up = s.next != 0 && page >= s.next && page - s.next <= kStreamSlack;
-    const bool down = page < s.previous && s.previous - 1 - page <= kStreamSlack;
+    const bool up = s.next != 0 && page >= s.next && Passed(s.next, page);
+    const bool down = page < s.previous && Passed(page + 1, s.previous);
     if (up || down) {
       // The stream went on behind what was brought ahead: that was used.
       if (s.ahead > 0) Count(config_.stats->prefetch_hits, s.ahead);
@@ -270,7 +285,8 @@ void Engine::BecameResident(uint64_t page, unsigned count) {
     Group& group = GroupOf(page + i);
     ++group.resident;
     group.used = true;
-    if (!group.queued) QueueGroup((page + i) / kGroupPages);
+    if (group.away) CameBack(&group);
+    if (!group.queued) QueueGroup((page + i) / kGroupPages, kPassing);
   }
   resident_ += count;
 }
@@ -376,7 +392,6 @@ Status Engine::FirstTouch(uint64_t page, Flight* flight) {
 
 Status Engine::SecondChance(uint64_t page, Flight* flight) {
   const uint32_t frame = config_.table[page].frame;
-  GroupOf(page).hot = true;
   Stream* const stream = StreamOf(page);
   // Neighbours that are staged as such.
   const Range wanted = Wanted(*stream, page, flight->area, [&](uint64_t p) {

@@ -12,8 +12,8 @@
 // state. Once it is out nobody can write a page any more: comparing hashes is race-free. A page on its way in
 // is `arriving`.
 //
-// Eviction goes by group (64 neighbouring pages), first in first out, with one more round for groups that
-// were touched while staged. mremap moves a group in one call, as page table entries and with one flush of
+// Eviction goes by group (64 neighbouring pages): most are kept, the rest passes through (NextVictim in
+// evict.cc). mremap moves a group in one call, as page table entries and with one flush of
 // the TLB; UFFDIO_MOVE, page by page, is for when that could take a page from under a device (DevicesMayPin)
 // or fails.
 //
@@ -122,14 +122,24 @@ class Engine {
 
  private:
   struct Group {
-    uint32_t next;      // In the eviction queue.
+    uint32_t next;      // In its queue.
+    uint32_t left_at;   // Value of departures_ when it was evicted.
     uint16_t resident;  // Pages resident.
     uint8_t arriving;   // Flights.
     bool queued : 1;
-    bool hot : 1;   // Touched while staged: one more round.
+    bool away : 1;  // Evicted, and no page of it has come back.
+    bool hot : 1;   // Came back soon: to be kept.
     bool used : 1;  // Some page was ever not none; lets Discard skip.
   };
-  static_assert(sizeof(Group) == 8);
+  static_assert(sizeof(Group) == 12);
+  // Groups in the order they are looked at. Those that come go through kPassing, most of the others are
+  // kKept.
+  enum QueueName : uint8_t { kPassing, kKept };
+  struct Queue {
+    uint32_t head = 0;  // Groups + 1; 0: none.
+    uint32_t tail = 0;
+    uint64_t size = 0;
+  };
   // The group being evicted, slice by slice.
   struct Victim {
     uint64_t first;  // Page of the group.
@@ -188,6 +198,7 @@ class Engine {
   // The stream that a fault continues, or a new one whose window is 1; the pages it wants, among neighbours
   // for which `fits` holds; what it got.
   Stream* StreamOf(uint64_t page);
+  bool Passed(uint64_t first, uint64_t last) const;
   template <typename Fits>
   static Range Wanted(const Stream& stream, uint64_t page, const Area& area, Fits fits);
   static void GoOn(Stream* stream, Range got);
@@ -230,7 +241,9 @@ class Engine {
   // `error`, 0 or the errno of what stopped it there.
   static constexpr unsigned kMoveMax = 512;
   unsigned Move(std::byte* to, std::byte* from, unsigned pages, uint64_t mode, int* error);
-  void QueueGroup(uint64_t group);
+  void QueueGroup(uint64_t group, QueueName name);
+  void CameBack(Group* group);
+  QueueName QueueToTakeFrom();
 
   EngineConfig config_;
   Mutex lock_;
@@ -243,9 +256,10 @@ class Engine {
   Pins pins_;
   AreaMap areas_;
   Group* groups_ = nullptr;
-  uint32_t queue_head_ = 0;  // Groups + 1; 0: none.
-  uint32_t queue_tail_ = 0;
-  uint64_t queue_size_ = 0;
+  Queue queues_[2];
+  uint32_t departures_ = 0;  // Groups evicted so far.
+  uint32_t turn_ = 0;        // Counts victims.
+  uint32_t owed_ = 0;        // Victims to be taken from kKept next.
   Victim victim_ = {.first = 0, .next = kGroupPages, .block = kNoBlock};  // None.
   uint64_t resident_ = 0;
   std::atomic<bool> evicts_{false};

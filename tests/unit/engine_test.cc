@@ -919,7 +919,7 @@ TEST_P(EngineTest, SharedPagesComeBackFromStaging) {
 TEST_P(EngineTest, BeforeForkCopiesTheTableAndSharesTheSlots) {
   Start({.limit = 1024});
   World& w = *world;
-  w.Fill(0, 3000);
+  w.Fill(0, 3008);
   auto* child_table = Shared<PageEntry>(w.options.pages);
   const uint64_t far = w.books->budget.far;
   Status s = w.engine->BeforeFork(child_table, Budget(&w.books->budget, &w.books->mine[1]));
@@ -937,14 +937,14 @@ TEST_P(EngineTest, BeforeForkCopiesTheTableAndSharesTheSlots) {
   }
   w.engine->AfterForkInParent();
   // What the parent writes now goes elsewhere.
-  w.Fill(0, 3000, 2);
+  w.Fill(0, 3008, 2);
   ASSERT_TRUE(w.engine->Shrink(0).ok());
-  for (uint64_t p = 0; p < 3000; ++p) {
+  for (uint64_t p = 0; p < 3008; ++p) {
     if (child_table[p].slot == SlotId::kNone) continue;
     ASSERT_EQ(w.store.holders(child_table[p].slot), 1u);
     ASSERT_EQ(HashPage(w.store.PageOf(child_table[p].slot), kSeed), child_table[p].hash) << p;
   }
-  EXPECT_EQ(w.Wrong(0, 3000, 2), 0u);
+  EXPECT_EQ(w.Wrong(0, 3008, 2), 0u);
   munmap(child_table, w.table_bytes());
 }
 
