@@ -22,22 +22,23 @@ EDGES = {
     "wire": ["base"],
     "placement": ["base"],
     "registry": ["base"],
-    "transport": ["base", "wire"],
+    "verbs": ["base", "wire"],
+    "transport": ["base", "wire", "verbs"],
     "transport/donor_session": ["base", "wire", "transport", "registry"],
     "transport/session": ["base", "wire", "transport", "registry"],
-    "donor": ["base", "wire", "transport"],
-    "store": ["base", "transport"],
-    "store/lease": ["base", "transport", "registry", "placement"],
+    "donor": ["base", "wire", "transport", "verbs"],
+    "store": ["base", "transport", "verbs"],
+    "store/lease": ["base", "transport", "verbs", "registry", "placement"],
     "paging": ["base", "store"],
     "run": ["base", "store", "transport", "paging"],
-    "preload": ["base", "run", "store", "transport", "paging"],
+    "preload": ["base", "run", "store", "transport", "paging", "verbs"],
     "supervisor": ["base", "registry", "transport", "run", "store", "paging", "donor", "blockdev"],
     "blockdev": ["base", "registry", "store"],
-    "cli": ["bench", "base", "wire", "placement", "registry", "transport", "donor", "store", "run", "paging", "supervisor", "blockdev"],
+    "cli": ["bench", "base", "wire", "placement", "registry", "transport", "donor", "store", "run", "paging", "supervisor", "blockdev", "verbs"],
 }
 
 # Folders that are loaded into other people's programs: what allocates, locks or throws has no place there.
-RUNTIME = ["base", "wire", "transport", "store", "run", "paging", "preload"]
+RUNTIME = ["base", "wire", "verbs", "transport", "store", "run", "paging", "preload"]
 # Files in those folders that only daemons and tools use.
 NOT_RUNTIME = ["transport/donor_session", "transport/session", "store/lease", "base/size_text"]
 FORBIDDEN_HEADERS = [

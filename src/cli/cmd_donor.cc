@@ -38,6 +38,14 @@ void SetListen(const std::string& text, DonorFlags* flags) {
   flags->listen_given = true;
 }
 
+void SetRdma(const std::string& text, DonorFlags* flags) {
+  const Result<PoolEntry> entry =
+      ParsePoolEntry(text.starts_with("rdma://") ? text : "rdma://" + text, /*listening=*/true);
+  if (!entry.ok()) throw CLI::ValidationError("--rdma", entry.status().text());
+  flags->options.rdma_host = entry.value().host;
+  flags->options.rdma_port = entry.value().port;
+}
+
 void SetSlab(const std::string& text, DonorFlags* flags) {
   const Result<uint64_t> size = ParseSize(text);
   if (!size.ok()) throw CLI::ValidationError("--slab", size.status().text());
@@ -50,7 +58,7 @@ void SetSlab(const std::string& text, DonorFlags* flags) {
 // Fills in what was not given and refuses what this host cannot do.
 Status Complete(DonorFlags* flags) {
   DonorOptions& o = flags->options;
-  if (!flags->listen_given && o.unix_path.empty()) {
+  if (!flags->listen_given && o.unix_path.empty() && o.rdma_host.empty()) {
     o.tcp_host = "127.0.0.1";
     o.tcp_port = kDefaultPort;
   }
@@ -70,12 +78,11 @@ Status Complete(DonorFlags* flags) {
   return Status::Ok();
 }
 
-// Each slab lent over a unix socket is a descriptor of its own.
-void RaiseDescriptorLimit() {
+void RaiseLimit(__rlimit_resource resource) {
   rlimit limit;
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  if (getrlimit(resource, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
+  setrlimit(resource, &limit);
 }
 
 void LogChanges(const DonorServer::Stats& before, const DonorServer::Stats& now) {
@@ -92,7 +99,8 @@ int RunDonor(DonorFlags* flags) {
   auto log = spdlog::stderr_logger_mt("farpool");
   log->set_pattern("farpool: %Y-%m-%d %H:%M:%S.%e %l %v");
   spdlog::set_default_logger(log);
-  RaiseDescriptorLimit();
+  RaiseLimit(RLIMIT_NOFILE);   // Each slab lent over a unix socket is a descriptor of its own.
+  RaiseLimit(RLIMIT_MEMLOCK);  // Memory lent by RDMA is locked.
   // Blocked before the server starts its threads, so that only sigtimedwait below ever sees them.
   sigset_t ends;
   sigemptyset(&ends);
@@ -109,6 +117,10 @@ int RunDonor(DonorFlags* flags) {
       fmt::format(", lending {} in {} slabs\n", FormatSize(o.memory_bytes), FormatSize(o.slab_bytes));
   if (!o.tcp_host.empty()) {
     const PoolEntry bound = {PoolEntry::Scheme::kTcp, o.tcp_host, server->tcp_port(), ""};
+    std::fputs(("listening on " + bound.ToString() + lending).c_str(), stdout);
+  }
+  if (!o.rdma_host.empty()) {
+    const PoolEntry bound = {PoolEntry::Scheme::kRdma, o.rdma_host, server->rdma_port(), ""};
     std::fputs(("listening on " + bound.ToString() + lending).c_str(), stdout);
   }
   if (!o.unix_path.empty()) std::fputs(("listening on unix://" + o.unix_path + lending).c_str(), stdout);
@@ -141,8 +153,12 @@ Command AddDonor(CLI::App& root) {
   CLI::App* app = root.add_subcommand("donor", "Lend memory of this host");
   app->add_option_function<std::string>(
          "--listen", [f](const std::string& text) { SetListen(text, f); },
-         "Serve TCP here; port 0 takes any free one (default, without --unix: tcp://127.0.0.1:7171)")
+         "Serve TCP here; port 0 takes any free one (default, alone: tcp://127.0.0.1:7171)")
       ->type_name("tcp://ADDR:PORT");
+  app->add_option_function<std::string>(
+         "--rdma", [f](const std::string& text) { SetRdma(text, f); },
+         "Serve RDMA by the device that has this address (RoCE v2); the TCP port is for agreeing on it")
+      ->type_name("ADDR:PORT");
   app->add_option_function<std::string>(
          "--unix",
          [f](const std::string& text) {

@@ -41,10 +41,10 @@ CLI::Option* AddPool(CLI::App* app, std::vector<PoolEntry>* pool, const std::str
             Result<std::vector<PoolEntry>> parsed = ParsePoolSpec(text);
             if (!parsed.ok()) throw CLI::ValidationError("--pool", parsed.status().text());
             for (const PoolEntry& entry : parsed.value())
-              if (entry.scheme != PoolEntry::Scheme::kTcp && entry.scheme != PoolEntry::Scheme::kUnix)
+              if (entry.scheme == PoolEntry::Scheme::kRegistry || entry.scheme == PoolEntry::Scheme::kEtcd)
                 throw CLI::ValidationError(
                     "--pool",
-                    "'" + entry.ToString() + "' cannot be used yet; name donors by tcp:// or unix://");
+                    "'" + entry.ToString() + "' cannot be used yet; name donors by tcp://, rdma:// or unix://");
             *pool = std::move(parsed).value();
           },
           help)

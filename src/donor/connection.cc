@@ -26,10 +26,10 @@ ReplyCode CodeOf(const Status& status) { return wire::ToWire(status.code()); }
 
 }  // namespace
 
-Connection::Connection(Fd socket, bool unix_socket, std::string peer, const Shared* shared,
+Connection::Connection(Fd socket, Kind kind, std::string peer, const Shared* shared,
                        const char* refusal)
     : socket_(std::move(socket)),
-      unix_socket_(unix_socket),
+      kind_(kind),
       peer_(std::move(peer)),
       shared_(shared),
       refusal_(refusal),
@@ -69,6 +69,7 @@ void Connection::Serve() {
   } else {
     std::fprintf(stderr, "farpool: donor: closed the connection of %s: %s\n", peer_.c_str(), reason_);
   }
+  rdma_peer_.reset();
   if (session_ != nullptr) shared_->sessions->Detach(session_.get(), socket_.get(), NowNs());
   Shutdown();
 }
@@ -85,6 +86,10 @@ bool Connection::Handle(const wire::RequestHeader& request) {
     case Op::kCompareAndSwap:
     case Op::kFetchAdd:
       return Atomic(request);
+    case Op::kRdmaConnect:
+      return ConnectRdma(request);
+    case Op::kSlabKey:
+      return SlabKey(request);
     default:
       return Control(request);
   }
@@ -143,13 +148,51 @@ bool Connection::Lease(const wire::RequestHeader& request) {
   if (!slab.ok()) return ReplyNow(request, slab.status(), nullptr, 0);
   const wire::LeaseReply lease = {.slab = static_cast<uint64_t>(slab.value()->id()),
                                   .bytes = slab.value()->bytes()};
-  if (!ReplyNow(request, Status::Ok(), &lease, sizeof(lease), unix_socket_ ? slab.value()->memfd() : -1))
+  if (!ReplyNow(request, Status::Ok(), &lease, sizeof(lease), kind_ == Kind::kUnix ? slab.value()->memfd() : -1))
     return false;
   // Ahead of the client's first writes, until it wants something else.
   pollfd next = {.fd = socket_.get(), .events = POLLIN, .revents = 0};
   for (uint64_t done = 0; done < slab.value()->bytes() && poll(&next, 1, 0) == 0;)
     done = slab.value()->AllocateFrom(done);
+  if (kind_ == Kind::kRdma) {
+    // For the same reason; a failure is told to whoever asks for the key.
+    if (auto domain = session_->Domain(shared_->rdma); domain.ok()) (void)slab.value()->Key(domain.value());
+  }
   return true;
+}
+
+bool Connection::ConnectRdma(const wire::RequestHeader& request) {
+  std::byte bytes[sizeof(wire::RdmaEndpoint)];
+  if (!ReadPayload(bytes, sizeof(bytes))) return false;
+  wire::RdmaEndpoint peer;
+  const wire::Fault fault = wire::Decode(bytes, &peer);
+  if (fault != wire::Fault::kNone) return Blame(wire::FaultText(fault));
+  if (kind_ != Kind::kRdma)
+    return ReplyNow(request, Status::Unsupported("the donor serves no RDMA on this port; see its --rdma"),
+                    nullptr, 0);
+  if (rdma_peer_ != nullptr) return Blame("a second queue pair");
+  auto domain = session_->Domain(shared_->rdma);
+  if (!domain.ok()) return ReplyNow(request, domain.status(), nullptr, 0);
+  wire::RdmaEndpoint own;
+  auto connected = RdmaPeer::Connect(domain.value(), peer, &own);
+  if (!connected.ok()) return ReplyNow(request, connected.status(), nullptr, 0);
+  rdma_peer_ = std::move(connected).value();
+  return ReplyNow(request, Status::Ok(), &own, sizeof(own));
+}
+
+bool Connection::SlabKey(const wire::RequestHeader& request) {
+  if (kind_ != Kind::kRdma)
+    return ReplyNow(request, Status::Unsupported("the donor serves no RDMA on this port"), nullptr, 0);
+  std::shared_ptr<Slab> slab = session_->Find(SlabId{request.slab});
+  if (slab == nullptr)
+    return ReplyNow(request, Status(Status::Code::kNotFound, "this session holds no such slab"), nullptr, 0);
+  auto domain = session_->Domain(shared_->rdma);
+  if (!domain.ok()) return ReplyNow(request, domain.status(), nullptr, 0);
+  const Result<uint32_t> key = slab->Key(domain.value());
+  if (!key.ok()) return ReplyNow(request, key.status(), nullptr, 0);
+  const wire::SlabKeyReply reply = {
+      .address = reinterpret_cast<uint64_t>(slab->base()), .bytes = slab->bytes(), .key = key.value()};
+  return ReplyNow(request, Status::Ok(), &reply, sizeof(reply));
 }
 
 std::shared_ptr<Slab> Connection::Locate(const wire::RequestHeader& request, uint64_t bytes,

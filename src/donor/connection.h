@@ -45,11 +45,13 @@ class Connection {
     DonorCounters* counters;
     SpinGate* spin_gate;
     std::string rack;
+    std::shared_ptr<RdmaHost> rdma;  // Null without --rdma.
   };
+  enum class Kind { kTcp, kUnix, kRdma };  // kRdma: TCP, and queue pairs beside it.
 
-  // `peer` names the other side in messages. `unix_socket`: leases carry their memfd.
+  // `peer` names the other side in messages. Over kUnix leases carry their memfd.
   // `refusal`: if not null, the connection is told this reason in answer to its hello, and closed.
-  Connection(Fd socket, bool unix_socket, std::string peer, const Shared* shared, const char* refusal);
+  Connection(Fd socket, Kind kind, std::string peer, const Shared* shared, const char* refusal);
   ~Connection();
 
   // Returns once the connection is over, for whichever reason; one that is the peer's fault is logged.
@@ -73,6 +75,8 @@ class Connection {
   bool Hello(const wire::RequestHeader& request);
   bool Control(const wire::RequestHeader& request);
   bool Lease(const wire::RequestHeader& request);
+  bool ConnectRdma(const wire::RequestHeader& request);
+  bool SlabKey(const wire::RequestHeader& request);
   bool Read(const wire::RequestHeader& request);
   bool Write(const wire::RequestHeader& request);
   bool Atomic(const wire::RequestHeader& request);
@@ -93,13 +97,14 @@ class Connection {
   }
 
   const Fd socket_;
-  const bool unix_socket_;
+  const Kind kind_;
   const std::string peer_;
   const Shared* const shared_;
   const char* const refusal_;
   const char* reason_ = nullptr;
   uint64_t hello_deadline_ns_;
   std::shared_ptr<Session> session_;
+  std::unique_ptr<RdmaPeer> rdma_peer_;
   bool control_ = false;
   SpinHistory spin_history_;
 

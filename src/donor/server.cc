@@ -83,8 +83,8 @@ class SignalsBlocked {
 };
 
 Status CheckOptions(const DonorOptions& options) {
-  if (options.tcp_host.empty() && options.unix_path.empty())
-    return Status::InvalidArgument("the donor has nowhere to listen; give --listen or --unix");
+  if (options.tcp_host.empty() && options.unix_path.empty() && options.rdma_host.empty())
+    return Status::InvalidArgument("the donor has nowhere to listen; give --listen, --rdma or --unix");
   if (!std::has_single_bit(options.slab_bytes) || options.slab_bytes < kSlabBytesMin ||
       options.slab_bytes > kSlabBytesMax)
     return Status::InvalidArgument("the slab size must be a power of two from 1M to 1G");
@@ -110,10 +110,10 @@ struct DonorServer::Impl {
                .grace_ms_max = o.grace_ms_max}),
         // One CPU stays for the clients; a host with one has none to spin on.
         spin_gate(static_cast<int>(std::thread::hardware_concurrency()) - 1),
-        shared{&table, &counters, &spin_gate, o.rack} {}
+        shared{&table, &counters, &spin_gate, o.rack, nullptr} {}
 
   void Run();
-  void Accept(int listener, bool unix_socket);
+  void Accept(int listener, Connection::Kind kind);
   void Reap(bool all);
   void Wake() {
     const uint64_t one = 1;
@@ -125,10 +125,12 @@ struct DonorServer::Impl {
   SessionTable table;
   DonorCounters counters;
   SpinGate spin_gate;
-  const Connection::Shared shared;
+  Connection::Shared shared;
   Fd tcp;
+  Fd rdma;
   UnixListener unix_listener;
   uint16_t tcp_port = 0;
+  uint16_t rdma_port = 0;
   Fd wake;  // eventfd: a connection ended, or `stopping`.
   std::atomic<bool> stopping{false};
   std::atomic<unsigned> connected{0};
@@ -150,29 +152,32 @@ void DonorServer::Impl::Run() {
     int timeout_ms = -1;
     if (next != UINT64_MAX)
       timeout_ms = static_cast<int>(std::min<uint64_t>((next - now) / 1'000'000 + 1, 60'000));
-    pollfd fds[3] = {{.fd = wake.get(), .events = POLLIN, .revents = 0},
+    pollfd fds[4] = {{.fd = wake.get(), .events = POLLIN, .revents = 0},
                      {.fd = tcp.get(), .events = POLLIN, .revents = 0},
-                     {.fd = unix_listener.fd(), .events = POLLIN, .revents = 0}};
+                     {.fd = unix_listener.fd(), .events = POLLIN, .revents = 0},
+                     {.fd = rdma.get(), .events = POLLIN, .revents = 0}};
     // Listeners that are not there are -1, which poll passes over.
     if (short_of_resources) {
       timeout_ms = kAcceptRetryMs;
-      fds[1].fd = fds[2].fd = -1;
+      fds[1].fd = fds[2].fd = fds[3].fd = -1;
       short_of_resources = false;
     }
-    if (poll(fds, 3, timeout_ms) < 0) continue;
+    if (poll(fds, 4, timeout_ms) < 0) continue;
     if (fds[0].revents != 0) {
       uint64_t count;
       [[maybe_unused]] const ssize_t n = read(wake.get(), &count, sizeof(count));
       Reap(false);
     }
-    if (fds[1].revents != 0) Accept(tcp.get(), false);
-    if (fds[2].revents != 0) Accept(unix_listener.fd(), true);
+    if (fds[1].revents != 0) Accept(tcp.get(), Connection::Kind::kTcp);
+    if (fds[2].revents != 0) Accept(unix_listener.fd(), Connection::Kind::kUnix);
+    if (fds[3].revents != 0) Accept(rdma.get(), Connection::Kind::kRdma);
   }
   for (Served& s : served) s.connection->Shutdown();
   Reap(true);
 }
 
-void DonorServer::Impl::Accept(int listener, bool unix_socket) {
+void DonorServer::Impl::Accept(int listener, Connection::Kind kind) {
+  const bool unix_socket = kind == Connection::Kind::kUnix;
   Fd fd(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
   if (!fd.valid()) {
     short_of_resources = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
@@ -189,7 +194,7 @@ void DonorServer::Impl::Accept(int listener, bool unix_socket) {
   if (served.size() >= kMaxConnections + kMaxRefusals) return;
   const char* refusal = served.size() >= kMaxConnections ? "the donor has too many connections" : nullptr;
   Served& s = served.emplace_back();
-  s.connection = std::make_unique<Connection>(std::move(fd), unix_socket, peer, &shared, refusal);
+  s.connection = std::make_unique<Connection>(std::move(fd), kind, peer, &shared, refusal);
   connected.fetch_add(1, std::memory_order_relaxed);
   try {
     s.thread = std::thread([this, &s] {
@@ -226,6 +231,17 @@ Result<std::unique_ptr<DonorServer>> DonorServer::Start(const DonorOptions& opti
     if (!tcp.ok()) return tcp.status();
     impl->tcp = std::move(tcp).value();
   }
+  if (!options.rdma_host.empty()) {
+    auto rdma = ListenTcp(options.rdma_host, options.rdma_port, options.allow_anyone, &impl->rdma_port);
+    if (!rdma.ok()) return rdma.status();
+    impl->rdma = std::move(rdma).value();
+    auto host = RdmaHost::Open(impl->rdma.get());
+    if (!host.ok()) {
+      const std::string text = "--rdma " + options.rdma_host + ": " + host.status().text();
+      return Status(host.status().code(), text.c_str());
+    }
+    impl->shared.rdma = std::move(host).value();
+  }
   if (!options.unix_path.empty()) {
     auto listener = UnixListener::Listen(options.unix_path, options.allow_anyone);
     if (!listener.ok()) return listener.status();
@@ -250,6 +266,7 @@ DonorServer::~DonorServer() {
 }
 
 uint16_t DonorServer::tcp_port() const { return impl_->tcp_port; }
+uint16_t DonorServer::rdma_port() const { return impl_->rdma_port; }
 
 DonorServer::Stats DonorServer::GetStats() const {
   const DonorCounters& c = impl_->counters;

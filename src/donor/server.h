@@ -1,5 +1,5 @@
 #pragma once
-// The lending daemon: answers sessions on TCP and unix sockets, leases slabs of this host's memory and serves
+// The lending daemon: answers sessions on TCP and unix sockets and beside RDMA queue pairs, leases slabs of this host's memory and serves
 // reads, writes and atomics on them. docs/protocol.md is what it speaks.
 
 #include <cstdint>
@@ -14,6 +14,8 @@ struct DonorOptions {
   std::string tcp_host;             // Empty: no TCP.
   uint16_t tcp_port = 0;            // 0: any free port.
   std::string unix_path;            // Empty: no unix socket.
+  std::string rdma_host;            // Address of an RDMA device; empty: no RDMA.
+  uint16_t rdma_port = 0;           // TCP port there; 0: any free one.
   uint64_t memory_bytes = 0;        // Lent at most.
   uint64_t slab_bytes = 64u << 20;  // Unit of lease; a power of two, 1 MiB..1 GiB.
   uint64_t quota_bytes = 0;         // Most that one session may hold; 0: all.
@@ -30,7 +32,8 @@ class DonorServer {
   ~DonorServer();
   DonorServer(const DonorServer&) = delete;
 
-  uint16_t tcp_port() const;  // The port bound; 0 without TCP.
+  uint16_t tcp_port() const;   // The port bound; 0 without TCP.
+  uint16_t rdma_port() const;  // The same of RDMA.
   struct Stats {
     uint64_t memory_bytes, leased_bytes, sessions, connections, reads, writes, bytes_in, bytes_out;
   };

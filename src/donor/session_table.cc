@@ -12,6 +12,16 @@ std::shared_ptr<Slab> Session::Find(SlabId id) {
   return it == slabs_.end() ? nullptr : it->second;
 }
 
+Result<std::shared_ptr<RdmaDomain>> Session::Domain(const std::shared_ptr<RdmaHost>& host) {
+  MutexLock lock(&mutex_);
+  if (domain_ == nullptr) {
+    auto domain = RdmaDomain::Create(host);
+    if (!domain.ok()) return domain.status();
+    domain_ = std::move(domain).value();
+  }
+  return domain_;
+}
+
 Result<std::shared_ptr<Session>> SessionTable::Open(SessionToken token, uint64_t grace_ms, int socket) {
   auto session = std::make_shared<Session>(token, std::min(grace_ms, limits_.grace_ms_max));
   {

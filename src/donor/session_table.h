@@ -22,6 +22,8 @@ class Session {
   uint64_t grace_ms() const { return grace_ms_; }
   // The slab if it is leased under this session, else nullptr. It stays mapped while the caller holds it.
   std::shared_ptr<Slab> Find(SlabId id);
+  // Its protection domain, made at the first call.
+  Result<std::shared_ptr<RdmaDomain>> Domain(const std::shared_ptr<RdmaHost>& host);
 
  private:
   friend class SessionTable;
@@ -32,6 +34,7 @@ class Session {
   std::unordered_map<uint64_t, std::shared_ptr<Slab>> slabs_ GUARDED_BY(mutex_);
   uint64_t leased_bytes_ GUARDED_BY(mutex_) = 0;
   bool closed_ GUARDED_BY(mutex_) = false;
+  std::shared_ptr<RdmaDomain> domain_ GUARDED_BY(mutex_);
   // Sockets of the attached connections; each stays open until it has been detached.
   std::vector<int> sockets_ GUARDED_BY(mutex_);
   uint64_t expires_ns_ GUARDED_BY(mutex_) = 0;  // Valid while sockets_ is empty.

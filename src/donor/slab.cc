@@ -38,6 +38,10 @@ Result<std::shared_ptr<Slab>> Slab::Create(SlabId id, uint64_t bytes, std::atomi
 }
 
 Slab::~Slab() {
+  {
+    MutexLock lock(&region_mutex_);
+    region_.reset();
+  }
   if (base_ != nullptr) munmap(base_, bytes_);
   used_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);
 }
@@ -58,7 +62,25 @@ uint64_t Slab::AllocateFrom(uint64_t offset) {
   return offset + bytes;
 }
 
+Result<uint32_t> Slab::Key(const std::shared_ptr<RdmaDomain>& domain) {
+  MutexLock lock(&region_mutex_);
+  if (discarded_) return Status(Status::Code::kNotFound, "this session holds no such slab");
+  if (region_ == nullptr) {
+    if (base() == nullptr) return Status::Exhausted("the donor cannot map the slab");
+    auto region = RdmaRegion::Create(domain, base(), bytes_);
+    if (!region.ok()) return region.status();
+    region_ = std::move(region).value();
+  }
+  return region_->key();
+}
+
 void Slab::Discard() {
+  {
+    // First: what is registered cannot be given back.
+    MutexLock lock(&region_mutex_);
+    region_.reset();
+    discarded_ = true;
+  }
   fallocate(memfd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes_));
 }
 

@@ -10,6 +10,8 @@
 #include <mutex>
 
 #include "base/fd.h"
+#include "base/mutex.h"
+#include "donor/rdma.h"
 #include "farpool/status.h"
 #include "farpool/types.h"
 
@@ -32,8 +34,11 @@ class Slab {
   // Has the host allocate the part of it at `offset` before a client gets there, which costs the client half
   // as much then. Returns where the next part begins; bytes() when all is done, or the host has no more.
   uint64_t AllocateFrom(uint64_t offset);
+  // The key under which peers of `domain`, the session's, reach it by RDMA. Registers it at the first call.
+  // kNotFound once it is discarded.
+  Result<uint32_t> Key(const std::shared_ptr<RdmaDomain>& domain);
   // Gives the memory back to the host now, whoever still maps it: a client that keeps its descriptor would
-  // otherwise keep memory that we lend to the next one. Mappings read zeros from then on.
+  // otherwise keep memory that we lend to the next one. Mappings read zeros from then on, keys are refused.
   void Discard();
 
  private:
@@ -46,6 +51,9 @@ class Slab {
   Fd memfd_;
   std::once_flag mapped_;
   std::byte* base_ = nullptr;
+  Mutex region_mutex_;
+  std::unique_ptr<RdmaRegion> region_ GUARDED_BY(region_mutex_);
+  bool discarded_ GUARDED_BY(region_mutex_) = false;
 };
 
 }  // namespace farpool

@@ -271,7 +271,10 @@ __attribute__((constructor(102))) void Load(int, char**, char** environment) {
   g_runtime.near = StaysNear(g_runtime.segment->near_programs);
   if (PatchLibc() == 0) return;  // Then exec is not ours either, and the environment must stay.
   HideEnvironment(environment);
-  if (!g_runtime.near) TakeOverBreak();
+  if (g_runtime.near) return;
+  TakeOverBreak();
+  // Its loader's structures are the program's then, like those of any library that is loaded later.
+  if (Status s = g_runtime.supervisor.LoadVerbs(); !s.ok()) g_runtime.supervisor.Fatal(125, s.text());
 }
 
 }  // namespace

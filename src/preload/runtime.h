@@ -36,6 +36,13 @@ class SupervisorClient final : public SlabProvider {
   void Disconnect(int fd) override;
   Status LinkBroke(uint32_t donor) override;
   bool shared_memory(uint32_t donor) const override { return segment_->donors[donor].shared_memory; }
+  const Verbs* verbs(uint32_t donor) const override {
+    return segment_->donors[donor].rdma ? &verbs_ : nullptr;
+  }
+  int KeepDevice(uint32_t donor, int fd) override;
+  void DropDevice(uint32_t donor) override;
+  // Where a donor needs it. Not in a signal handler.
+  Status LoadVerbs();
 
  private:
   Result<uint64_t> Ask(ControlOp op, uint64_t arg, int* fds, int fd_max, int* fd_count);
@@ -43,6 +50,7 @@ class SupervisorClient final : public SlabProvider {
 
   RunSegment* segment_ = nullptr;
   uint32_t process_ = 0;
+  Verbs verbs_;
 };
 
 struct Runtime {

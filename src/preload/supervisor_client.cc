@@ -122,10 +122,24 @@ Result<int> SupervisorClient::Connect(uint32_t donor) {
   Result<uint64_t> r = Ask(ControlOp::kConnect, donor, &fd, 1, &count);
   if (!r.ok()) return r.status();
   if (count != 1) return Status(Status::Code::kInternal, "a connection without a socket");
-  return PlaceFd(fd, kFdTcp + static_cast<int>(donor));
+  return PlaceFd(fd, kFdChannels + static_cast<int>(donor));
 }
 
 void SupervisorClient::Disconnect(int fd) { sys::Call(SYS_dup3, segment_->fd_base + kFdSegment, fd, 0); }
+
+Status SupervisorClient::LoadVerbs() {
+  for (uint32_t i = 0; i < segment_->donor_count; ++i)
+    if (segment_->donors[i].rdma) return OpenVerbs(VerbsPlace::kOwnNamespace, &verbs_);
+  return Status::Ok();
+}
+
+int SupervisorClient::KeepDevice(uint32_t donor, int fd) {
+  return PlaceFd(fd, kFdDevices + static_cast<int>(donor));
+}
+
+void SupervisorClient::DropDevice(uint32_t donor) {
+  Disconnect(segment_->fd_base + kFdDevices + static_cast<int>(donor));
+}
 
 Status SupervisorClient::LinkBroke(uint32_t donor) {
   Result<uint64_t> r = Ask(ControlOp::kLinkBroke, donor, nullptr, 0, nullptr);

@@ -30,8 +30,9 @@ enum RuntimeFd : int {
   kFdChannel =
       2,  // This process's own channel; its end tells the supervisor that the process or image is gone.
   kFdUserfault = 3,
-  kFdTcp = 8,  // One per donor from here.
-  kRuntimeFds = 8 + 64,
+  kFdChannels = 8,       // To donors, one each.
+  kFdDevices = 8 + 64,  // Of RDMA links to donors, one each.
+  kRuntimeFds = kFdDevices + 64,
 };
 
 }  // namespace farpool

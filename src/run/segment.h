@@ -21,6 +21,7 @@ struct ProcessEntry {
 
 struct RunDonor {
   bool shared_memory;
+  bool rdma;
 };
 
 // Where the run's libc makes the system calls that are sent to the guard. The first process finds them, the

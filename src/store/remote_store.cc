@@ -17,14 +17,15 @@ constexpr int kTriesMax = 3;
 void RemoteStore::Init(SlabTable* table, SlabProvider* provider) {
   table_ = table;
   provider_ = provider;
-  for (int& fd : tcp_fd_) fd = -1;
+  for (int& fd : channel_) fd = -1;
 }
 
 void RemoteStore::AfterFork() {
   links_lock_.Reset();
   for (unsigned i = 0; i < kDonorsMax; ++i) {
-    if (tcp_fd_[i] >= 0) provider_->Disconnect(tcp_fd_[i]);
-    tcp_fd_[i] = -1;
+    if (channel_[i] < 0) continue;
+    if (provider_->verbs(i) != nullptr) rdma_[i]->Abandon();
+    Disconnect(i);
   }
   // The kernel leaves page tables of shared mappings to be filled again.
   std::memset(populated_, 0, slabs_known_ * sizeof(populated_[0]));
@@ -100,20 +101,48 @@ Status RemoteStore::LinkFor(uint32_t slab, Link** link) {
     return Status::Ok();
   }
   const uint32_t donor = entry.donor;
-  if (tcp_fd_[donor] >= 0 && !tcp_[donor]->alive()) {
-    provider_->Disconnect(tcp_fd_[donor]);
-    tcp_fd_[donor] = -1;
+  *link = LinkOf(donor);
+  if (channel_[donor] >= 0 && !(*link)->alive()) Disconnect(donor);
+  return channel_[donor] >= 0 ? Status::Ok() : Connect(donor);
+}
+
+Link* RemoteStore::LinkOf(uint32_t donor) {
+  const uint64_t bit = uint64_t{1} << donor;
+  const bool made = (links_made_ & bit) != 0;
+  links_made_ |= bit;
+  if (provider_->verbs(donor) != nullptr) {
+    if (!made) rdma_[donor].Make();
+    return &*rdma_[donor];
   }
-  if (tcp_fd_[donor] < 0) {
-    Result<int> fd = provider_->Connect(donor);
-    if (!fd.ok()) return fd.status();
-    tcp_fd_[donor] = fd.value();
-    if ((tcp_made_ >> donor & 1) == 0) tcp_[donor].Make();
-    tcp_made_ |= uint64_t{1} << donor;
+  if (!made) tcp_[donor].Make();
+  return &*tcp_[donor];
+}
+
+Status RemoteStore::Connect(uint32_t donor) {
+  Result<int> fd = provider_->Connect(donor);
+  if (!fd.ok()) return fd.status();
+  channel_[donor] = fd.value();
+  const Verbs* verbs = provider_->verbs(donor);
+  if (verbs == nullptr) {
     tcp_[donor]->Reset(fd.value());
+    return Status::Ok();
   }
-  *link = &*tcp_[donor];
+  RdmaLink& link = *rdma_[donor];
+  if (Status s = link.Open(verbs, fd.value()); !s.ok()) {
+    Disconnect(donor);
+    return s;
+  }
+  link.SetDeviceFd(provider_->KeepDevice(donor, link.device_fd()));
   return Status::Ok();
+}
+
+void RemoteStore::Disconnect(uint32_t donor) {
+  if (provider_->verbs(donor) != nullptr) {
+    rdma_[donor]->Close();
+    provider_->DropDevice(donor);
+  }
+  provider_->Disconnect(channel_[donor]);
+  channel_[donor] = -1;
 }
 
 void RemoteStore::PopulateAround(SlotId slot) {
@@ -155,11 +184,20 @@ void RemoteStore::PostAll(Transfer* transfer) {
   const unsigned count = transfer->count;
   transfer->ops = 0;
   transfer->status = Status::Ok();
+  // Writes to one donor go together; reads at once, since the first is the one that somebody waits for.
+  LinkOp* batch[kStoreBatchMax];
+  unsigned batched = 0;
+  Link* batch_link = nullptr;
   for (unsigned i = 0; i < count;) {
     const uint32_t slab = SlabOf(pages[i].slot);
     Link* link = nullptr;
-    if (transfer->status = LinkFor(slab, &link); !transfer->status.ok()) return;
+    if (transfer->status = LinkFor(slab, &link); !transfer->status.ok()) break;
     FARPOOL_ASSERT(link != nullptr);
+    if (batched > 0 && (link != batch_link || transfer->kind == LinkOp::Kind::kRead)) {
+      batch_link->Post(batch, batched);
+      batched = 0;
+    }
+    batch_link = link;
     LinkOp& op = transfer->op[transfer->ops];
     op = LinkOp{};
     op.kind = transfer->kind;
@@ -178,10 +216,10 @@ void RemoteStore::PostAll(Transfer* transfer) {
     }
     if (link == &shm_ && transfer->kind == LinkOp::Kind::kWrite) PopulateAround(pages[i].slot);
     transfer->link[transfer->ops++] = link;
-    LinkOp* pointer = &op;
-    link->Post(&pointer, 1);
+    batch[batched++] = &op;
     i = k;
   }
+  if (batched > 0) batch_link->Post(batch, batched);
 }
 
 // Waits for all that was posted, whatever becomes of it: until then the pages belong to the links.
@@ -208,7 +246,7 @@ Status RemoteStore::Finish(Transfer* transfer) {
     for (unsigned i = 0; i < transfer->count; ++i) {
       const uint32_t donor = table_->slabs[SlabOf(transfer->pages[i].slot)].donor;
       MutexLock hold(&links_lock_);
-      if (provider_->shared_memory(donor) || (tcp_fd_[donor] >= 0 && tcp_[donor]->alive())) continue;
+      if (provider_->shared_memory(donor) || (channel_[donor] >= 0 && LinkOf(donor)->alive())) continue;
       if (Status s = provider_->LinkBroke(donor); !s.ok()) return s;
       break;
     }

@@ -10,6 +10,7 @@
 #include "base/sys.h"
 #include "store/page_store.h"
 #include "store/slab_table.h"
+#include "transport/rdma/rdma_link.h"
 #include "transport/shm/shm_link.h"
 #include "transport/tcp/tcp_link.h"
 
@@ -27,13 +28,18 @@ class SlabProvider {
   virtual Result<uint32_t> LeaseSlab() = 0;
   // Where slab `index` is mapped in this process (shared-memory donors).
   virtual Result<std::byte*> MapSlab(uint32_t index) = 0;
-  // A fresh data channel to a TCP donor. The store owns the descriptor.
+  // A fresh data channel to a donor without shared memory. The store owns the descriptor.
   virtual Result<int> Connect(uint32_t donor) = 0;
   // The store has no more use for a descriptor from Connect().
   virtual void Disconnect(int fd) { sys::Call(SYS_close, fd); }
   // The link to `donor` broke. Ok: a new channel may be tried; anything else: its data is lost.
   virtual Status LinkBroke(uint32_t donor) = 0;
   virtual bool shared_memory(uint32_t donor) const = 0;
+  // For an RDMA donor, what its links are made with; null otherwise.
+  virtual const Verbs* verbs(uint32_t) const { return nullptr; }
+  // An RDMA link to `donor` was made, with this descriptor, or is gone: where it is to be kept meanwhile.
+  virtual int KeepDevice(uint32_t /*donor*/, int fd) { return fd; }
+  virtual void DropDevice(uint32_t /*donor*/) {}
 
  protected:
   ~SlabProvider() = default;
@@ -93,6 +99,10 @@ class RemoteStore final : public PageStore {
                : nullptr;
   }
   void SetMapped(uint32_t slab, std::byte* base);
+  // The next three: under links_lock_.
+  Link* LinkOf(uint32_t donor);
+  Status Connect(uint32_t donor);
+  void Disconnect(uint32_t donor);
   // Maps the part of a shared-memory slab around a slot that is written for the first time: one call for 512
   // pages instead of a page fault for each.
   void PopulateAround(SlotId slot);
@@ -103,9 +113,10 @@ class RemoteStore final : public PageStore {
   SlabProvider* provider_ = nullptr;
   uint32_t current_ = 0;  // Slab that slots are taken from; 0: none yet.
   ShmLink shm_;
-  int tcp_fd_[kDonorsMax];  // -1: no link.
-  uint64_t tcp_made_ = 0;   // Bit per donor.
+  int channel_[kDonorsMax];  // Of the link to the donor; -1: there is none.
+  uint64_t links_made_ = 0;  // Bit per donor.
   Later<TcpLink> tcp_[kDonorsMax];
+  Later<RdmaLink> rdma_[kDonorsMax];
   // What is known of slabs. A process that starts touches none of it: there is room for many.
   std::atomic<uint32_t> slabs_known_ = 0;
   std::byte* mapped_[kSlabsMax];

@@ -280,7 +280,8 @@ int RunProgram(const RunOptions& options) {
   if (Status s = donors.Open(pool, kGraceMs, &segment->slabs); !s.ok())
     return Refuse(kExitFarpoolFailed, s.text());
   segment->donor_count = static_cast<uint32_t>(donors.size());
-  for (size_t i = 0; i < donors.size(); ++i) segment->donors[i].shared_memory = donors.shared_memory(i);
+  for (size_t i = 0; i < donors.size(); ++i)
+    segment->donors[i] = {.shared_memory = donors.shared_memory(i), .rdma = donors.rdma(i)};
   // A pool without room is found out before the program starts.
   if (!donors.HasRoom())
     return Refuse(kExitFarpoolFailed, "no donor has room for a single slab; see farpool status");

@@ -21,7 +21,7 @@ struct DonorInfo {
 struct SlabLease {
   SlabId id{};
   uint64_t bytes = 0;
-  Fd memory;  // Sealed memfd over a unix socket; invalid over TCP.
+  Fd memory;  // Sealed memfd over a unix socket; else invalid.
 };
 
 class DonorSession {
@@ -35,7 +35,7 @@ class DonorSession {
   virtual Result<SlabLease> LeaseSlab() = 0;
   virtual Status ReturnSlab(SlabId id) = 0;
   virtual Result<DonorInfo> Info() = 0;
-  // A second connection under the same session, ready for NewTcpLink's protocol; to be handed to a runtime.
+  // A second connection under the same session, for TcpLink or RdmaLink; to be handed to a runtime.
   virtual Result<Fd> OpenDataChannel() = 0;
   // Once the control connection broke: connects again and resumes the session with its token.
   // kNotFound: the donor does not know the session any more (restarted or grace over): its data is lost.
@@ -48,6 +48,7 @@ class DonorSession {
 
   virtual int control_fd() const = 0;      // Readable or HUP: the donor went away (it never speaks unasked).
   virtual bool shared_memory() const = 0;  // Leases carry a memfd.
+  virtual bool rdma() const = 0;           // Data channels are for RdmaLink.
   virtual const PoolEntry& entry() const = 0;
 };
 

@@ -94,8 +94,12 @@ Fault Decode(std::span<const std::byte> bytes, RequestHeader* out) {
       length_ok = h.payload_bytes == 0 && h.read_bytes == 0;
       break;
     case Op::kReturnSlab:
+    case Op::kSlabKey:
       length_ok = h.payload_bytes == 0 && h.read_bytes == 0;
       uses_slab = true;
+      break;
+    case Op::kRdmaConnect:
+      length_ok = h.payload_bytes == sizeof(RdmaEndpoint) && h.read_bytes == 0;
       break;
     case Op::kRead:
       length_ok = h.payload_bytes == 0 && IsTransferSize(h.read_bytes);
@@ -144,6 +148,12 @@ Fault Decode(std::span<const std::byte> bytes, ReplyHeader* out) {
     case Op::kCloseSession:
       length_ok = out->payload_bytes == 0;
       break;
+    case Op::kRdmaConnect:
+      length_ok = out->payload_bytes == sizeof(RdmaEndpoint);
+      break;
+    case Op::kSlabKey:
+      length_ok = out->payload_bytes == sizeof(SlabKeyReply);
+      break;
     case Op::kRead:
       return IsTransferSize(out->payload_bytes) ? Fault::kNone : Fault::kLength;
     case Op::kWrite:
@@ -180,6 +190,20 @@ Fault Decode(std::span<const std::byte> bytes, InfoReply* out) {
 Fault Decode(std::span<const std::byte> bytes, LeaseReply* out) {
   if (!CopyExact(bytes, out)) return Fault::kLength;
   return out->slab != 0 && out->bytes != 0 ? Fault::kNone : Fault::kReserved;
+}
+
+Fault Decode(std::span<const std::byte> bytes, RdmaEndpoint* out) {
+  if (!CopyExact(bytes, out)) return Fault::kLength;
+  constexpr uint32_t kNumberMax = (1u << 24) - 1;
+  if (out->queue_pair > kNumberMax || out->first_packet > kNumberMax) return Fault::kReserved;
+  if (out->mtu_bytes < 256 || out->mtu_bytes > 4096 || !std::has_single_bit(out->mtu_bytes))
+    return Fault::kReserved;
+  return out->reads_max >= 1 && out->reads_max <= 255 ? Fault::kNone : Fault::kReserved;
+}
+
+Fault Decode(std::span<const std::byte> bytes, SlabKeyReply* out) {
+  if (!CopyExact(bytes, out)) return Fault::kLength;
+  return out->bytes != 0 && out->reserved == 0 ? Fault::kNone : Fault::kReserved;
 }
 
 ReplyCode ToWire(Status::Code code) {

@@ -32,6 +32,8 @@ enum class Op : uint8_t {
   kLeaseSlab = 3,     // Answer LeaseReply, over a unix socket with the slab's memfd beside it.
   kReturnSlab = 4,    // `slab`; its memory is gone when the answer comes.
   kCloseSession = 5,  // Frees all of the session.
+  kRdmaConnect = 6,   // Payload and answer RdmaEndpoint: a queue pair beside this connection.
+  kSlabKey = 7,       // `slab`; answer SlabKeyReply: how its memory is reached by RDMA.
   kRead = 16,
   kWrite = 17,
   kCompareAndSwap = 18,
@@ -128,6 +130,26 @@ struct LeaseReply {
 static_assert(sizeof(LeaseReply) == 16);
 static_assert(std::has_unique_object_representations_v<LeaseReply>);
 
+// One end of a reliable queue pair.
+struct RdmaEndpoint {
+  uint32_t queue_pair = 0;    // Its number, 24 bits.
+  uint32_t first_packet = 0;  // Number of the first packet it sends, 24 bits.
+  uint8_t address[16] = {};   // RoCE v2: an IPv6 address, or an IPv4 one in ::ffff:0:0/96.
+  uint32_t mtu_bytes = 0;     // Of its port: 256..4096, a power of two.
+  uint32_t reads_max = 0;     // Reads and atomics that it answers at once, 1..255.
+};
+static_assert(sizeof(RdmaEndpoint) == 32);
+static_assert(std::has_unique_object_representations_v<RdmaEndpoint>);
+
+struct SlabKeyReply {
+  uint64_t address = 0;  // Of the slab's first byte, as RDMA requests name it.
+  uint64_t bytes = 0;
+  uint32_t key = 0;  // Remote key; dies with the lease.
+  uint32_t reserved = 0;
+};
+static_assert(sizeof(SlabKeyReply) == 24);
+static_assert(std::has_unique_object_representations_v<SlabKeyReply>);
+
 // Why bytes are not a message. Only kShort can be cured by more bytes.
 enum class Fault : uint8_t {
   kNone,
@@ -156,6 +178,8 @@ Fault Decode(std::span<const std::byte> bytes, HelloRequest* out);
 Fault Decode(std::span<const std::byte> bytes, HelloReply* out);
 Fault Decode(std::span<const std::byte> bytes, InfoReply* out);
 Fault Decode(std::span<const std::byte> bytes, LeaseReply* out);
+Fault Decode(std::span<const std::byte> bytes, RdmaEndpoint* out);
+Fault Decode(std::span<const std::byte> bytes, SlabKeyReply* out);
 
 ReplyCode ToWire(Status::Code code);
 Status::Code FromWire(ReplyCode code);

@@ -546,8 +546,8 @@ TEST_F(DonorTest, UnreachableDonorsAreNamed) {
   auto opened = DonorSession::Open(nobody, 0);
   EXPECT_EQ(opened.status().code(), Status::Code::kUnavailable);
   EXPECT_STREQ(opened.status().text(), "unix:///tmp/farpool-nobody-is-here: No such file or directory");
-  const PoolEntry rdma = {.scheme = PoolEntry::Scheme::kRdma, .host = "h", .port = 1};
-  EXPECT_EQ(DonorSession::Open(rdma, 0).status().code(), Status::Code::kUnsupported);
+  const PoolEntry registry = {.scheme = PoolEntry::Scheme::kRegistry, .host = "h", .port = 1};
+  EXPECT_EQ(DonorSession::Open(registry, 0).status().code(), Status::Code::kUnsupported);
 }
 
 TEST_F(DonorTest, CountsWhatItServes) {

@@ -1,5 +1,7 @@
-// One suite that every Link must pass: over memory in this process (loop), a donor's memory mapped here (shm)
-// and a socket to a donor (tcp, over TCP and over a unix socket). The donor is a real one, in this process.
+// One suite that every Link must pass: over memory in this process (loop), a donor's memory mapped here (shm),
+// a socket to a donor (tcp, over TCP and over a unix socket) and a queue pair to it (rdma). The donor is a real
+// one, in this process. The tests over RDMA are skipped unless FARPOOL_TEST_RDMA is the address of a device:
+// tests/vm/rdma_test.sh makes one.
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -18,6 +20,7 @@
 #include "donor/server.h"
 #include "transport/donor_session.h"
 #include "transport/loop/loop_link.h"
+#include "transport/rdma/rdma_link.h"
 #include "transport/shm/shm_link.h"
 #include "transport/tcp/tcp_link.h"
 #include "transport/wrap/delay_link.h"
@@ -99,10 +102,12 @@ class DonorMedium : public Medium {
  public:
   explicit DonorMedium(PoolEntry::Scheme scheme) {
     DonorOptions options;
-    PoolEntry entry;
     entry.scheme = scheme;
     if (scheme == PoolEntry::Scheme::kTcp) {
       options.tcp_host = "127.0.0.1";
+    } else if (scheme == PoolEntry::Scheme::kRdma) {
+      options.rdma_host = RdmaAddress();
+      options.allow_anyone = true;  // An address of this machine's own.
     } else {
       options.unix_path = TestSocketPath();
     }
@@ -111,8 +116,9 @@ class DonorMedium : public Medium {
     auto started = DonorServer::Start(options);
     EXPECT_TRUE(started.ok()) << started.status().text();
     donor = std::move(started).value();
-    entry.host = options.tcp_host;
-    entry.port = donor->tcp_port();
+    const bool rdma = scheme == PoolEntry::Scheme::kRdma;
+    entry.host = rdma ? options.rdma_host : options.tcp_host;
+    entry.port = rdma ? donor->rdma_port() : donor->tcp_port();
     entry.path = options.unix_path;
     auto opened = DonorSession::Open(entry, 1000);
     EXPECT_TRUE(opened.ok()) << opened.status().text();
@@ -122,7 +128,9 @@ class DonorMedium : public Medium {
     lease = std::move(leased).value();
     slab = lease.id;
   }
+  static const char* RdmaAddress() { return getenv("FARPOOL_TEST_RDMA"); }
   std::unique_ptr<DonorServer> donor;
+  PoolEntry entry;
   std::unique_ptr<DonorSession> session;
   SlabLease lease;
 };
@@ -166,6 +174,35 @@ class SocketMedium final : public DonorMedium {
   std::deque<TcpLink> links_;
 };
 
+class RdmaMedium final : public DonorMedium {
+ public:
+  RdmaMedium() : DonorMedium(PoolEntry::Scheme::kRdma) {
+    const Status status = OpenVerbs(VerbsPlace::kOrdinary, &verbs_);
+    EXPECT_TRUE(status.ok()) << status.text();
+  }
+  ~RdmaMedium() override {
+    for (RdmaLink& link : links_) link.Close();
+  }
+  Link* NewLink() override { return NewLinkWith(session.get(), {.deadline_ns = 60'000'000'000}); }
+  RdmaLink* NewLinkWith(DonorSession* by, RdmaLinkOptions options) {
+    auto fd = by->OpenDataChannel();
+    EXPECT_TRUE(fd.ok()) << fd.status().text();
+    fds_.push_back(std::move(fd).value());
+    RdmaLink& link = links_.emplace_back();
+    const Status status = link.Open(&verbs_, fds_.back().get(), options);
+    EXPECT_TRUE(status.ok()) << status.text();
+    return &link;
+  }
+
+ private:
+  Verbs verbs_;
+  std::vector<Fd> fds_;
+  std::deque<RdmaLink> links_;
+};
+
+#define SKIP_WITHOUT_RDMA() \
+  if (DonorMedium::RdmaAddress() == nullptr) GTEST_SKIP() << "FARPOOL_TEST_RDMA names no RDMA device"
+
 using NewMedium = std::function<std::unique_ptr<Medium>()>;
 struct Param {
   const char* name;
@@ -175,6 +212,7 @@ struct Param {
 class LinkConformanceTest : public testing::TestWithParam<Param> {
  protected:
   void SetUp() override {
+    if (std::strcmp(GetParam().name, "Rdma") == 0) SKIP_WITHOUT_RDMA();
     medium_ = GetParam().make();
     link_ = medium_->NewLink();
     slab_ = medium_->slab;
@@ -396,6 +434,7 @@ INSTANTIATE_TEST_SUITE_P(
     AllLinks, LinkConformanceTest,
     testing::Values(Param{"Loop", [] { return std::make_unique<LoopMedium>(); }},
                     Param{"Shm", [] { return std::make_unique<ShmMedium>(); }},
+                    Param{"Rdma", [] { return std::make_unique<RdmaMedium>(); }},
                     Param{"Tcp", [] { return std::make_unique<SocketMedium>(PoolEntry::Scheme::kTcp); }},
                     Param{"UnixStream",
                           [] { return std::make_unique<SocketMedium>(PoolEntry::Scheme::kUnix); }}),
@@ -457,6 +496,68 @@ TEST(TcpLinkTest, ThreadsShareALink) {
     EXPECT_EQ(RunOp(link, &total), Status::Code::kOk);
     EXPECT_EQ(total.result, kThreads * kRounds);
   }
+}
+
+// Method: the donor goes in the middle of many large writes. The connection beside the queue pair says so.
+TEST(RdmaLinkTest, DonorGoneEndsEverythingWithUnavailable) {
+  SKIP_WITHOUT_RDMA();
+  RdmaMedium medium;
+  RdmaLink* link = medium.NewLinkWith(medium.session.get(), {});
+  auto data = Pattern(kMaxLinkBytes, 1);
+  std::vector<LinkOp> ops(200, WriteOp(medium.slab, 0, data.data(), kMaxLinkBytes));
+  std::vector<LinkOp*> pointers;
+  for (auto& op : ops) pointers.push_back(&op);
+  std::thread stop([&] { medium.donor.reset(); });
+  link->Post(pointers.data(), static_cast<unsigned>(pointers.size()));
+  for (auto& op : ops) {
+    link->Wait(&op);
+    EXPECT_TRUE(op.code == Status::Code::kOk || op.code == Status::Code::kUnavailable ||
+                op.code == Status::Code::kNotFound)
+        << static_cast<int>(op.code);
+  }
+  stop.join();
+  LinkOp late = ReadOp(medium.slab, 0, data.data(), 64);
+  EXPECT_NE(RunOp(link, &late), Status::Code::kOk);
+  EXPECT_FALSE(link->alive());
+  EXPECT_EQ(RunOp(link, &late), Status::Code::kUnavailable);
+}
+
+// Method: a link is given a key that is right for somebody else, or was right for itself. The device refuses it,
+// and memory is as before.
+TEST(RdmaLinkTest, KeysOfOthersAndOfThePastAreRefused) {
+  SKIP_WITHOUT_RDMA();
+  RdmaMedium medium;
+  auto data = Pattern(4096, 1);
+  RdmaLink* owner = medium.NewLinkWith(medium.session.get(), {});
+  LinkOp write = WriteOp(medium.slab, 0, data.data(), 4096);
+  ASSERT_EQ(RunOp(owner, &write), Status::Code::kOk);
+  const RdmaLink::Key* key = nullptr;
+  ASSERT_EQ(owner->FindKey(medium.slab, &key), Status::Code::kOk);
+  const RdmaLink::Key stolen = *key;
+
+  auto other = DonorSession::Open(medium.entry, 1000);
+  ASSERT_TRUE(other.ok()) << other.status().text();
+  std::vector<std::byte> buffer(4096, std::byte{0x5A});
+  RdmaLink* thief = medium.NewLinkWith(other.value().get(), {});
+  LinkOp read = ReadOp(medium.slab, 0, buffer.data(), 4096);
+  EXPECT_EQ(RunOp(thief, &read), Status::Code::kNotFound);  // The donor gives it no key.
+  EXPECT_TRUE(thief->alive());
+  thief->Learn(stolen);
+  EXPECT_EQ(RunOp(thief, &read), Status::Code::kNotFound);  // The device refuses the one it has.
+  EXPECT_FALSE(thief->alive());
+  EXPECT_EQ(buffer, std::vector<std::byte>(4096, std::byte{0x5A}));
+  thief = medium.NewLinkWith(other.value().get(), {});
+  thief->Learn(stolen);
+  LinkOp overwrite = WriteOp(medium.slab, 0, buffer.data(), 4096);
+  EXPECT_EQ(RunOp(thief, &overwrite), Status::Code::kNotFound);
+  read = ReadOp(medium.slab, 0, buffer.data(), 4096);
+  ASSERT_EQ(RunOp(owner, &read), Status::Code::kOk);
+  EXPECT_EQ(buffer, data);
+
+  // The owner's own, once the slab is returned; then, once its session is closed, on a link that lives on.
+  ASSERT_TRUE(medium.session->ReturnSlab(medium.slab).ok());
+  EXPECT_EQ(RunOp(owner, &read), Status::Code::kNotFound);
+  EXPECT_FALSE(owner->alive());
 }
 
 TEST(ShmLinkTest, MemoryOutlivesTheDonor) {

@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "placement/choose.h"
 #include "store/remote_store.h"
+#include "transport/rdma/rdma_link.h"
 
 namespace farpool {
 
@@ -36,9 +37,25 @@ Status Donors::Open(const std::vector<PoolEntry>& pool, uint64_t grace_ms, SlabT
     donor.slab_bytes = info.value().slab_bytes;
     if (donor.slab_bytes / kPageBytes > kSlotsPerSlabMax || donor.slab_bytes < kPageBytes)
       return Status::Unsupported((entry.ToString() + ": its slab size cannot be used").c_str());
+    if (donor.session->rdma())
+      if (Status s = TryRdma(donor.session.get()); !s.ok())
+        return Status(s.code(), (entry.ToString() + ": " + s.text()).c_str());
     donors_.push_back(std::move(donor));
   }
   return Status::Ok();
+}
+
+Status Donors::TryRdma(DonorSession* session) {
+  if (verbs_ == nullptr) {
+    verbs_ = std::make_unique<Verbs>();
+    if (Status s = OpenVerbs(VerbsPlace::kOrdinary, verbs_.get()); !s.ok()) return s;
+  }
+  Result<Fd> channel = session->OpenDataChannel();
+  if (!channel.ok()) return channel.status();
+  RdmaLink link;
+  Status s = link.Open(verbs_.get(), channel.value().get());
+  link.Close();
+  return s;
 }
 
 bool Donors::HasRoom() const {

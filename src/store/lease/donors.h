@@ -11,12 +11,13 @@
 #include "base/fd.h"
 #include "store/slab_table.h"
 #include "transport/donor_session.h"
+#include "verbs/verbs.h"
 
 namespace farpool {
 
 class Donors {
  public:
-  // Called with each new slab, its memory being -1 over TCP, before anybody can take slots from it; an error
+  // Called with each new slab, its memory being -1 where it is not shared, before anybody can take slots from it; an error
   // keeps it out of the table.
   using SlabHook = std::function<Status(uint32_t index, uint32_t slots, int memory)>;
 
@@ -45,6 +46,7 @@ class Donors {
     return donors_[donor].gone ? -1 : donors_[donor].session->control_fd();
   }
   bool shared_memory(size_t donor) const { return donors_[donor].session->shared_memory(); }
+  bool rdma(size_t donor) const { return donors_[donor].session->rdma(); }
   bool gone(size_t donor) const { return donors_[donor].gone; }
   std::string Names() const;
   std::string Name(size_t donor) const { return donors_[donor].session->entry().ToString(); }
@@ -57,9 +59,12 @@ class Donors {
     uint64_t slab_bytes = 0;
     bool gone = false;
   };
+  // That the way to an RDMA donor works, found out before anything depends on it.
+  Status TryRdma(DonorSession* session);
   Status AddSlab(size_t donor, SlabLease lease, uint32_t* index);
 
   SlabTable* slabs_ = nullptr;
+  std::unique_ptr<Verbs> verbs_;  // Once there is an RDMA donor.
   SlabHook hook_;
   std::vector<Donor> donors_;
   std::vector<Fd> slab_memory_;  // By slab index.

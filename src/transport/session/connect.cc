@@ -94,11 +94,12 @@ Status AtEntry(const PoolEntry& entry, const Status& status) {
 Result<Fd> ConnectTo(const PoolEntry& entry, uint64_t deadline_ns) {
   switch (entry.scheme) {
     case PoolEntry::Scheme::kTcp:
+    case PoolEntry::Scheme::kRdma:
       return ConnectTcp(entry, deadline_ns);
     case PoolEntry::Scheme::kUnix:
       return ConnectUnix(entry, deadline_ns);
     default:
-      return AtEntry(entry, Status::Unsupported("this is not the address of a donor (tcp:// or unix://)"));
+      return AtEntry(entry, Status::Unsupported("this is not the address of a donor (tcp://, rdma:// or unix://)"));
   }
 }
 

@@ -92,6 +92,7 @@ class DonorSessionImpl final : public DonorSession {
 
   int control_fd() const override { return channel_.fd(); }
   bool shared_memory() const override { return entry_.scheme == PoolEntry::Scheme::kUnix; }
+  bool rdma() const override { return entry_.scheme == PoolEntry::Scheme::kRdma; }
   const PoolEntry& entry() const override { return entry_; }
 
  private:
