@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "cli/commands.h"
 #include "cli/doctor/check.h"
@@ -36,7 +37,8 @@ Check CheckOfDonor(const PoolEntry& entry, const Result<DonorProbe>& probe) {
   check.name = entry.ToString();
   if (probe.ok()) {
     check.found = fmt::format("{}: 4 KiB read p50 {:.1f} us, read {:.2f} GB/s",
-                              probe.value().shared_memory ? "shared memory" : "tcp",
+                              probe.value().transport == std::string_view("shm") ? "shared memory"
+                                                                                  : probe.value().transport,
                               probe.value().round_trip_p50_us, probe.value().read_gb_per_s);
     return check;
   }
@@ -72,13 +74,14 @@ int RunDoctor(const DoctorFlags& flags) {
   std::vector<Check> checks;
   CheckKernel(&checks);
   CheckLimits(&checks);
+  CheckRdma(&checks);
   nlohmann::ordered_json donors = nlohmann::ordered_json::array();
   for (const PoolEntry& entry : flags.pool) {
     const Result<DonorProbe> probe = ProbeDonor(entry);
     checks.push_back(CheckOfDonor(entry, probe));
     nlohmann::ordered_json row = {{"donor", entry.ToString()}, {"reachable", probe.ok()}};
     if (probe.ok()) {
-      row["transport"] = probe.value().shared_memory ? "shm" : "tcp";
+      row["transport"] = probe.value().transport;
       row["round_trip_p50_us"] = probe.value().round_trip_p50_us;
       row["read_gb_per_s"] = probe.value().read_gb_per_s;
     } else {
@@ -117,8 +120,8 @@ Command AddDoctor(CLI::App& root) {
   auto flags = std::make_shared<DoctorFlags>();
   CLI::App* app = root.add_subcommand("doctor", "Check whether far memory works on this machine");
   AddPool(app, &flags->pool,
-          "Also connect to these donors and measure each: comma list of tcp://HOST:PORT and unix://PATH, or "
-          "file:PATH with one a line");
+          "Also connect to these donors and measure each: comma list of tcp://HOST:PORT, rdma://HOST:PORT and "
+          "unix://PATH, or file:PATH with one a line");
   AddJson(app, &flags->json);
   app->footer(
       "Tries what farpool needs (userfaultfd, seccomp, limits) as the user who runs it and says what to "

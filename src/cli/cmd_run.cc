@@ -55,7 +55,7 @@ Command AddRun(CLI::App& root, const std::vector<std::string>* program) {
          "peak footprint so far, at least 16M (default: 50%)")
       ->type_name("SIZE|N%");
   AddPool(app, &o->pool,
-          "Donors: comma list of tcp://HOST:PORT and unix://PATH, or file:PATH with one a line "
+          "Donors: comma list of tcp://HOST:PORT, rdma://HOST:PORT and unix://PATH, or file:PATH with one a line "
           "(default: a private donor on this host, for this run)");
   app->add_option_function<std::string>(
          "--handoff", [o](const std::string& text) { SetHandoff(text, o); },

@@ -94,7 +94,7 @@ Command AddStatus(CLI::App& root) {
   auto flags = std::make_shared<StatusFlags>();
   CLI::App* app = root.add_subcommand("status", "Show the donors of a pool");
   AddPool(app, &flags->pool,
-          "Donors: comma list of tcp://HOST:PORT and unix://PATH, or file:PATH with one a line "
+          "Donors: comma list of tcp://HOST:PORT, rdma://HOST:PORT and unix://PATH, or file:PATH with one a line "
           "(default: tcp://127.0.0.1:7171)");
   AddJson(app, &flags->json);
   app->footer(

@@ -72,7 +72,7 @@ exec_as_user() {
   exec "${user[@]+"${user[@]}"}" env HOME="$work" TMPDIR="$work" "$@"
 }
 
-# start_donor FLAGS...: sets donor_pid, and donor_port where --listen was given, once the donor is ready.
+# start_donor FLAGS...: sets donor_pid, and donor_port where --listen or --rdma was given, once the donor is ready.
 start_donor() {
   local lines line=
   donor_port=
@@ -80,7 +80,7 @@ start_donor() {
   donor_pid=$!
   donor_pids+=("$donor_pid")
   while read -r -t 10 -u "$lines" line; do
-    [[ $line =~ ^listening\ on\ tcp://[^,]*:([0-9]+), ]] && donor_port=${BASH_REMATCH[1]}
+    [[ $line =~ ^listening\ on\ (tcp|rdma)://[^,]*:([0-9]+), ]] && donor_port=${BASH_REMATCH[2]}
     [ "$line" = ready ] && return
   done
   echo "FAILED donor $*: $(tail -1 "$work/donors.log")"

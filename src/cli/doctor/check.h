@@ -23,8 +23,11 @@ void CheckKernel(std::vector<Check>* checks);
 // Limits and settings of this host, this user and this container.
 void CheckLimits(std::vector<Check>* checks);
 
+// The devices that rdma:// can use here.
+void CheckRdma(std::vector<Check>* checks);
+
 struct DonorProbe {
-  bool shared_memory = false;
+  const char* transport = "tcp";  // tcp, shm, rdma.
   double round_trip_p50_us = 0;  // Read of 4 KiB.
   double read_gb_per_s = 0;      // 256 KiB reads, eight at a time; GB are 10^9 bytes.
 };

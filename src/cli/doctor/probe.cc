@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "cli/doctor/check.h"
 #include "transport/donor_session.h"
+#include "transport/rdma/rdma_link.h"
 #include "transport/shm/shm_link.h"
 #include "transport/tcp/tcp_link.h"
 
@@ -106,6 +107,7 @@ std::byte* LookupSlab(void* context, SlabId id, uint64_t* bytes) {
 Status MeasureLease(DonorSession& session, const SlabLease& lease, DonorProbe* out) {
   Slab slab = {lease.id, nullptr, lease.bytes};
   if (session.shared_memory()) {
+    out->transport = "shm";
     void* base = mmap(nullptr, lease.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, lease.memory.get(), 0);
     if (base == MAP_FAILED) return Status::FromErrno("mapping the slab", errno);
     slab.base = static_cast<std::byte*>(base);
@@ -116,8 +118,18 @@ Status MeasureLease(DonorSession& session, const SlabLease& lease, DonorProbe* o
   }
   Result<Fd> channel = session.OpenDataChannel();
   if (!channel.ok()) return channel.status();
-  TcpLink link(channel.value().get());
-  return Measure(link, slab, out);
+  if (!session.rdma()) {
+    TcpLink link(channel.value().get());
+    return Measure(link, slab, out);
+  }
+  out->transport = "rdma";
+  Verbs verbs;
+  if (const Status s = OpenVerbs(VerbsPlace::kOrdinary, &verbs); !s.ok()) return s;
+  RdmaLink link;
+  if (const Status s = link.Open(&verbs, channel.value().get()); !s.ok()) return s;
+  const Status status = Measure(link, slab, out);
+  link.Close();
+  return status;
 }
 
 }  // namespace
@@ -127,7 +139,6 @@ Result<DonorProbe> ProbeDonor(const PoolEntry& entry) {
   if (!opened.ok()) return opened.status();
   DonorSession& session = *opened.value();
   DonorProbe probe;
-  probe.shared_memory = session.shared_memory();
   const Result<SlabLease> lease = session.LeaseSlab();
   Status status = lease.status();
   if (lease.ok()) {
