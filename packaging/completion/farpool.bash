@@ -45,7 +45,7 @@ _farpool() {
   esac
   case $command in
     run) flags="--local --pool --handoff --via --threshold --near --report --report-json --config --help" ;;
-    donor) flags="--listen --unix --memory --rack --slab --quota --allow-anyone --config --help" ;;
+    donor) flags="--listen --rdma --unix --memory --rack --slab --quota --allow-anyone --config --help" ;;
     status) flags="--pool --json --config --help" ;;
     swap) flags="--size --driver --pool --json --config --help" ;;
     doctor) flags="--pool --json --config --help" ;;

@@ -186,6 +186,7 @@ Command AddDonor(CLI::App& root) {
       "Examples:\n"
       "  farpool donor --memory 8G\n"
       "  farpool donor --listen tcp://10.0.0.2:7171 --allow-anyone --memory 64G --quota 16G --rack r1\n"
+      "  farpool donor --rdma 10.0.0.2:7172 --allow-anyone --memory 64G\n"
       "  farpool donor --unix /run/farpool.sock --memory 4G");
   return {app, [flags] { return RunDonor(flags.get()); }};
 }

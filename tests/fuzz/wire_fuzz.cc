@@ -65,5 +65,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (Decode(bytes, &info) == Fault::kNone) Require(info.rack_bytes <= kMaxRackBytes);
   LeaseReply lease;
   if (Decode(bytes, &lease) == Fault::kNone) Require(lease.slab != 0 && lease.bytes != 0);
+  RdmaEndpoint endpoint;
+  if (Decode(bytes, &endpoint) == Fault::kNone)
+    Require(endpoint.queue_pair < 1u << 24 && endpoint.reads_max >= 1 && endpoint.reads_max <= 255);
+  SlabKeyReply key;
+  if (Decode(bytes, &key) == Fault::kNone) Require(key.bytes != 0);
   return 0;
 }

@@ -77,7 +77,9 @@ done
 expect_refusal "swap of others" 1 "(no swap device of farpool's|run farpool swap as root)" "$farpool" swap off /dev/null
 expect_refusal "unknown way" 125 "'ptrace' is unknown; use preload or swap" "$farpool" run --via ptrace -- true
 expect_refusal "run via swap" 125 '(run it as root|needs --local SIZE)' "$farpool" run --via swap -- true
-expect_refusal "pool of rdma" 125 "cannot be used yet" "$farpool" run --pool rdma://a -- true
+expect_refusal "pool of a registry" 125 "cannot be used yet" "$farpool" run --pool registry://a -- true
+expect_refusal "donor of rdma without a device" 1 "^farpool: --rdma 127.0.0.1: .*RDMA device" "$farpool" donor --rdma 127.0.0.1:0 --memory 64M
+expect_refusal "donor of rdma elsewhere" 2 "has a bad port" "$farpool" donor --rdma 127.0.0.1:x
 expect_refusal "pool without scheme" 2 "'host:1' has no scheme" "$farpool" status --pool host:1
 expect_refusal "donor larger than the host" 2 'more than this host has' "$farpool" donor --memory 4096T
 expect_refusal "donor smaller than a slab" 2 'does not hold one slab' "$farpool" donor --memory 1M

@@ -264,9 +264,9 @@ TEST(PoolFlagTest, SchemesThatCannotBeUsedYetAreRefused) {
   CLI::App app;
   std::vector<PoolEntry> pool;
   AddPool(&app, &pool, "");
-  app.parse("--pool tcp://a,unix:///x", false);
-  EXPECT_EQ(pool.size(), 2u);
-  for (const char* scheme : {"rdma", "registry", "etcd"}) {
+  app.parse("--pool tcp://a,rdma://a,unix:///x", false);
+  EXPECT_EQ(pool.size(), 3u);
+  for (const char* scheme : {"registry", "etcd"}) {
     try {
       app.parse(std::string("--pool tcp://a,") + scheme + "://b", false);
       ADD_FAILURE() << scheme;

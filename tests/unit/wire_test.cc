@@ -70,7 +70,11 @@ RequestHeader Request(Op op) {
       h.payload_bytes = sizeof(HelloRequest);
       break;
     case Op::kReturnSlab:
+    case Op::kSlabKey:
       h.slab = 0x11;
+      break;
+    case Op::kRdmaConnect:
+      h.payload_bytes = sizeof(RdmaEndpoint);
       break;
     case Op::kRead:
     case Op::kWrite:
@@ -106,6 +110,12 @@ ReplyHeader Answer(Op op) {
     case Op::kLeaseSlab:
       h.payload_bytes = sizeof(LeaseReply);
       break;
+    case Op::kRdmaConnect:
+      h.payload_bytes = sizeof(RdmaEndpoint);
+      break;
+    case Op::kSlabKey:
+      h.payload_bytes = sizeof(SlabKeyReply);
+      break;
     case Op::kRead:
       h.payload_bytes = 4096;
       break;
@@ -119,8 +129,9 @@ ReplyHeader Answer(Op op) {
   return h;
 }
 
-constexpr Op kAllOps[] = {Op::kHello, Op::kInfo,  Op::kLeaseSlab,      Op::kReturnSlab, Op::kCloseSession,
-                          Op::kRead,  Op::kWrite, Op::kCompareAndSwap, Op::kFetchAdd};
+constexpr Op kAllOps[] = {Op::kHello,        Op::kInfo,           Op::kLeaseSlab, Op::kReturnSlab,
+                          Op::kCloseSession, Op::kRdmaConnect,    Op::kSlabKey,   Op::kRead,
+                          Op::kWrite,        Op::kCompareAndSwap, Op::kFetchAdd};
 
 HelloRequest SomeHello() {
   HelloRequest hello;
@@ -129,6 +140,14 @@ HelloRequest SomeHello() {
   hello.token_low = 0xfedcba9876543210;
   hello.grace_ms = 10'000;
   return hello;
+}
+
+RdmaEndpoint SomeEndpoint() {
+  RdmaEndpoint endpoint = {
+      .queue_pair = 0x112233, .first_packet = 0x445566, .mtu_bytes = 1024, .reads_max = 16};
+  const uint8_t address[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 2};
+  std::memcpy(endpoint.address, address, sizeof(address));
+  return endpoint;
 }
 
 std::map<std::string, Bytes> GoldenMessages() {
@@ -149,6 +168,11 @@ std::map<std::string, Bytes> GoldenMessages() {
       {"compare-and-swap-reply", Encoded(Answer(Op::kCompareAndSwap))},
       {"info-reply-payload", Encoded(info)},
       {"lease-reply-payload", Encoded(LeaseReply{.slab = 0x11, .bytes = 64u << 20})},
+      {"rdma-connect-request", Encoded(Request(Op::kRdmaConnect))},
+      {"rdma-connect-payload", Encoded(SomeEndpoint())},
+      {"slab-key-request", Encoded(Request(Op::kSlabKey))},
+      {"slab-key-reply-payload",
+       Encoded(SlabKeyReply{.address = 0x7f0000000000, .bytes = 64u << 20, .key = 0x1234})},
   };
 }
 
@@ -247,6 +271,10 @@ TEST(WireTest, FieldsOutOfBoundsAreRefused) {
       {Op::kRead, [](auto* h) { h->operand = 1; }, Fault::kReserved},
       {Op::kFetchAdd, [](auto* h) { h->compare = 1; }, Fault::kReserved},
       {Op::kReturnSlab, [](auto* h) { h->offset = 1; }, Fault::kReserved},
+      {Op::kSlabKey, [](auto* h) { h->offset = 1; }, Fault::kReserved},
+      {Op::kSlabKey, [](auto* h) { h->payload_bytes = 1; }, Fault::kLength},
+      {Op::kRdmaConnect, [](auto* h) { h->payload_bytes = 31; }, Fault::kLength},
+      {Op::kRdmaConnect, [](auto* h) { h->slab = 1; }, Fault::kReserved},
       {Op::kInfo, [](auto* h) { h->slab = 1; }, Fault::kReserved},
       {Op::kRead, [](auto* h) { h->op = static_cast<Op>(0); }, Fault::kOp},
       {Op::kRead, [](auto* h) { h->op = static_cast<Op>(15); }, Fault::kOp},
@@ -301,6 +329,21 @@ TEST(WireTest, PayloadsOutOfBoundsAreRefused) {
   long_lease.push_back(std::byte{0});
   LeaseReply lease_out;
   EXPECT_EQ(Decode(long_lease, &lease_out), Fault::kLength);
+  const std::vector<std::function<void(RdmaEndpoint*)>> bad_endpoints = {
+      [](auto* e) { e->queue_pair = 1u << 24; }, [](auto* e) { e->first_packet = 1u << 24; },
+      [](auto* e) { e->mtu_bytes = 128; },       [](auto* e) { e->mtu_bytes = 1500; },
+      [](auto* e) { e->mtu_bytes = 8192; },      [](auto* e) { e->reads_max = 0; },
+      [](auto* e) { e->reads_max = 256; }};
+  RdmaEndpoint endpoint_out;
+  EXPECT_EQ(Decode(Encoded(SomeEndpoint()), &endpoint_out), Fault::kNone);
+  for (const auto& spoil : bad_endpoints) {
+    RdmaEndpoint endpoint = SomeEndpoint();
+    spoil(&endpoint);
+    EXPECT_EQ(Decode(Encoded(endpoint), &endpoint_out), Fault::kReserved);
+  }
+  SlabKeyReply key_out;
+  EXPECT_EQ(Decode(Encoded(SlabKeyReply{.bytes = 0}), &key_out), Fault::kReserved);
+  EXPECT_EQ(Decode(Encoded(SlabKeyReply{.bytes = 1, .reserved = 1}), &key_out), Fault::kReserved);
 }
 
 TEST(WireTest, RangesThatWouldOverflowDoNotFit) {
