@@ -37,7 +37,8 @@ Status SlabSource::Open(const std::vector<PoolEntry>& pool, Announce announce) {
     if (!opened.ok()) return opened;
     for (size_t i = 0; i < donors_.size(); ++i)
       if (donors_.rdma(i))
-        return Status::Unsupported((donors_.Name(i) + " cannot back a swap device; use the donor's tcp://").c_str());
+        return Status::Unsupported(
+            (donors_.Name(i) + " cannot back a swap device; use the donor's tcp://").c_str());
     for (size_t i = 0; i < donors_.size(); ++i) shared_memory_[i] = donors_.shared_memory(i);
     channels_.resize(donors_.size());
     if (Result<uint32_t> first = donors_.LeaseSlab(); !first.ok()) return first.status();

@@ -36,10 +36,10 @@ Check CheckOfDonor(const PoolEntry& entry, const Result<DonorProbe>& probe) {
   Check check;
   check.name = entry.ToString();
   if (probe.ok()) {
-    check.found = fmt::format("{}: 4 KiB read p50 {:.1f} us, read {:.2f} GB/s",
-                              probe.value().transport == std::string_view("shm") ? "shared memory"
-                                                                                  : probe.value().transport,
-                              probe.value().round_trip_p50_us, probe.value().read_gb_per_s);
+    check.found = fmt::format(
+        "{}: 4 KiB read p50 {:.1f} us, read {:.2f} GB/s",
+        probe.value().transport == std::string_view("shm") ? "shared memory" : probe.value().transport,
+        probe.value().round_trip_p50_us, probe.value().read_gb_per_s);
     return check;
   }
   check.verdict = Check::Verdict::kFail;
@@ -119,9 +119,10 @@ int RunDoctor(const DoctorFlags& flags) {
 Command AddDoctor(CLI::App& root) {
   auto flags = std::make_shared<DoctorFlags>();
   CLI::App* app = root.add_subcommand("doctor", "Check whether far memory works on this machine");
-  AddPool(app, &flags->pool,
-          "Also connect to these donors and measure each: comma list of tcp://HOST:PORT, rdma://HOST:PORT and "
-          "unix://PATH, or file:PATH with one a line");
+  AddPool(
+      app, &flags->pool,
+      "Also connect to these donors and measure each: comma list of tcp://HOST:PORT, rdma://HOST:PORT and "
+      "unix://PATH, or file:PATH with one a line");
   AddJson(app, &flags->json);
   app->footer(
       "Tries what farpool needs (userfaultfd, seccomp, limits) as the user who runs it and says what to "

@@ -54,9 +54,10 @@ Command AddRun(CLI::App& root, const std::vector<std::string>* program) {
          "Far memory that may be resident at once, over all processes of the run: a size, or a share of the "
          "peak footprint so far, at least 16M (default: 50%)")
       ->type_name("SIZE|N%");
-  AddPool(app, &o->pool,
-          "Donors: comma list of tcp://HOST:PORT, rdma://HOST:PORT and unix://PATH, or file:PATH with one a line "
-          "(default: a private donor on this host, for this run)");
+  AddPool(
+      app, &o->pool,
+      "Donors: comma list of tcp://HOST:PORT, rdma://HOST:PORT and unix://PATH, or file:PATH with one a line "
+      "(default: a private donor on this host, for this run)");
   app->add_option_function<std::string>(
          "--handoff", [o](const std::string& text) { SetHandoff(text, o); },
          "How a touch of an absent page reaches farpool: direct lets the touching thread fetch it, monitor "

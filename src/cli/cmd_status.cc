@@ -93,9 +93,10 @@ int RunStatus(const StatusFlags& flags) {
 Command AddStatus(CLI::App& root) {
   auto flags = std::make_shared<StatusFlags>();
   CLI::App* app = root.add_subcommand("status", "Show the donors of a pool");
-  AddPool(app, &flags->pool,
-          "Donors: comma list of tcp://HOST:PORT, rdma://HOST:PORT and unix://PATH, or file:PATH with one a line "
-          "(default: tcp://127.0.0.1:7171)");
+  AddPool(
+      app, &flags->pool,
+      "Donors: comma list of tcp://HOST:PORT, rdma://HOST:PORT and unix://PATH, or file:PATH with one a line "
+      "(default: tcp://127.0.0.1:7171)");
   AddJson(app, &flags->json);
   app->footer(
       "Exit status: 0 if every donor answers, 1 if not; the row of one that does not says why.\n"

@@ -43,8 +43,8 @@ CLI::Option* AddPool(CLI::App* app, std::vector<PoolEntry>* pool, const std::str
             for (const PoolEntry& entry : parsed.value())
               if (entry.scheme == PoolEntry::Scheme::kRegistry || entry.scheme == PoolEntry::Scheme::kEtcd)
                 throw CLI::ValidationError(
-                    "--pool",
-                    "'" + entry.ToString() + "' cannot be used yet; name donors by tcp://, rdma:// or unix://");
+                    "--pool", "'" + entry.ToString() +
+                                  "' cannot be used yet; name donors by tcp://, rdma:// or unix://");
             *pool = std::move(parsed).value();
           },
           help)

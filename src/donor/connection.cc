@@ -26,8 +26,7 @@ ReplyCode CodeOf(const Status& status) { return wire::ToWire(status.code()); }
 
 }  // namespace
 
-Connection::Connection(Fd socket, Kind kind, std::string peer, const Shared* shared,
-                       const char* refusal)
+Connection::Connection(Fd socket, Kind kind, std::string peer, const Shared* shared, const char* refusal)
     : socket_(std::move(socket)),
       kind_(kind),
       peer_(std::move(peer)),
@@ -148,7 +147,8 @@ bool Connection::Lease(const wire::RequestHeader& request) {
   if (!slab.ok()) return ReplyNow(request, slab.status(), nullptr, 0);
   const wire::LeaseReply lease = {.slab = static_cast<uint64_t>(slab.value()->id()),
                                   .bytes = slab.value()->bytes()};
-  if (!ReplyNow(request, Status::Ok(), &lease, sizeof(lease), kind_ == Kind::kUnix ? slab.value()->memfd() : -1))
+  if (!ReplyNow(request, Status::Ok(), &lease, sizeof(lease),
+                kind_ == Kind::kUnix ? slab.value()->memfd() : -1))
     return false;
   // Ahead of the client's first writes, until it wants something else.
   pollfd next = {.fd = socket_.get(), .events = POLLIN, .revents = 0};

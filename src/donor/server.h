@@ -1,6 +1,6 @@
 #pragma once
-// The lending daemon: answers sessions on TCP and unix sockets and beside RDMA queue pairs, leases slabs of this host's memory and serves
-// reads, writes and atomics on them. docs/protocol.md is what it speaks.
+// The lending daemon: answers sessions on TCP and unix sockets and beside RDMA queue pairs, leases slabs of
+// this host's memory and serves reads, writes and atomics on them. docs/protocol.md is what it speaks.
 
 #include <cstdint>
 #include <memory>

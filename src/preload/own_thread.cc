@@ -29,8 +29,8 @@ Status StartOwnThread(void (*entry)()) {
   if (sys::Failed(map)) return Status::FromErrno("mmap of a thread's stack", static_cast<int>(-map));
   const auto stack_top = static_cast<uint64_t>(map) + kStackBytes;
   const uint64_t storage = stack_top + kStorageBytes;
-  // The thread pointer points to itself (x86-64 ABI), and so does glibc's own field in its third word, by which
-  // the cancellation points of libibverbs' libc find the thread.
+  // The thread pointer points to itself (x86-64 ABI), and so does glibc's own field in its third word, by
+  // which the cancellation points of libibverbs' libc find the thread.
   reinterpret_cast<uint64_t*>(storage)[0] = reinterpret_cast<uint64_t*>(storage)[2] = storage;
   // The kernel is entered by the trampoline as ever, which ends in `ret`: on the new stack that goes to
   // `entry`, as if called from nowhere.

@@ -70,7 +70,8 @@ Status RdmaDevice::Open(const Verbs* verbs, int socket) {
     Close();
   }
   if (refused)
-    return Status(Status::Code::kPermission, "an RDMA device of this machine cannot be opened; see farpool doctor");
+    return Status(Status::Code::kPermission,
+                  "an RDMA device of this machine cannot be opened; see farpool doctor");
   return Status::Unsupported(verbs->device_count == 0
                                  ? "this machine has no RDMA device (see farpool doctor); use tcp://"
                                  : "no RDMA device of this machine has the address that leads there (see "
@@ -118,8 +119,8 @@ Status RdmaDevice::Init(ibv_qp* qp, int peer_access) const {
   attr.qp_state = IBV_QPS_INIT;
   attr.port_num = port_;
   attr.qp_access_flags = static_cast<unsigned>(peer_access);
-  const int error = verbs_->modify_qp(
-      qp, &attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS);
+  const int error =
+      verbs_->modify_qp(qp, &attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS);
   return error == 0 ? Status::Ok() : QpError("preparing a queue pair", error);
 }
 
@@ -149,8 +150,8 @@ Status RdmaDevice::ReadyToSend(ibv_qp* qp, uint32_t first_packet, const wire::Rd
   attr.retry_cnt = kRetries;
   attr.rnr_retry = kRetries;
   attr.sq_psn = first_packet;
-  attr.max_rd_atomic = static_cast<uint8_t>(
-      std::clamp<int>(limits_.max_qp_init_rd_atom, 1, static_cast<int>(std::clamp(peer.reads_max, 1u, 255u))));
+  attr.max_rd_atomic = static_cast<uint8_t>(std::clamp<int>(
+      limits_.max_qp_init_rd_atom, 1, static_cast<int>(std::clamp(peer.reads_max, 1u, 255u))));
   const int error = verbs_->modify_qp(qp, &attr,
                                       IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
                                           IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC);
@@ -159,8 +160,7 @@ Status RdmaDevice::ReadyToSend(ibv_qp* qp, uint32_t first_packet, const wire::Rd
 
 Status QueryPorts(const Verbs& verbs, ibv_device* device, RdmaPorts* out) {
   ibv_context* context = verbs.open_device(device);
-  if (context == nullptr)
-    return Status(Status::Code::kPermission, "cannot be opened");
+  if (context == nullptr) return Status(Status::Code::kPermission, "cannot be opened");
   *out = RdmaPorts{};
   verbs.query_device(context, &out->limits);
   ibv_gid_entry entries[kGidsMax];

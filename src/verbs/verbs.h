@@ -2,6 +2,7 @@
 // libibverbs, opened at run time: farpool runs where it is not installed, and nothing links it.
 
 #include <infiniband/verbs.h>
+#include <pthread.h>
 
 #include "farpool/status.h"
 
@@ -33,8 +34,8 @@ struct Verbs {
 
 enum class VerbsPlace {
   kOrdinary,
-  // With a libc of its own, for the preloaded runtime: the program's malloc, which may be far and may be locked
-  // by whoever touched a page, is not called, and neither is the libc whose system calls are guarded.
+  // With a libc of its own, for the preloaded runtime: the program's malloc, which may be far and may be
+  // locked by whoever touched a page, is not called, and neither is the libc whose system calls are guarded.
   kOwnNamespace,
 };
 
@@ -42,5 +43,18 @@ enum class VerbsPlace {
 // called later allocates from the library's own malloc only. Errors are one line for the user; a machine
 // without devices is none.
 Status OpenVerbs(VerbsPlace place, Verbs* out);
+
+// While the library makes system calls: some are points where a thread that was cancelled ends, and one of the
+// program's must not end in the middle of a fault.
+class NoCancellation {
+ public:
+  NoCancellation() { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old_); }
+  ~NoCancellation() { pthread_setcancelstate(old_, nullptr); }
+  NoCancellation(const NoCancellation&) = delete;
+  NoCancellation& operator=(const NoCancellation&) = delete;
+
+ private:
+  int old_;
+};
 
 }  // namespace farpool

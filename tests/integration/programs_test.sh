@@ -46,6 +46,7 @@ compare syscall-fork 32M "$programs/forker" syscall-fork
 compare clone 32M "$programs/forker" clone
 compare fork-threads 32M "$programs/forker" threads
 compare threads 64M "$programs/threads" 160
+compare cancelled 32M "$programs/cancelled"
 for kind in daemon killed commands spawns sandbox code limits unseen output exit; do compare "processes-$kind" 32M "$programs/processes" "$kind"; done
 # A program that clears its environment keeps the runtime all the same.
 compare clean-environment 32M env -i "$programs/pagewalker" 64

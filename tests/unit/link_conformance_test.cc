@@ -1,7 +1,7 @@
-// One suite that every Link must pass: over memory in this process (loop), a donor's memory mapped here (shm),
-// a socket to a donor (tcp, over TCP and over a unix socket) and a queue pair to it (rdma). The donor is a real
-// one, in this process. The tests over RDMA are skipped unless FARPOOL_TEST_RDMA is the address of a device:
-// tests/vm/rdma_test.sh makes one.
+// One suite that every Link must pass: over memory in this process (loop), a donor's memory mapped here
+// (shm), a socket to a donor (tcp, over TCP and over a unix socket) and a queue pair to it (rdma). The donor
+// is a real one, in this process. The tests over RDMA are skipped unless FARPOOL_TEST_RDMA is the address of
+// a device: tests/vm/rdma_test.sh makes one.
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -522,8 +522,8 @@ TEST(RdmaLinkTest, DonorGoneEndsEverythingWithUnavailable) {
   EXPECT_EQ(RunOp(link, &late), Status::Code::kUnavailable);
 }
 
-// Method: a link is given a key that is right for somebody else, or was right for itself. The device refuses it,
-// and memory is as before.
+// Method: a link is given a key that is right for somebody else, or was right for itself. The device refuses
+// it, and memory is as before.
 TEST(RdmaLinkTest, KeysOfOthersAndOfThePastAreRefused) {
   SKIP_WITHOUT_RDMA();
   RdmaMedium medium;

@@ -49,7 +49,10 @@ same pagewalker "$rdma_pool" 6M "$programs/pagewalker" 12
 same sort "$rdma_pool" 6M sort -S 12M --parallel=2 "$work/lines"
 same "rdma and tcp" "$rdma_pool,$tcp_pool" 6M "$programs/pagewalker" 12
 same forks "$rdma_pool" 4M "$programs/forker" fork 4
+same cancelled "$rdma_pool" 4M "$programs/cancelled" 8
 if [ "$long" = 1 ]; then
+  # There a thread of the runtime's makes the links.
+  user=() FARPOOL_HANDOFF=monitor same monitor "$rdma_pool,$tcp_pool" 4M "$programs/pagewalker" 8
   same "forks of threads" "$rdma_pool" 4M "$programs/forker" threads 4
   cat >"$work/redis.sh" <<'END'
 cd "$(mktemp -d)" || exit 1

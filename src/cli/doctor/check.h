@@ -28,8 +28,8 @@ void CheckRdma(std::vector<Check>* checks);
 
 struct DonorProbe {
   const char* transport = "tcp";  // tcp, shm, rdma.
-  double round_trip_p50_us = 0;  // Read of 4 KiB.
-  double read_gb_per_s = 0;      // 256 KiB reads, eight at a time; GB are 10^9 bytes.
+  double round_trip_p50_us = 0;   // Read of 4 KiB.
+  double read_gb_per_s = 0;       // 256 KiB reads, eight at a time; GB are 10^9 bytes.
 };
 // Leases one slab from the donor, measures, gives it back. Ends within some seconds.
 Result<DonorProbe> ProbeDonor(const PoolEntry& entry);

@@ -42,9 +42,10 @@ Check CheckDevice(const Verbs& verbs, ibv_device* device) {
                             : "Bring its network interface up.";
   } else if (locked.rlim_max < RdmaLink::kBufferBytes) {
     check.verdict = Check::Verdict::kWarn;
-    check.advice = fmt::format("Raise `ulimit -l`, now {}: a program locks {} for each RDMA donor, a donor all "
-                               "that it lends.",
-                               FormatSize(locked.rlim_max), FormatSize(RdmaLink::kBufferBytes));
+    check.advice = fmt::format(
+        "Raise `ulimit -l`, now {}: a program locks {} for each RDMA donor, a donor all "
+        "that it lends.",
+        FormatSize(locked.rlim_max), FormatSize(RdmaLink::kBufferBytes));
   } else if (ports.limits.atomic_cap == IBV_ATOMIC_NONE) {
     check.found += "; no atomic operations";
   }

@@ -17,8 +17,8 @@ namespace farpool {
 
 class Donors {
  public:
-  // Called with each new slab, its memory being -1 where it is not shared, before anybody can take slots from it; an error
-  // keeps it out of the table.
+  // Called with each new slab, its memory being -1 where it is not shared, before anybody can take slots from
+  // it; an error keeps it out of the table.
   using SlabHook = std::function<Status(uint32_t index, uint32_t slots, int memory)>;
 
   // Opens a session with every entry of `pool`, whose leases outlive a broken connection for `grace_ms`.

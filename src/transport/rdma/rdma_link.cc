@@ -17,8 +17,8 @@ namespace farpool {
 namespace {
 
 constexpr unsigned kDepthMin = 16;
-constexpr unsigned kSlotBytes = 64;      // What a place in the buffer is rounded up to: a cache line.
-constexpr unsigned kKeys = 32768;        // A power of two; a run holds at most half as many slabs.
+constexpr unsigned kSlotBytes = 64;  // What a place in the buffer is rounded up to: a cache line.
+constexpr unsigned kKeys = 32768;    // A power of two; a run holds at most half as many slabs.
 constexpr unsigned kCompletionsAtOnce = 16;
 constexpr uint64_t kAskNs = 2'000'000'000;
 constexpr uint64_t kPauseNs = 50'000;  // Between two looks at the completions, once spinning did not pay.
@@ -47,6 +47,7 @@ struct RdmaLink::State {
 };
 
 Status RdmaLink::Open(const Verbs* verbs, int fd, RdmaLinkOptions options) {
+  const NoCancellation hold;
   Close();
   fd_ = fd;
   Status status = device_.Open(verbs, fd);
@@ -67,8 +68,8 @@ Status RdmaLink::OpenQueue(RdmaLinkOptions options) {
   if (sys::Failed(state)) return Status::FromErrno("mmap", static_cast<int>(-state));
   state_ = reinterpret_cast<State*>(state);
   // Shared and not inherited: a fork must not leave the device with one copy and us with another.
-  const long buffer = sys::Call(SYS_mmap, 0, kBufferBytes, PROT_READ | PROT_WRITE,
-                                MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  const long buffer =
+      sys::Call(SYS_mmap, 0, kBufferBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (sys::Failed(buffer)) return Status::FromErrno("mmap", static_cast<int>(-buffer));
   buffer_ = reinterpret_cast<std::byte*>(buffer);
   sys::Call(SYS_madvise, buffer_, kBufferBytes, MADV_DONTFORK);
@@ -111,6 +112,7 @@ Status RdmaLink::OpenQueue(RdmaLinkOptions options) {
 }
 
 void RdmaLink::Close() {
+  const NoCancellation hold;
   alive_ = false;
   if (device_.open()) {
     const Verbs& verbs = device_.verbs();
@@ -226,8 +228,7 @@ Status::Code RdmaLink::FindKey(SlabId slab, const Key** out) {
   if (status.code() == Status::Code::kNotFound || status.code() == Status::Code::kExhausted)
     return status.code();
   wire::SlabKeyReply reply;
-  if (!status.ok() || wire::Decode(bytes, &reply) != wire::Fault::kNone ||
-      state_->key_count == kKeys / 2) {
+  if (!status.ok() || wire::Decode(bytes, &reply) != wire::Fault::kNone || state_->key_count == kKeys / 2) {
     Die(status.ok() ? Status::Code::kCorrupt : status.code());
     return Status::Code::kUnavailable;
   }
@@ -346,6 +347,7 @@ void RdmaLink::Flush() {
   last.next = nullptr;
   last.send_flags |= IBV_SEND_SIGNALED;  // Somebody may wait for it, and for nothing after it.
   unsignalled_ = 0;
+  const NoCancellation hold;  // Soft-RoCE's doorbell is a write().
   ibv_send_wr* refused = nullptr;
   ibv_send_wr* const first = &state_->requests[posted_ % depth_];
   posted_ = prepared_;
@@ -439,6 +441,7 @@ void RdmaLink::Pause(uint64_t now_ns) {
 void RdmaLink::Die(Status::Code code) {
   if (!alive_) return;
   alive_ = false;
+  const NoCancellation hold;
   // Nothing that is still under way may reach the donor any more, and the donor lets go, too.
   ibv_qp_attr attr = {};
   attr.qp_state = IBV_QPS_ERR;

@@ -1,12 +1,12 @@
 #pragma once
-// Link over an RDMA queue pair: one-sided reads, writes and atomics, the donor's CPU is not asked. Beside it stays
-// the connection to the donor that the queue pair was agreed on: it gives out the slabs' keys, and its end says
-// that the donor is gone. Data passes through a registered buffer of the link's own: pages of the program are
-// never registered, since the kernel moves no registered page.
+// Link over an RDMA queue pair: one-sided reads, writes and atomics, the donor's CPU is not asked. Beside it
+// stays the connection to the donor that the queue pair was agreed on: it gives out the slabs' keys, and its
+// end says that the donor is gone. Data passes through a registered buffer of the link's own: pages of the
+// program are never registered, since the kernel moves no registered page.
 //
-// Operations take effect in the order they were posted. Completions are asked for where somebody may wait: for
-// every read and atomic, and for the last of a batch of writes. No allocation after Open(), but by libibverbs
-// itself in Open() and Close(): see OpenVerbs().
+// Operations take effect in the order they were posted. Completions are asked for where somebody may wait:
+// for every read and atomic, and for the last of a batch of writes. No allocation after Open(), but by
+// libibverbs itself in Open() and Close(): see OpenVerbs().
 
 #include "base/spin.h"
 #include "transport/link.h"
@@ -92,8 +92,8 @@ class RdmaLink final : public Link {
   uint64_t done_ = 0;
   uint64_t posted_ = 0;
   uint64_t prepared_ = 0;
-  unsigned reads_ = 0;    // Of [done_, prepared_).
-  unsigned atomics_ = 0;  // Of the same.
+  unsigned reads_ = 0;        // Of [done_, prepared_).
+  unsigned atomics_ = 0;      // Of the same.
   unsigned unsignalled_ = 0;  // Since the last one that tells of its completion.
   // Of the buffer, as a ring; both count on without wrapping.
   uint64_t buffer_begin_ = 0;

@@ -99,7 +99,8 @@ Result<Fd> ConnectTo(const PoolEntry& entry, uint64_t deadline_ns) {
     case PoolEntry::Scheme::kUnix:
       return ConnectUnix(entry, deadline_ns);
     default:
-      return AtEntry(entry, Status::Unsupported("this is not the address of a donor (tcp://, rdma:// or unix://)"));
+      return AtEntry(entry,
+                     Status::Unsupported("this is not the address of a donor (tcp://, rdma:// or unix://)"));
   }
 }
 
