@@ -10,10 +10,13 @@ namespace {
 constexpr int kPeerAccess = IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC;
 }  // namespace
 
-Result<std::shared_ptr<RdmaHost>> RdmaHost::Open(int listener) {
+Result<std::shared_ptr<RdmaHost>> RdmaHost::Open(int listener, const Verbs* verbs) {
   std::shared_ptr<RdmaHost> host(new RdmaHost);
-  if (Status s = OpenVerbs(VerbsPlace::kOrdinary, &host->verbs_); !s.ok()) return s;
-  if (Status s = host->device_.Open(&host->verbs_, listener); !s.ok()) return s;
+  if (verbs == nullptr) {
+    if (Status s = OpenVerbs(VerbsPlace::kOrdinary, &host->verbs_); !s.ok()) return s;
+    verbs = &host->verbs_;
+  }
+  if (Status s = host->device_.Open(verbs, listener); !s.ok()) return s;
   return host;
 }
 
@@ -38,7 +41,7 @@ Result<std::unique_ptr<RdmaRegion>> RdmaRegion::Create(std::shared_ptr<RdmaDomai
 
 RdmaRegion::~RdmaRegion() { domain_->device().verbs().dereg_mr(region_); }
 
-Result<std::unique_ptr<RdmaPeer>> RdmaPeer::Connect(std::shared_ptr<RdmaDomain> domain,
+Result<std::unique_ptr<RdmaPeer>> RdmaPeer::Connect(const std::shared_ptr<RdmaDomain>& domain,
                                                     const wire::RdmaEndpoint& peer, wire::RdmaEndpoint* own) {
   const RdmaDevice& device = domain->device();
   std::unique_ptr<RdmaPeer> made(new RdmaPeer(domain));

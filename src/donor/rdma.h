@@ -15,8 +15,9 @@ namespace farpool {
 // The device, while anything made of it lives.
 class RdmaHost {
  public:
-  // The device at the address `listener` is bound to. Errors are one line for the user.
-  static Result<std::shared_ptr<RdmaHost>> Open(int listener);
+  // The device at the address `listener` is bound to; of `verbs`, or of libibverbs if that is null. Errors
+  // are one line for the user.
+  static Result<std::shared_ptr<RdmaHost>> Open(int listener, const Verbs* verbs);
   ~RdmaHost() { device_.Close(); }
   RdmaHost(const RdmaHost&) = delete;
   const RdmaDevice& device() const { return device_; }
@@ -63,7 +64,7 @@ class RdmaRegion {
 class RdmaPeer {
  public:
   // Connects to `peer`; `*own` is what the peer must know.
-  static Result<std::unique_ptr<RdmaPeer>> Connect(std::shared_ptr<RdmaDomain> domain,
+  static Result<std::unique_ptr<RdmaPeer>> Connect(const std::shared_ptr<RdmaDomain>& domain,
                                                    const wire::RdmaEndpoint& peer, wire::RdmaEndpoint* own);
   ~RdmaPeer();
   RdmaPeer(const RdmaPeer&) = delete;

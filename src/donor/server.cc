@@ -235,7 +235,7 @@ Result<std::unique_ptr<DonorServer>> DonorServer::Start(const DonorOptions& opti
     auto rdma = ListenTcp(options.rdma_host, options.rdma_port, options.allow_anyone, &impl->rdma_port);
     if (!rdma.ok()) return rdma.status();
     impl->rdma = std::move(rdma).value();
-    auto host = RdmaHost::Open(impl->rdma.get());
+    auto host = RdmaHost::Open(impl->rdma.get(), options.verbs);
     if (!host.ok()) {
       const std::string text = "--rdma " + options.rdma_host + ": " + host.status().text();
       return Status(host.status().code(), text.c_str());

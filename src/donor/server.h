@@ -7,6 +7,7 @@
 #include <string>
 
 #include "farpool/status.h"
+#include "verbs/verbs.h"
 
 namespace farpool {
 
@@ -16,6 +17,7 @@ struct DonorOptions {
   std::string unix_path;            // Empty: no unix socket.
   std::string rdma_host;            // Address of an RDMA device; empty: no RDMA.
   uint16_t rdma_port = 0;           // TCP port there; 0: any free one.
+  const Verbs* verbs = nullptr;     // Tests: instead of libibverbs.
   uint64_t memory_bytes = 0;        // Lent at most.
   uint64_t slab_bytes = 64u << 20;  // Unit of lease; a power of two, 1 MiB..1 GiB.
   uint64_t quota_bytes = 0;         // Most that one session may hold; 0: all.

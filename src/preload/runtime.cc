@@ -269,12 +269,12 @@ __attribute__((constructor(102))) void Load(int, char**, char** environment) {
     g_runtime.supervisor.Fatal(125, "this CPU's registers do not fit the signal frames farpool knows");
   InstallHandlers();
   g_runtime.near = StaysNear(g_runtime.segment->near_programs);
+  // While what the loader allocates for it is near: far memory may need it.
+  if (!g_runtime.near)
+    if (Status s = g_runtime.supervisor.LoadVerbs(); !s.ok()) g_runtime.supervisor.Fatal(125, s.text());
   if (PatchLibc() == 0) return;  // Then exec is not ours either, and the environment must stay.
   HideEnvironment(environment);
-  if (g_runtime.near) return;
-  TakeOverBreak();
-  // Its loader's structures are the program's then, like those of any library that is loaded later.
-  if (Status s = g_runtime.supervisor.LoadVerbs(); !s.ok()) g_runtime.supervisor.Fatal(125, s.text());
+  if (!g_runtime.near) TakeOverBreak();
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // One suite that every Link must pass: over memory in this process (loop), a donor's memory mapped here
 // (shm), a socket to a donor (tcp, over TCP and over a unix socket) and a queue pair to it (rdma). The donor
-// is a real one, in this process. The tests over RDMA are skipped unless FARPOOL_TEST_RDMA is the address of
-// a device: tests/vm/rdma_test.sh makes one.
+// is a real one, in this process. RDMA is tested on a fake device, and on a true one if FARPOOL_TEST_RDMA is
+// its address: tests/vm/rdma_test.sh makes one.
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "donor/server.h"
+#include "fake_verbs.h"
 #include "transport/donor_session.h"
 #include "transport/loop/loop_link.h"
 #include "transport/rdma/rdma_link.h"
@@ -100,13 +101,14 @@ std::string TestSocketPath() {
 // A donor of one process and a session with it.
 class DonorMedium : public Medium {
  public:
-  explicit DonorMedium(PoolEntry::Scheme scheme) {
+  explicit DonorMedium(PoolEntry::Scheme scheme, const Verbs* verbs = nullptr) {
     DonorOptions options;
     entry.scheme = scheme;
     if (scheme == PoolEntry::Scheme::kTcp) {
       options.tcp_host = "127.0.0.1";
     } else if (scheme == PoolEntry::Scheme::kRdma) {
-      options.rdma_host = RdmaAddress();
+      options.rdma_host = verbs != nullptr ? "127.0.0.1" : RdmaAddress();
+      options.verbs = verbs;
       options.allow_anyone = true;  // An address of this machine's own.
     } else {
       options.unix_path = TestSocketPath();
@@ -176,12 +178,23 @@ class SocketMedium final : public DonorMedium {
 
 class RdmaMedium final : public DonorMedium {
  public:
-  RdmaMedium() : DonorMedium(PoolEntry::Scheme::kRdma) {
+  explicit RdmaMedium(std::unique_ptr<FakeVerbs> a_fake)
+      : DonorMedium(PoolEntry::Scheme::kRdma, a_fake != nullptr ? a_fake->get() : nullptr),
+        fake(std::move(a_fake)) {
+    if (fake != nullptr) {
+      verbs_ = *fake->get();
+      return;
+    }
     const Status status = OpenVerbs(VerbsPlace::kOrdinary, &verbs_);
     EXPECT_TRUE(status.ok()) << status.text();
   }
   ~RdmaMedium() override {
     for (RdmaLink& link : links_) link.Close();
+    session.reset();
+    donor.reset();
+    if (fake != nullptr) {
+      EXPECT_EQ(fake->objects, 0);  // Nothing is left of anybody's.
+    }
   }
   Link* NewLink() override { return NewLinkWith(session.get(), {.deadline_ns = 60'000'000'000}); }
   RdmaLink* NewLinkWith(DonorSession* by, RdmaLinkOptions options) {
@@ -194,6 +207,8 @@ class RdmaMedium final : public DonorMedium {
     return &link;
   }
 
+  const std::unique_ptr<FakeVerbs> fake;  // Null: a true device.
+
  private:
   Verbs verbs_;
   std::vector<Fd> fds_;
@@ -202,6 +217,8 @@ class RdmaMedium final : public DonorMedium {
 
 #define SKIP_WITHOUT_RDMA() \
   if (DonorMedium::RdmaAddress() == nullptr) GTEST_SKIP() << "FARPOOL_TEST_RDMA names no RDMA device"
+
+std::unique_ptr<RdmaMedium> FakeRdma() { return std::make_unique<RdmaMedium>(std::make_unique<FakeVerbs>()); }
 
 using NewMedium = std::function<std::unique_ptr<Medium>()>;
 struct Param {
@@ -434,7 +451,8 @@ INSTANTIATE_TEST_SUITE_P(
     AllLinks, LinkConformanceTest,
     testing::Values(Param{"Loop", [] { return std::make_unique<LoopMedium>(); }},
                     Param{"Shm", [] { return std::make_unique<ShmMedium>(); }},
-                    Param{"Rdma", [] { return std::make_unique<RdmaMedium>(); }},
+                    Param{"Rdma", [] { return std::make_unique<RdmaMedium>(nullptr); }},
+                    Param{"RdmaFake", [] { return FakeRdma(); }},
                     Param{"Tcp", [] { return std::make_unique<SocketMedium>(PoolEntry::Scheme::kTcp); }},
                     Param{"UnixStream",
                           [] { return std::make_unique<SocketMedium>(PoolEntry::Scheme::kUnix); }}),
@@ -498,10 +516,14 @@ TEST(TcpLinkTest, ThreadsShareALink) {
   }
 }
 
+class RdmaLinkTest : public testing::TestWithParam<bool> {};  // On the fake device?
+INSTANTIATE_TEST_SUITE_P(Devices, RdmaLinkTest, testing::Bool(),
+                         [](const auto& tested) { return tested.param ? "Fake" : "True"; });
+
 // Method: the donor goes in the middle of many large writes. The connection beside the queue pair says so.
-TEST(RdmaLinkTest, DonorGoneEndsEverythingWithUnavailable) {
-  SKIP_WITHOUT_RDMA();
-  RdmaMedium medium;
+TEST_P(RdmaLinkTest, DonorGoneEndsEverythingWithUnavailable) {
+  if (!GetParam()) SKIP_WITHOUT_RDMA();
+  RdmaMedium medium(GetParam() ? std::make_unique<FakeVerbs>() : nullptr);
   RdmaLink* link = medium.NewLinkWith(medium.session.get(), {});
   auto data = Pattern(kMaxLinkBytes, 1);
   std::vector<LinkOp> ops(200, WriteOp(medium.slab, 0, data.data(), kMaxLinkBytes));
@@ -524,9 +546,9 @@ TEST(RdmaLinkTest, DonorGoneEndsEverythingWithUnavailable) {
 
 // Method: a link is given a key that is right for somebody else, or was right for itself. The device refuses
 // it, and memory is as before.
-TEST(RdmaLinkTest, KeysOfOthersAndOfThePastAreRefused) {
-  SKIP_WITHOUT_RDMA();
-  RdmaMedium medium;
+TEST_P(RdmaLinkTest, KeysOfOthersAndOfThePastAreRefused) {
+  if (!GetParam()) SKIP_WITHOUT_RDMA();
+  RdmaMedium medium(GetParam() ? std::make_unique<FakeVerbs>() : nullptr);
   auto data = Pattern(4096, 1);
   RdmaLink* owner = medium.NewLinkWith(medium.session.get(), {});
   LinkOp write = WriteOp(medium.slab, 0, data.data(), 4096);
@@ -558,6 +580,60 @@ TEST(RdmaLinkTest, KeysOfOthersAndOfThePastAreRefused) {
   ASSERT_TRUE(medium.session->ReturnSlab(medium.slab).ok());
   EXPECT_EQ(RunOp(owner, &read), Status::Code::kNotFound);
   EXPECT_FALSE(owner->alive());
+}
+
+// Method: a device that does nothing, one that takes nothing.
+TEST(RdmaFakeTest, ASilentDeviceMeansTimeoutAndADeadLink) {
+  auto medium = FakeRdma();
+  RdmaLink* link = medium->NewLinkWith(medium->session.get(), {.deadline_ns = 1'000'000, .spin_ns = 0});
+  medium->fake->silent = true;
+  uint64_t word = 0;
+  LinkOp read = ReadOp(medium->slab, 0, &word, 8);
+  EXPECT_EQ(RunOp(link, &read), Status::Code::kTimeout);
+  EXPECT_FALSE(link->alive());
+  EXPECT_EQ(RunOp(link, &read), Status::Code::kUnavailable);
+  medium->fake->silent = false;
+  link = medium->NewLinkWith(medium->session.get(), {});
+  medium->fake->refuses = true;
+  EXPECT_EQ(RunOp(link, &read), Status::Code::kUnavailable);
+  EXPECT_FALSE(link->alive());
+}
+
+TEST(RdmaFakeTest, ABatchOfWritesIsOneDoorbellAndOneCompletion) {
+  auto medium = FakeRdma();
+  Link* link = medium->NewLink();
+  auto data = Pattern(4096, 1);
+  std::vector<LinkOp> ops(20, WriteOp(medium->slab, 0, data.data(), 4096));
+  std::vector<LinkOp*> pointers;
+  for (auto& op : ops) pointers.push_back(&op);
+  link->Post(pointers.data(), 20);
+  for (auto& op : ops) link->Wait(&op);
+  EXPECT_EQ(medium->fake->doorbells, 1u);
+  EXPECT_EQ(medium->fake->completions, 1u);
+}
+
+TEST(RdmaFakeTest, ADeviceWithoutAtomicsRefusesThemAlone) {
+  auto medium = FakeRdma();
+  medium->fake->atomics = IBV_ATOMIC_NONE;
+  Link* link = medium->NewLink();
+  LinkOp add = AddOp(medium->slab, 0, 1);
+  EXPECT_EQ(RunOp(link, &add), Status::Code::kUnsupported);
+  uint64_t word = 1;
+  LinkOp read = ReadOp(medium->slab, 0, &word, 8);
+  EXPECT_EQ(RunOp(link, &read), Status::Code::kOk);
+  EXPECT_EQ(word, 0u);
+}
+
+TEST(RdmaFakeTest, ADeviceTooSmallIsRefusedAndNothingIsLeft) {
+  auto medium = FakeRdma();
+  auto fd = medium->session->OpenDataChannel();
+  ASSERT_TRUE(fd.ok());
+  const int before = medium->fake->objects;
+  medium->fake->queue_max = 8;
+  RdmaLink link;
+  EXPECT_EQ(link.Open(medium->fake->get(), fd.value().get()).code(), Status::Code::kExhausted);
+  EXPECT_EQ(medium->fake->objects, before);
+  EXPECT_FALSE(link.alive());
 }
 
 TEST(ShmLinkTest, MemoryOutlivesTheDonor) {
