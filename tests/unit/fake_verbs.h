@@ -228,8 +228,9 @@ class FakeVerbs {
     const std::lock_guard lock(mutex_);
     int told = 0;
     for (auto& [number, queue] : queues_) {
-      if (queue->qp.send_cq != cq || silent) continue;
+      if (silent) continue;
       ExecuteAll(queue.get());
+      if (queue->qp.send_cq != cq) continue;
       while (told < count && !queue->requests.empty()) {
         const Request& r = queue->requests.front();
         if ((r.wr.send_flags & IBV_SEND_SIGNALED) != 0 || r.status != IBV_WC_SUCCESS) {

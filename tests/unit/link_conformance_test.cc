@@ -599,6 +599,24 @@ TEST(RdmaFakeTest, ASilentDeviceMeansTimeoutAndADeadLink) {
   EXPECT_FALSE(link->alive());
 }
 
+// Its slot may hold another page by then. Method: a device that wakes up when the link has given up.
+TEST(RdmaFakeTest, WhatTimedOutDoesNotHappenLater) {
+  auto medium = FakeRdma();
+  RdmaLink* link = medium->NewLinkWith(medium->session.get(), {.deadline_ns = 1'000'000, .spin_ns = 0});
+  RdmaLink* other = medium->NewLinkWith(medium->session.get(), {});
+  uint64_t word = 7, back = 0;
+  LinkOp write = WriteOp(medium->slab, 0, &word, 8), read = ReadOp(medium->slab, 0, &back, 8);
+  ASSERT_EQ(RunOp(link, &write), Status::Code::kOk);
+  word = 8;
+  medium->fake->silent = true;
+  EXPECT_EQ(RunOp(link, &write), Status::Code::kTimeout);
+  medium->fake->silent = false;
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_EQ(RunOp(other, &read), Status::Code::kOk);
+    EXPECT_EQ(back, 7u);
+  }
+}
+
 TEST(RdmaFakeTest, ABatchOfWritesIsOneDoorbellAndOneCompletion) {
   auto medium = FakeRdma();
   Link* link = medium->NewLink();

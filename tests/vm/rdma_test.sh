@@ -100,6 +100,9 @@ refused "a donor without RDMA" 125 'no RDMA on this port' "$farpool" run --local
 # shellcheck disable=SC2016
 refused "too little memory to lock" 125 'ulimit -l' sh -c 'ulimit -l 256; exec "$@"' sh "$farpool" run --local 8M --pool "$rdma_pool" -- true
 
+"$farpool" swap create --size 64M --pool "$rdma_pool" >"$work/out" 2>"$work/err"
+if [ $? = 1 ] && grep -q '^farpool: .*cannot back a swap device' "$work/err"; then ok "no swap device"; else bad "no swap device" "$(head -c 300 "$work/err")"; fi
+
 # A donor that is killed while pages travel: the program ends in bounded time, with status 74.
 start_donor --rdma "$address:0" --allow-anyone --memory 128M --slab 8M
 as_user "$farpool" run --local 6M --pool "rdma://$address:$donor_port" -- "$programs/pagewalker" 24 >"$work/out" 2>"$work/err" &
