@@ -336,6 +336,26 @@ TEST_P(LinkConformanceTest, LargeBatchesBothWaysDoNotDeadlock) {
   for (auto& b : back) ASSERT_EQ(b, data);
 }
 
+// More bytes at once than any link has buffers for, all of them different.
+TEST_P(LinkConformanceTest, LargeOperationsDoNotMix) {
+  constexpr unsigned kParts = kSlabBytes / kMaxLinkBytes;
+  std::vector<std::vector<std::byte>> data, back(kParts, std::vector<std::byte>(kMaxLinkBytes));
+  std::vector<LinkOp> ops;
+  std::vector<LinkOp*> pointers;
+  for (unsigned i = 0; i < kParts; ++i) data.push_back(Pattern(kMaxLinkBytes, i));
+  for (unsigned i = 0; i < kParts; ++i)
+    ops.push_back(WriteOp(slab_, uint64_t{i} * kMaxLinkBytes, data[i].data(), kMaxLinkBytes));
+  for (unsigned i = 0; i < kParts; ++i)
+    ops.push_back(ReadOp(slab_, uint64_t{i} * kMaxLinkBytes, back[i].data(), kMaxLinkBytes));
+  for (auto& op : ops) pointers.push_back(&op);
+  link_->Post(pointers.data(), static_cast<unsigned>(pointers.size()));
+  for (auto& op : ops) {
+    link_->Wait(&op);
+    ASSERT_EQ(op.code, Status::Code::kOk);
+  }
+  for (unsigned i = 0; i < kParts; ++i) EXPECT_TRUE(back[i] == data[i]) << i;
+}
+
 // What is posted first happens first: a page written back and fetched again through one link is the new one,
 // and a read before a write of the same bytes is the old one.
 TEST_P(LinkConformanceTest, OperationsOnOneLinkKeepTheirOrder) {
