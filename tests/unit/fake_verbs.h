@@ -77,6 +77,7 @@ class FakeVerbs {
   ibv_atomic_cap atomics = IBV_ATOMIC_HCA;
   std::atomic<bool> silent{false};       // Nothing that is posted is ever done.
   std::atomic<bool> refuses{false};      // Posting fails.
+  std::atomic<int> stopped{0};           // Queue pairs, by their owners.
   std::atomic<int> objects{0};           // Alive.
   std::atomic<unsigned> doorbells{0};    // Calls that posted.
   std::atomic<unsigned> completions{0};  // Told.
@@ -151,7 +152,10 @@ class FakeVerbs {
     if ((mask & IBV_QP_ACCESS_FLAGS) != 0) queue.access = static_cast<int>(attr->qp_access_flags);
     if ((mask & IBV_QP_DEST_QPN) != 0) queue.peer = attr->dest_qp_num;
     qp->state = attr->qp_state;
-    if (attr->qp_state == IBV_QPS_ERR) queue.broken = true;
+    if (attr->qp_state == IBV_QPS_ERR) {
+      queue.broken = true;
+      ++stopped;
+    }
     return 0;
   }
   int DestroyQueue(ibv_qp* qp) {

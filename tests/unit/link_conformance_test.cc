@@ -619,6 +619,21 @@ TEST(RdmaFakeTest, ASilentDeviceMeansTimeoutAndADeadLink) {
   EXPECT_FALSE(link->alive());
 }
 
+// Method: a device that waits for a peer for ever. The connection beside it tells.
+TEST(RdmaFakeTest, ADonorThatIsGoneIsNoticedWithoutTheDevice) {
+  auto medium = FakeRdma();
+  Link* link = medium->NewLink();
+  uint64_t word = 0;
+  LinkOp read = ReadOp(medium->slab, 0, &word, 8);
+  ASSERT_EQ(RunOp(link, &read), Status::Code::kOk);
+  medium->fake->silent = true;
+  LinkOp* op = &read;
+  link->Post(&op, 1);
+  medium->donor.reset();
+  link->Wait(&read);
+  EXPECT_EQ(read.code, Status::Code::kUnavailable);
+}
+
 // Its slot may hold another page by then. Method: a device that wakes up when the link has given up.
 TEST(RdmaFakeTest, WhatTimedOutDoesNotHappenLater) {
   auto medium = FakeRdma();
@@ -630,6 +645,7 @@ TEST(RdmaFakeTest, WhatTimedOutDoesNotHappenLater) {
   word = 8;
   medium->fake->silent = true;
   EXPECT_EQ(RunOp(link, &write), Status::Code::kTimeout);
+  EXPECT_EQ(medium->fake->stopped, 1);  // The donor may be slow to let go of its end.
   medium->fake->silent = false;
   for (int i = 0; i < 2; ++i) {
     ASSERT_EQ(RunOp(other, &read), Status::Code::kOk);
