@@ -502,37 +502,40 @@ TEST(TcpLinkTest, DonorGoneEndsEverythingWithUnavailable) {
   EXPECT_EQ(RunOp(link, &late), Status::Code::kUnavailable);
 }
 
-// Each thread writes and reads back words of its own and adds to one of all, on one connection. Without
-// spinning all but one sleep, and somebody else's look at the socket ends what they wait for.
-TEST(TcpLinkTest, ThreadsShareALink) {
+// Each thread writes and reads back words of its own and adds to one of all, on one link.
+void ShareALink(Link* link, SlabId slab) {
   constexpr unsigned kThreads = 4;
   constexpr uint64_t kRounds = 1500;
+  std::atomic<uint64_t> wrong{0};
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < kThreads; ++t)
+    threads.emplace_back([&, t] {
+      for (uint64_t i = 0; i < kRounds; ++i) {
+        uint64_t mine = t * kRounds + i, back = 0;
+        LinkOp write = WriteOp(slab, 8 + t * 8, &mine, 8);
+        LinkOp read = ReadOp(slab, 8 + t * 8, &back, 8);
+        LinkOp add = AddOp(slab, 0, 1);
+        LinkOp* ops[] = {&write, &read, &add};
+        link->Post(ops, 3);
+        for (LinkOp* op : {&add, &write, &read}) {
+          link->Wait(op);
+          wrong += op->code != Status::Code::kOk;
+        }
+        wrong += back != mine;
+      }
+    });
+  for (auto& t : threads) t.join();
+  EXPECT_EQ(wrong, 0u);
+  LinkOp total = AddOp(slab, 0, 0);
+  EXPECT_EQ(RunOp(link, &total), Status::Code::kOk);
+  EXPECT_EQ(total.result, kThreads * kRounds);
+}
+
+// Without spinning all but one sleep, and somebody else's look at the socket ends what they wait for.
+TEST(TcpLinkTest, ThreadsShareALink) {
   for (const uint64_t spin_ns : {uint64_t{0}, TcpLinkOptions().spin_ns}) {
     SocketMedium medium(PoolEntry::Scheme::kTcp);
-    TcpLink* link = medium.NewLinkWith({.spin_ns = spin_ns});
-    std::atomic<uint64_t> wrong{0};
-    std::vector<std::thread> threads;
-    for (unsigned t = 0; t < kThreads; ++t)
-      threads.emplace_back([&, t] {
-        for (uint64_t i = 0; i < kRounds; ++i) {
-          uint64_t mine = t * kRounds + i, back = 0;
-          LinkOp write = WriteOp(medium.slab, 8 + t * 8, &mine, 8);
-          LinkOp read = ReadOp(medium.slab, 8 + t * 8, &back, 8);
-          LinkOp add = AddOp(medium.slab, 0, 1);
-          LinkOp* ops[] = {&write, &read, &add};
-          link->Post(ops, 3);
-          for (LinkOp* op : {&add, &write, &read}) {
-            link->Wait(op);
-            wrong += op->code != Status::Code::kOk;
-          }
-          wrong += back != mine;
-        }
-      });
-    for (auto& t : threads) t.join();
-    EXPECT_EQ(wrong, 0u);
-    LinkOp total = AddOp(medium.slab, 0, 0);
-    EXPECT_EQ(RunOp(link, &total), Status::Code::kOk);
-    EXPECT_EQ(total.result, kThreads * kRounds);
+    ShareALink(medium.NewLinkWith({.spin_ns = spin_ns}), medium.slab);
   }
 }
 
@@ -600,6 +603,15 @@ TEST_P(RdmaLinkTest, KeysOfOthersAndOfThePastAreRefused) {
   ASSERT_TRUE(medium.session->ReturnSlab(medium.slab).ok());
   EXPECT_EQ(RunOp(owner, &read), Status::Code::kNotFound);
   EXPECT_FALSE(owner->alive());
+}
+
+TEST_P(RdmaLinkTest, ThreadsShareALink) {
+  if (!GetParam()) SKIP_WITHOUT_RDMA();
+  for (const uint64_t spin_ns : {uint64_t{0}, RdmaLinkOptions().spin_ns}) {
+    RdmaMedium medium(GetParam() ? std::make_unique<FakeVerbs>() : nullptr);
+    ShareALink(medium.NewLinkWith(medium.session.get(), {.deadline_ns = 60'000'000'000, .spin_ns = spin_ns}),
+               medium.slab);
+  }
 }
 
 // Method: a device that does nothing, one that takes nothing.

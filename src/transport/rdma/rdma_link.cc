@@ -23,6 +23,17 @@ constexpr unsigned kCompletionsAtOnce = 16;
 constexpr uint64_t kAskNs = 2'000'000'000;
 constexpr uint64_t kPauseNs = 50'000;  // Between two looks at the completions, once spinning did not pay.
 
+bool Done(const LinkOp& op) {
+  return std::atomic_ref<bool>(const_cast<bool&>(op.done)).load(std::memory_order_acquire);
+}
+
+// Gives the CPU away until the next look, or until something is to be read from `fd`: then true.
+bool Pause(int fd, uint64_t left_ns) {
+  timespec timeout = {0, static_cast<long>(left_ns < kPauseNs ? left_ns : kPauseNs)};
+  pollfd wait = {.fd = fd, .events = POLLIN, .revents = 0};
+  return sys::Call(SYS_ppoll, &wait, 1, &timeout, nullptr, 8) > 0;
+}
+
 bool IsAtomic(const LinkOp& op) {
   return op.kind == LinkOp::Kind::kCompareAndSwap || op.kind == LinkOp::Kind::kFetchAdd;
 }
@@ -47,15 +58,16 @@ struct RdmaLink::State {
 };
 
 Status RdmaLink::Open(const Verbs* verbs, int fd, RdmaLinkOptions options) {
-  const NoCancellation hold;
-  Close();
+  const NoCancellation no_cancellation;
+  MutexLock hold(&lock_);
+  CloseLocked();
   fd_ = fd;
   Status status = device_.Open(verbs, fd);
   if (status.ok()) status = OpenQueue(options);
   if (status.ok()) {
     alive_ = true;
   } else {
-    Close();
+    CloseLocked();
   }
   return status;
 }
@@ -112,7 +124,12 @@ Status RdmaLink::OpenQueue(RdmaLinkOptions options) {
 }
 
 void RdmaLink::Close() {
-  const NoCancellation hold;
+  const NoCancellation no_cancellation;
+  MutexLock hold(&lock_);
+  CloseLocked();
+}
+
+void RdmaLink::CloseLocked() {
   alive_ = false;
   if (device_.open()) {
     const Verbs& verbs = device_.verbs();
@@ -124,10 +141,16 @@ void RdmaLink::Close() {
   }
   if (buffer_ != nullptr) sys::Call(SYS_munmap, buffer_, kBufferBytes);
   buffer_ = nullptr;
-  Abandon();
+  AbandonLocked();
 }
 
 void RdmaLink::Abandon() {
+  lock_.Reset();
+  MutexLock hold(&lock_);
+  AbandonLocked();
+}
+
+void RdmaLink::AbandonLocked() {
   alive_ = false;
   device_.Abandon();
   if (state_ != nullptr) sys::Call(SYS_munmap, state_, sizeof(State));
@@ -246,6 +269,7 @@ void RdmaLink::Learn(const Key& key) {
 // --- operations
 
 void RdmaLink::Post(LinkOp* const* ops, unsigned count) {
+  MutexLock hold(&lock_);
   for (unsigned i = 0; i < count; ++i) {
     LinkOp* op = ops[i];
     op->done = false;
@@ -283,8 +307,21 @@ bool RdmaLink::TakeRoom(uint32_t bytes, uint64_t* at) {
     }
     FARPOOL_ASSERT(prepared_ != done_);  // With nothing under way there is room.
     Flush();
-    if (alive_) Wait(state_->posted[done_ % depth_].op);
+    if (alive_) WaitForRoom();
     if (!alive_) return false;
+  }
+}
+
+// Until something is done. Rare: nobody else gets at the link meanwhile.
+void RdmaLink::WaitForRoom() {
+  for (const uint64_t before = done_; alive_ && done_ == before;) {
+    if (Progress()) continue;
+    const uint64_t now = NowNs();
+    if (now >= deadline_ns()) {
+      Die(Status::Code::kTimeout);
+    } else if (Pause(fd_, deadline_ns() - now)) {
+      CheckPeer();
+    }
   }
 }
 
@@ -347,7 +384,7 @@ void RdmaLink::Flush() {
   last.next = nullptr;
   last.send_flags |= IBV_SEND_SIGNALED;  // Somebody may wait for it, and for nothing after it.
   unsignalled_ = 0;
-  const NoCancellation hold;  // Soft-RoCE's doorbell is a write().
+  const NoCancellation no_cancellation;  // Soft-RoCE's doorbell is a write().
   ibv_send_wr* refused = nullptr;
   ibv_send_wr* const first = &state_->requests[posted_ % depth_];
   posted_ = prepared_;
@@ -395,53 +432,65 @@ bool RdmaLink::Progress() {
   return count != 0;
 }
 
+// Of the oldest operation.
+uint64_t RdmaLink::deadline_ns() const { return state_->posted[done_ % depth_].op->id; }
+
 void RdmaLink::Poll() {
+  MutexLock hold(&lock_);
   if (!alive_) return;
-  if (!Progress() && done_ != posted_ && NowNs() >= state_->posted[done_ % depth_].op->id)
-    Die(Status::Code::kTimeout);
+  if (!Progress() && done_ != posted_ && NowNs() >= deadline_ns()) Die(Status::Code::kTimeout);
 }
 
 void RdmaLink::Wait(LinkOp* op) {
-  if (op->done) return;
-  uint64_t idle_since = NowNs();
-  bool spinning = spin_history_.ShouldSpin();
-  for (;;) {
-    FARPOOL_ASSERT(done_ != posted_);  // `op` was posted here, or the caller has a bug.
-    const bool progress = Progress();
-    if (progress && spinning) spin_history_.Ended(true);
-    if (op->done) return;
-    const uint64_t now = NowNs();
-    if (now >= state_->posted[done_ % depth_].op->id) return Die(Status::Code::kTimeout);
-    if (progress) {
-      idle_since = now;
-      spinning = spin_history_.ShouldSpin();
+  uint64_t idle_since = 0;
+  bool spinning = false;
+  while (!Done(*op)) {
+    int fd;
+    uint64_t left;
+    {
+      MutexLock hold(&lock_);
+      // Somebody else may have ended it, and even have closed the link.
+      if (Done(*op)) return;
+      FARPOOL_ASSERT(done_ != posted_);  // `op` was posted here, or the caller has a bug.
+      const bool progress = Progress();
+      if (progress && spinning) spin_history_.Ended(true);
+      if (Done(*op)) return;
+      const uint64_t now = NowNs();
+      if (now >= deadline_ns()) return Die(Status::Code::kTimeout);
+      if (progress || idle_since == 0) {
+        idle_since = now;
+        spinning = spin_history_.ShouldSpin();
+      }
+      if (spinning && now - idle_since >= options_.spin_ns) {
+        spin_history_.Ended(false);
+        spinning = false;
+      }
+      fd = fd_;
+      left = deadline_ns() - now;
     }
-    if (spinning && now - idle_since < options_.spin_ns) {
+    if (spinning) {
       SpinPause();
-      continue;
+    } else if (Pause(fd, left)) {
+      MutexLock hold(&lock_);
+      if (!Done(*op)) CheckPeer();
     }
-    if (spinning) spin_history_.Ended(false);
-    spinning = false;
-    Pause(now);
-    if (op->done) return;
   }
 }
 
-// Gives the CPU away until the next look. The donor says nothing unasked: whatever comes is the end.
-void RdmaLink::Pause(uint64_t now_ns) {
-  const uint64_t left = state_->posted[done_ % depth_].op->id - now_ns;
-  timespec timeout = {0, static_cast<long>(left < kPauseNs ? left : kPauseNs)};
-  pollfd wait = {.fd = fd_, .events = POLLIN, .revents = 0};
-  if (sys::Call(SYS_ppoll, &wait, 1, &timeout, nullptr, 8) > 0) {
-    Progress();  // What was done before is done.
-    Die(Status::Code::kUnavailable);
-  }
+// Something may be read from the connection: an answer that another thread was waiting for and has taken, or,
+// since the donor says nothing unasked, the end.
+void RdmaLink::CheckPeer() {
+  std::byte byte;
+  const long n = sys::Call(SYS_recvfrom, fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT, nullptr, nullptr);
+  if (n == -EAGAIN || n == -EINTR) return;
+  Progress();  // What was done before is done.
+  Die(Status::Code::kUnavailable);
 }
 
 void RdmaLink::Die(Status::Code code) {
   if (!alive_) return;
   alive_ = false;
-  const NoCancellation hold;
+  const NoCancellation no_cancellation;
   // Nothing that is still under way may reach the donor any more, and the donor lets go, too.
   ibv_qp_attr attr = {};
   attr.qp_state = IBV_QPS_ERR;

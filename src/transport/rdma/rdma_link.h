@@ -7,7 +7,12 @@
 // Operations take effect in the order they were posted. Completions are asked for where somebody may wait:
 // for every read and atomic, and for the last of a batch of writes. No allocation after Open(), but by
 // libibverbs itself in Open() and Close(): see OpenVerbs().
+//
+// Threads: any, each with operations of its own. Whoever waits takes in what has come, for all.
 
+#include <atomic>
+
+#include "base/mutex.h"
 #include "base/spin.h"
 #include "transport/link.h"
 #include "verbs/device.h"
@@ -33,15 +38,18 @@ class RdmaLink final : public Link {
   // Agrees on a queue pair with the donor over `fd`, a channel from DonorSession::OpenDataChannel(), which is
   // borrowed until Close(). After a failure the link is as before Open().
   Status Open(const Verbs* verbs, int fd, RdmaLinkOptions options = {});
-  // Gives everything back. Nothing may be outstanding. Nobody else does: a link may be part of an object that
-  // is never destroyed.
+  // Gives everything back, when nothing is outstanding. Nobody else does: a link may be part of an object
+  // that is never destroyed.
   void Close();
   // The same in a forked child, where all of it is the parent's.
   void Abandon();
 
   // The device's descriptor, for owners that keep theirs in certain places.
   int device_fd() const { return device_.context()->cmd_fd; }
-  void SetDeviceFd(int fd) { device_.context()->cmd_fd = fd; }
+  void SetDeviceFd(int fd) {
+    MutexLock hold(&lock_);
+    device_.context()->cmd_fd = fd;
+  }
 
   void Post(LinkOp* const* ops, unsigned count) override;
   void Poll() override;
@@ -62,20 +70,26 @@ class RdmaLink final : public Link {
  private:
   struct State;
 
+  // All of these under lock_.
+  void CloseLocked();
+  void AbandonLocked();
   Status OpenQueue(RdmaLinkOptions options);
   Status Ask(wire::Op op, SlabId slab, const void* payload, uint32_t payload_bytes, void* reply,
              uint32_t reply_bytes);
   Status SendAll(const void* bytes, size_t count, uint64_t deadline_ns);
   Status ReceiveAll(void* bytes, size_t count, uint64_t deadline_ns);
+  void WaitForRoom();
   bool TakeRoom(uint32_t bytes, uint64_t* at);
   void Prepare(LinkOp* op, const Key& key, uint64_t buffer_at);
   void Flush();
   bool Progress();
   void Complete(Status::Code code);
-  void Pause(uint64_t now_ns);
+  uint64_t deadline_ns() const;
+  void CheckPeer();
   void Die(Status::Code code);
 
-  bool alive_ = false;
+  Mutex lock_;
+  std::atomic<bool> alive_{false};
   int fd_ = -1;
   RdmaLinkOptions options_;
   SpinHistory spin_history_;
