@@ -44,8 +44,8 @@ enum class VerbsPlace {
 // without devices is none.
 Status OpenVerbs(VerbsPlace place, Verbs* out);
 
-// While the library makes system calls: some are points where a thread that was cancelled ends, and one of the
-// program's must not end in the middle of a fault.
+// While the library makes system calls: some are points where a thread that was cancelled ends, and one of
+// the program's must not end in the middle of a fault.
 class NoCancellation {
  public:
   NoCancellation() { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old_); }
