@@ -6,10 +6,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <string_view>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -17,6 +20,9 @@
 namespace bench {
 
 namespace {
+
+constexpr int kWatchMs = 5;
+constexpr int kNotFoundStatus = 127;  // As a shell has it.
 
 volatile sig_atomic_t interrupt_seen = 0;
 struct sigaction before_int, before_term;
@@ -51,7 +57,14 @@ Result<pid_t> Spawn(const std::vector<std::string>& argv, const std::string& cgr
   }
   dup2(ends[1], STDOUT_FILENO);
   execvp(words[0], words.data());
-  _exit(127);
+  _exit(kNotFoundStatus);
+}
+
+std::string FirstLine(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
 }
 
 std::string LastLine(const std::string& path) {
@@ -60,6 +73,20 @@ std::string LastLine(const std::string& path) {
   std::string last = "no word from it";
   while (std::getline(file, line)) last = line;
   return last;
+}
+
+// Of a process and its descendants. Pages they share after a fork count for each.
+uint64_t AnonymousBytes(pid_t pid) {
+  const std::string proc = "/proc/" + std::to_string(pid);
+  uint64_t bytes = 0;
+  std::ifstream status(proc + "/status");
+  constexpr std::string_view kField = "RssAnon:";
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(kField)) bytes = strtoull(line.c_str() + kField.size(), nullptr, 10) << 10;
+  // Children by the thread that made them; the programs here make theirs in the first.
+  std::ifstream children(proc + "/task/" + std::to_string(pid) + "/children");
+  for (pid_t child = 0; children >> child;) bytes += AnonymousBytes(child);
+  return bytes;
 }
 
 // Ends `pid` and collects it: politely first.
@@ -89,13 +116,14 @@ InterruptGuard::~InterruptGuard() {
 
 bool InterruptGuard::interrupted() { return interrupt_seen != 0; }
 
-Result<std::string> RunForOutput(const std::vector<std::string>& argv, unsigned seconds_max,
-                                 const std::string& cgroup_procs) {
+Result<Outcome> RunToEnd(const Command& command) {
   farpool::Fd output;
-  const Result<pid_t> pid = Spawn(argv, cgroup_procs, "", &output);
+  const uint64_t began = farpool::NowNs();
+  const Result<pid_t> pid = Spawn(command.argv, command.cgroup_procs, "", &output);
   if (!pid.ok()) return pid.status();
-  const uint64_t deadline = farpool::NowNs() + seconds_max * 1'000'000'000ull;
-  std::string text;
+  const std::string& name = command.argv[0];
+  const uint64_t deadline = began + command.seconds_max * 1'000'000'000ull;
+  Outcome outcome;
   for (;;) {
     if (InterruptGuard::interrupted()) {
       End(pid.value());
@@ -103,25 +131,33 @@ Result<std::string> RunForOutput(const std::vector<std::string>& argv, unsigned 
     }
     if (farpool::NowNs() > deadline) {
       End(pid.value());
-      return Status::Timeout((argv[0] + " did not end in " + std::to_string(seconds_max) + " s").c_str());
+      return Status::Timeout(
+          (name + " did not end in " + std::to_string(command.seconds_max) + " s").c_str());
     }
+    if (command.watch_footprint)
+      outcome.anonymous_peak = std::max(outcome.anonymous_peak, AnonymousBytes(pid.value()));
+    if (!command.cgroup_stat.empty()) (void)FirstLine(command.cgroup_stat);
+    const bool watching = command.watch_footprint || !command.cgroup_stat.empty();
     pollfd wait = {output.get(), POLLIN, 0};
-    if (poll(&wait, 1, 200) <= 0) continue;
+    if (poll(&wait, 1, watching ? kWatchMs : 200) <= 0) continue;
     char buffer[4096];
     const ssize_t n = read(output.get(), buffer, sizeof(buffer));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) break;
-    text.append(buffer, static_cast<size_t>(n));
+    outcome.output.append(buffer, static_cast<size_t>(n));
   }
   int status = 0;
   while (waitpid(pid.value(), &status, 0) < 0 && errno == EINTR) {
   }
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return text;
+  outcome.seconds = static_cast<double>(farpool::NowNs() - began) / 1e9;
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return outcome;
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kNotFoundStatus)
+    return Status(Status::Code::kNotFound, "not installed");
   const std::string how = WIFEXITED(status) ? "status " + std::to_string(WEXITSTATUS(status))
                                             : "signal " + std::to_string(WTERMSIG(status));
   const bool killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
   return Status(killed ? Status::Code::kExhausted : Status::Code::kInternal,
-                (argv[0] + " ended with " + how).c_str());
+                (name + " ended with " + how).c_str());
 }
 
 Result<std::unique_ptr<Donor>> Donor::Start(const std::string& farpool, const std::vector<std::string>& flags,

@@ -24,12 +24,26 @@ class InterruptGuard {
   static bool interrupted();
 };
 
-// Runs `argv` to its end and returns its stdout; stderr is ours. Any status but 0 is an error, as are
-// `seconds_max` passed and an interrupt; the process is gone after either. kExhausted: SIGKILL ended it,
-// which in a memory control group is the kernel's doing. `cgroup_procs`: a file the process writes itself
-// into before it starts the program; empty for none.
-Result<std::string> RunForOutput(const std::vector<std::string>& argv, unsigned seconds_max,
-                                 const std::string& cgroup_procs = "");
+// How a program is started and watched.
+struct Command {
+  std::vector<std::string> argv;
+  unsigned seconds_max = 0;
+  std::string cgroup_procs;      // A file the process writes itself into before it starts the program.
+  std::string cgroup_stat;       // A file to read every few milliseconds (see MemoryGroup); empty for none.
+  bool watch_footprint = false;  // Looks at its memory every few milliseconds.
+};
+
+struct Outcome {
+  std::string output;           // Its stdout.
+  double seconds = 0;           // From fork to its end.
+  uint64_t anonymous_peak = 0;  // Bytes, it and its descendants together; if watched.
+};
+
+// Runs a program to its end; its stderr is ours. Any status but 0 is an error, as are `seconds_max` passed
+// (kTimeout) and an interrupt (kUnavailable); the process is gone after either. kExhausted: SIGKILL ended it,
+// which in a memory control group is the kernel's doing. kNotFound: it ended with 127, so it or something
+// that it needs is not installed.
+Result<Outcome> RunToEnd(const Command& command);
 
 // A donor: started, ready, and ended with this object.
 class Donor {

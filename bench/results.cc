@@ -75,11 +75,23 @@ double Series::Median() const {
 double Series::Min() const { return *std::min_element(values.begin(), values.end()); }
 double Series::Max() const { return *std::max_element(values.begin(), values.end()); }
 
+Series& Results::Of(const std::string& config, const std::string& what, const std::string& metric,
+                    const std::string& unit) {
+  for (Series& s : series_)
+    if (s.config == config && s.what == what && s.metric == metric) return s;
+  return series_.emplace_back(Series{config, what, metric, unit, {}});
+}
+
 void Results::Add(const std::string& config, const std::string& what, const std::string& metric,
                   const std::string& unit, double value) {
-  for (Series& s : series_)
-    if (s.config == config && s.what == what && s.metric == metric) return s.values.push_back(value);
-  series_.push_back({config, what, metric, unit, {value}});
+  Of(config, what, metric, unit).values.push_back(value);
+}
+
+void Results::AddAtLeast(const std::string& config, const std::string& what, const std::string& metric,
+                         const std::string& unit, double value) {
+  Series& series = Of(config, what, metric, unit);
+  series.values.push_back(value);
+  series.at_least = true;
 }
 
 void Results::Skip(const std::string& config, const std::string& reason) {
@@ -96,20 +108,46 @@ const Series* Results::Find(const std::string& config, const std::string& what,
 std::string Results::Json() const {
   nlohmann::ordered_json out = {{"bench", name_}, {"machine", Machine()}};
   out["results"] = nlohmann::ordered_json::array();
-  for (const Series& s : series_)
-    out["results"].push_back({{"config", s.config},
-                              {"case", s.what},
-                              {"metric", s.metric},
-                              {"unit", s.unit},
-                              {"median", s.Median()},
-                              {"min", s.Min()},
-                              {"max", s.Max()},
-                              {"runs", s.values.size()}});
+  for (const Series& s : series_) {
+    nlohmann::ordered_json line = {{"config", s.config}, {"case", s.what},         {"metric", s.metric},
+                                   {"unit", s.unit},     {"median", s.Median()},   {"min", s.Min()},
+                                   {"max", s.Max()},     {"runs", s.values.size()}};
+    if (s.at_least) line["at_least"] = true;
+    out["results"].push_back(std::move(line));
+  }
   if (!skipped_.empty()) out["skipped"] = skipped_;
   return out.dump(2) + "\n";
 }
 
 std::string Results::Table() const {
+  std::string out = name_ == "apps" ? AppTable() : PageTable();
+  for (const std::string& ratio : Ratios()) out += ratio + "\n";
+  for (const std::string& skipped : skipped_) out += "not measured: " + skipped + "\n";
+  return out;
+}
+
+// One line a program and share: seconds, and how many times that of unlimited.
+std::string Results::AppTable() const {
+  const std::vector<std::string> configs = Distinct(series_, &Series::config);
+  std::string out = fmt::format("{:<14}", "seconds");
+  for (const std::string& config : configs) out += fmt::format("{:>20}", config);
+  out += "\n";
+  for (const std::string& what : Distinct(series_, &Series::what)) {
+    const Series* const unlimited = Find("unlimited", what, "time");
+    out += fmt::format("{:<14}", what);
+    for (const std::string& config : configs) {
+      const Series* const s = Find(config, what, "time");
+      std::string cell = s == nullptr ? "-" : fmt::format("{}{:.2f}", s->at_least ? "> " : "", s->Median());
+      if (s != nullptr && s != unlimited)
+        cell += fmt::format(" ({:.2f}x)", s->Median() / unlimited->Median());
+      out += fmt::format("{:>20}", cell);
+    }
+    out += "\n";
+  }
+  return out + "\n";
+}
+
+std::string Results::PageTable() const {
   std::string out;
   for (const std::string& what : Distinct(series_, &Series::what)) {
     std::vector<Series> rows;
@@ -137,8 +175,6 @@ std::string Results::Table() const {
     }
     out += "\n";
   }
-  for (const std::string& ratio : Ratios()) out += ratio + "\n";
-  for (const std::string& skipped : skipped_) out += "not measured: " + skipped + "\n";
   return out;
 }
 

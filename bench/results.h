@@ -12,6 +12,7 @@ struct Series {
   std::string metric;  // p50, rate, throughput, ...
   std::string unit;
   std::vector<double> values;  // One per run.
+  bool at_least = false;       // Ended at a bound: the value would have been more.
 
   double Median() const;
   double Min() const;
@@ -23,6 +24,9 @@ class Results {
   explicit Results(std::string name) : name_(std::move(name)) {}
   void Add(const std::string& config, const std::string& what, const std::string& metric,
            const std::string& unit, double value);
+  // The same, of a run that was ended when it had come to `value`.
+  void AddAtLeast(const std::string& config, const std::string& what, const std::string& metric,
+                  const std::string& unit, double value);
   // A config that could not be measured here, and why.
   void Skip(const std::string& config, const std::string& reason);
   // nullptr if there is none.
@@ -38,6 +42,11 @@ class Results {
   std::string HtmlSection() const;
 
  private:
+  Series& Of(const std::string& config, const std::string& what, const std::string& metric,
+             const std::string& unit);
+  std::string PageTable() const;
+  std::string AppTable() const;
+
   std::string name_;
   std::vector<Series> series_;
   std::vector<std::string> skipped_;

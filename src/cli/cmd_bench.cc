@@ -1,5 +1,6 @@
 // farpool bench: flags to bench::Options; the work is bench/bench.h.
 
+#include <algorithm>
 #include <memory>
 
 #include "bench/bench.h"
@@ -14,6 +15,31 @@ struct BenchFlags {
   std::vector<PoolEntry> pool;
 };
 
+// All benches, each with what it is behind `colon`; only the names if that is empty.
+std::string Names(const std::string& colon, const std::string& between) {
+  std::string out;
+  for (const bench::Bench& known : bench::Benches())
+    out += (out.empty() ? "" : between) + known.name + (colon.empty() ? "" : colon + known.what);
+  return out;
+}
+
+// A comma list of `known` words.
+void AddList(CLI::App* app, const std::string& name, std::vector<std::string>* list,
+             const std::vector<std::string>& known, const std::string& help) {
+  std::string all;
+  for (const std::string& word : known) all += (all.empty() ? "" : ", ") + word;
+  app->add_option(name, *list, help + ": " + all)
+      ->delimiter(',')
+      ->type_name("LIST")
+      ->check(CLI::Validator(
+          [known, all](const std::string& word) {
+            return std::find(known.begin(), known.end(), word) != known.end()
+                       ? ""
+                       : "'" + word + "' is unknown; there are " + all;
+          },
+          ""));
+}
+
 int RunBench(BenchFlags* flags) {
   for (const PoolEntry& entry : flags->pool)
     flags->options.pool += (flags->options.pool.empty() ? "" : ",") + entry.ToString();
@@ -27,17 +53,28 @@ Command AddBench(CLI::App& root) {
   auto flags = std::make_shared<BenchFlags>();
   BenchFlags* const f = flags.get();
   CLI::App* app = root.add_subcommand("bench", "Measure farpool on this machine");
-  app->add_option("NAME", f->options.names, "faults: single random touches; scan: passes over an array")
+  app->add_option("NAME", f->options.names, Names(": ", "; "))
       ->required()
       ->check(CLI::Validator(
           [](const std::string& name) {
-            return bench::IsBench(name) ? "" : "no bench '" + name + "'; there are faults and scan";
+            for (const bench::Bench& known : bench::Benches())
+              if (known.name == name) return std::string();
+            return "no bench '" + name + "'; there are " + Names("", ", ");
           },
           ""))
       ->type_name("");
   app->add_option("--json", f->options.json_path, "Write the results as JSON")->type_name("FILE");
   app->add_option("--html", f->options.html_path, "Write the results as one page")->type_name("FILE");
   app->add_flag("--quick", f->options.quick, "Smaller arrays and one run: a first look, not a measurement");
+  AddList(app, "--only", &f->options.apps, bench::AppNames(), "Programs of apps to run; otherwise all");
+  AddList(app, "--configs", &f->options.configs, bench::AppConfigs(),
+          "Configs of apps to run; otherwise all");
+  app->add_option("--shares", f->options.shares,
+                  "Percent of its memory that a program of apps keeps; otherwise 90,75,50,25")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 100))
+      ->type_name("LIST");
+  app->add_flag("--smoke", f->options.smoke, "Tiny sizes: tries and verifies everything, measures nothing");
   AddPool(app, &f->pool, "Measure against these donors instead of two of its own on this host");
   app->footer(
       "Compares farpool over shared memory and over TCP with the cheapest user-space fault (floor), a bare "

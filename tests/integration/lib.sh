@@ -37,6 +37,7 @@ trap 'exit 143' TERM HUP
 
 farpool=$build/bin/farpool
 programs=$build/tests/programs
+apps=$build/libexec/farpool-bench  # Those of farpool bench apps.
 if [ ! -x "$farpool" ]; then
   echo "FAILED build $farpool is missing; build first (cmake --preset release && cmake --build build)"
   exit 1
@@ -48,6 +49,7 @@ if ! "${user[@]+"${user[@]}"}" test -x "$farpool"; then
   chmod -R a+rX "$work/installed" "$work/programs"
   farpool=$work/installed/bin/farpool
   programs=$work/programs
+  apps=$work/installed/libexec/farpool-bench
 fi
 
 ok() {

@@ -8,7 +8,7 @@ mkdir -p "$suite" "$source"
 cp -r "$repo"/tests/integration/{suite_programs.sh,workloads.sh,programs} "$suite"
 cp -r "$repo/src" "$repo/include" "$source"
 chmod -R a+rX "$suite" "$source"
-export suite source programs
+export suite source programs apps
 # shellcheck source=suite_programs.sh
 . "$suite/suite_programs.sh"
 

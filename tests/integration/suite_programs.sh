@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # The programs of suite_test.sh. For each NAME: run_NAME is what runs, alone in an empty folder, with $input as
-# what prepare_NAME left there before (ordinarily, once) and $programs as the test programs of this folder.
+# what prepare_NAME left there before (ordinarily, once), $programs as the test programs of this folder and $apps as those of
+# farpool bench apps.
 # What it prints must not depend on time or place; mask_NAME is a sed script for what cannot be helped.
 # Sourced by suite_test.sh and by each run.
 
@@ -9,14 +10,11 @@
 
 # --- programs of this folder
 run_pagewalker() { exec "$programs/pagewalker" 80; }
-run_quicksort() { exec "$programs/quicksort" 12; }
-run_kmeans() { exec "$programs/kmeans" 1024 8 3; }
-run_stream() { exec "$programs/stream" 48 4; }
+run_quicksort() { exec "$apps/quicksort" 12; }
+run_kmeans() { exec "$apps/kmeans" 1024 8 3; }
+run_stream() { exec "$apps/stream" 48 4; }
 run_churn() { exec "$programs/churn" 64 384 1024; }
-prepare_linpack() {
-  g++ -std=c++20 -O2 "$suite/programs/linpack.cc" -o "$input/linpack" -lopenblas
-}
-run_linpack() { OPENBLAS_NUM_THREADS=2 exec "$input/linpack" 2500; }
+run_linpack() { exec "$apps/linpack" 2500; }
 
 # --- the programs of this folder on allocators of their own
 run_jemalloc() { LD_PRELOAD=libjemalloc.so.2:$LD_PRELOAD exec "$programs/churn" 16 192 1024; }

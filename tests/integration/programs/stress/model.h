@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "../check.h"
+#include "check.h"
 
 namespace stress {
 

@@ -1,20 +1,15 @@
-// Which configs and cases each bench has, and how each is run. All of them run the same worker; runs of the
-// configs are interleaved, so that a machine that gets slower does not favour whoever came first.
+// The benches of pages, faults and scan: their configs and cases. All of them run the same worker; runs of
+// the configs are interleaved, so that a machine that gets slower does not favour whoever came first.
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "bench/bench.h"
+#include "bench/benches.h"
+#include "bench/kernel_swap.h"
 #include "bench/process.h"
-#include "bench/results.h"
-#include "bench/zram.h"
+#include "bench/setup.h"
 
 namespace bench {
 
@@ -51,44 +46,20 @@ Plan PlanFor(const std::string& name, bool quick) {
   return {name, limit, 4 * limit, quick ? 2u : 3u, runs, {{"read", "scan-read"}, {"update", "scan-update"}}};
 }
 
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    const char* const base = getenv("TMPDIR");
-    path_ = std::string(base != nullptr && *base != 0 ? base : "/tmp") + "/farpool-bench.XXXXXX";
-    if (mkdtemp(path_.data()) == nullptr) path_.clear();
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
 // How one config starts the worker. Empty pool and no zram: as an ordinary program.
 struct Config {
   std::string name;
   std::string pool;
-  ZramSwap* zram = nullptr;
+  SwapSpace* zram = nullptr;
 };
 
 class Driver {
  public:
-  Driver(const Options& options, const Plan& plan) : options_(options), plan_(plan), results_(plan.name) {}
+  Driver(const Options& options, const Plan& plan, Results* results)
+      : options_(options), plan_(plan), results_(*results) {}
 
   Status Run() {
-    std::error_code error;
-    farpool_ = std::filesystem::read_symlink("/proc/self/exe", error).string();
-    worker_ = (std::filesystem::path(farpool_).parent_path() / "../libexec/farpool-bench-worker")
-                  .lexically_normal();
-    if (access(worker_.c_str(), X_OK) != 0)
-      return Status(Status::Code::kNotFound,
-                    (worker_ + " is missing; build or install farpool with its bench").c_str());
-    if (folder_.path().empty()) return Status::FromErrno("mkdtemp", errno);
+    if (const Status s = setup_.Init(); !s.ok()) return s;
     if (const Status s = StartDonors(); !s.ok()) return s;
     StartZram();
     for (unsigned run = 0; run < plan_.runs; ++run) {
@@ -100,18 +71,15 @@ class Driver {
     }
     return Status::Ok();
   }
-  const Results& results() const { return results_; }
 
  private:
   void Progress(unsigned run, const std::string& text) const {
     fmt::print(stderr, "bench {} run {}/{}: {}\n", plan_.name, run + 1, plan_.runs, text);
   }
 
-  Result<std::unique_ptr<Donor>> StartDonor(std::vector<std::string> flags) const {
+  Result<std::unique_ptr<Donor>> StartDonor(const std::vector<std::string>& flags) const {
     // Everything may be away at once, and slabs are leased whole.
-    const uint64_t lent = plan_.array_bytes + plan_.array_bytes / 4 + 256 * kMiB;
-    flags.insert(flags.end(), {"--memory", std::to_string(lent)});
-    return Donor::Start(farpool_, flags, folder_.path() + "/donors.log");
+    return setup_.StartDonor(flags, plan_.array_bytes + plan_.array_bytes / 4 + 256 * kMiB);
   }
 
   Status StartDonors() {
@@ -121,7 +89,7 @@ class Driver {
       configs_.push_back({tcp && near ? "farpool-pool" : tcp ? "farpool-tcp" : "farpool-shm", options_.pool});
       return Status::Ok();
     }
-    auto shm = StartDonor({"--unix", folder_.path() + "/donor.sock"});
+    auto shm = StartDonor({"--unix", setup_.folder() + "/donor.sock"});
     if (!shm.ok()) return shm.status();
     configs_.push_back({"farpool-shm", shm.value()->endpoint()});
     donors_.push_back(std::move(shm).value());
@@ -137,10 +105,13 @@ class Driver {
   }
 
   void StartZram() {
-    auto zram = ZramSwap::Create(plan_.array_bytes + plan_.array_bytes / 4, plan_.limit_bytes);
-    if (!zram.ok()) {
-      fmt::print(stderr, "bench {}: zram is left out: {}\n", plan_.name, zram.status().text());
-      results_.Skip("zram", zram.status().text());
+    auto zram = SwapSpace::Zram(plan_.array_bytes + plan_.array_bytes / 4);
+    Status s = zram.status();
+    if (s.ok()) s = zram.value()->On();
+    if (s.ok()) s = MemoryGroup::Create(plan_.limit_bytes).status();  // Tried here, so that it is said early.
+    if (!s.ok()) {
+      fmt::print(stderr, "bench {}: zram is left out: {}\n", plan_.name, s.text());
+      results_.Skip("zram", s.text());
       return;
     }
     zram_ = std::move(zram).value();
@@ -150,10 +121,10 @@ class Driver {
   Status RunLimits(unsigned run) {
     const std::string count = options_.quick ? "50000" : "200000";
     for (const std::string config : {"floor", "raw-tcp"}) {
-      const auto text = RunForOutput({worker_, config, count}, kSecondsMax);
+      const auto text = RunToEnd({.argv = {setup_.worker(), config, count}, .seconds_max = kSecondsMax});
       if (!text.ok()) return text.status();
-      if (const Status s = Record(config, "page", text.value()); !s.ok()) return s;
-      Progress(run, config + ": " + text.value().substr(0, text.value().find('\n')));
+      if (const Status s = Record(config, "page", text.value().output); !s.ok()) return s;
+      Progress(run, config + ": " + text.value().output.substr(0, text.value().output.find('\n')));
     }
     return Status::Ok();
   }
@@ -171,33 +142,38 @@ class Driver {
   }
 
   Status RunCase(const Config& config, const Case& c, unsigned run) {
-    std::vector<std::string> argv;
-    const std::string report = folder_.path() + "/report.json";
-    if (!config.pool.empty())
-      argv = {farpool_,        "run",  "--local", std::to_string(plan_.limit_bytes), "--pool", config.pool,
-              "--report-json", report, "--"};
-    argv.insert(argv.end(), {worker_, c.mode, std::to_string(plan_.array_bytes), std::to_string(plan_.amount),
-                             std::to_string(run + 1)});
-    const uint64_t before = config.zram != nullptr ? config.zram->bytes_moved() : 0;
-    const auto text =
-        RunForOutput(argv, kSecondsMax, config.zram != nullptr ? config.zram->cgroup_procs() : "");
-    if (!text.ok())
-      return Status(text.status().code(), (config.name + " " + c.name + ": " + text.status().text()).c_str());
-    if (const Status s = Record(config.name, c.name, text.value()); !s.ok()) return s;
+    const std::vector<std::string> worker = {setup_.worker(), c.mode, std::to_string(plan_.array_bytes),
+                                             std::to_string(plan_.amount), std::to_string(run + 1)};
+    Command command = {.argv = worker, .seconds_max = kSecondsMax};
+    std::unique_ptr<MemoryGroup> group;
     uint64_t moved = 0;
     if (config.zram != nullptr) {
-      moved = config.zram->bytes_moved() - before;
+      auto created = MemoryGroup::Create(plan_.limit_bytes);
+      if (!created.ok()) return created.status();
+      group = std::move(created).value();
+      command.cgroup_procs = group->procs();
+      command.cgroup_stat = group->stat();
+      moved = config.zram->bytes_moved();
     } else {
-      std::ifstream file(report);
-      const auto json = nlohmann::json::parse(file, nullptr, false);
-      if (!json.is_object() || !json.contains("bytes_in") || !json.contains("bytes_out"))
-        return Status::Corrupt("farpool run wrote no report");
-      moved = json["bytes_in"].get<uint64_t>() + json["bytes_out"].get<uint64_t>();
+      command.argv = setup_.Far(config.pool, plan_.limit_bytes, worker);
+    }
+    const auto outcome = RunToEnd(command);
+    if (!outcome.ok())
+      return Status(outcome.status().code(),
+                    (config.name + " " + c.name + ": " + outcome.status().text()).c_str());
+    const std::string& text = outcome.value().output;
+    if (const Status s = Record(config.name, c.name, text); !s.ok()) return s;
+    if (config.zram != nullptr) {
+      moved = config.zram->bytes_moved() - moved;
+    } else {
+      const auto far = setup_.BytesMoved();
+      if (!far.ok()) return far.status();
+      moved = far.value();
     }
     // Of the whole program: fill, warm-up, measurement and the check at the end.
     results_.Add(config.name, c.name, "moved", "MiB", static_cast<double>(moved) / static_cast<double>(kMiB));
     if (moved == 0) return Status::Corrupt((config.name + " " + c.name + " moved nothing").c_str());
-    Progress(run, config.name + " " + c.name + ": " + text.value().substr(0, text.value().find('\n')));
+    Progress(run, config.name + " " + c.name + ": " + text.substr(0, text.find('\n')));
     return Status::Ok();
   }
 
@@ -215,46 +191,18 @@ class Driver {
 
   const Options& options_;
   const Plan plan_;
-  Results results_;
-  std::string farpool_;
-  std::string worker_;
-  TemporaryFolder folder_;
+  Results& results_;
+  Setup setup_;
   std::vector<std::unique_ptr<Donor>> donors_;
-  std::unique_ptr<ZramSwap> zram_;
+  std::unique_ptr<SwapSpace> zram_;
   unsigned zram_killed_ = 0;
   std::vector<Config> configs_;
 };
 
-std::string WriteFile(const std::string& path, const std::string& text) {
-  std::ofstream file(path);
-  file << text;
-  file.close();
-  return file.good() ? "" : path + " could not be written";
-}
-
 }  // namespace
 
-bool IsBench(const std::string& name) { return name == "faults" || name == "scan"; }
-
-std::string Run(const Options& options) {
-  const InterruptGuard guard;
-  std::vector<Results> all;
-  for (const std::string& name : options.names) {
-    Driver driver(options, PlanFor(name, options.quick));
-    if (const Status s = driver.Run(); !s.ok()) return "bench " + name + ": " + s.text();
-    all.push_back(driver.results());
-    fmt::print("{}", all.back().Table());
-    std::fflush(stdout);
-  }
-  if (!options.json_path.empty()) {
-    std::string text = all.size() == 1 ? all[0].Json() : "[\n";
-    if (all.size() > 1) {
-      for (size_t i = 0; i < all.size(); ++i) text += (i == 0 ? "" : ",\n") + all[i].Json();
-      text += "]\n";
-    }
-    if (std::string error = WriteFile(options.json_path, text); !error.empty()) return error;
-  }
-  return options.html_path.empty() ? "" : WriteFile(options.html_path, HtmlPage(all));
+Status RunFaultsOrScan(const Options& options, Results* results) {
+  return Driver(options, PlanFor(results->name(), options.quick || options.smoke), results).Run();
 }
 
 }  // namespace bench

@@ -1,0 +1,58 @@
+#include "bench/bench.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <fstream>
+
+#include "bench/benches.h"
+#include "bench/process.h"
+
+namespace bench {
+
+namespace {
+
+std::string WriteFile(const std::string& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text;
+  file.close();
+  return file.good() ? "" : path + " could not be written";
+}
+
+Status RunOne(const Options& options, Results* results) {
+  if (results->name() == "apps") return RunApps(options, results);
+  return RunFaultsOrScan(options, results);
+}
+
+}  // namespace
+
+const std::vector<Bench>& Benches() {
+  static const std::vector<Bench> benches = {
+      {"faults", "single random touches"},
+      {"scan", "passes over an array"},
+      {"apps", "whole programs at shares of their memory"},
+  };
+  return benches;
+}
+
+std::string Run(const Options& options) {
+  const InterruptGuard guard;
+  std::vector<Results> all;
+  for (const std::string& name : options.names) {
+    all.emplace_back(name);
+    if (const Status s = RunOne(options, &all.back()); !s.ok()) return "bench " + name + ": " + s.text();
+    fmt::print("{}", all.back().Table());
+    std::fflush(stdout);
+  }
+  if (!options.json_path.empty()) {
+    std::string text = all.size() == 1 ? all[0].Json() : "[\n";
+    if (all.size() > 1) {
+      for (size_t i = 0; i < all.size(); ++i) text += (i == 0 ? "" : ",\n") + all[i].Json();
+      text += "]\n";
+    }
+    if (std::string error = WriteFile(options.json_path, text); !error.empty()) return error;
+  }
+  return options.html_path.empty() ? "" : WriteFile(options.html_path, HtmlPage(all));
+}
+
+}  // namespace bench

@@ -1,0 +1,61 @@
+#include "bench/setup.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace bench {
+
+Setup::Setup() = default;
+
+Setup::~Setup() {
+  std::error_code ignored;
+  if (!folder_.empty()) std::filesystem::remove_all(folder_, ignored);
+}
+
+Status Setup::Init() {
+  std::error_code error;
+  farpool_ = std::filesystem::read_symlink("/proc/self/exe", error).string();
+  libexec_ = (std::filesystem::path(farpool_).parent_path() / "../libexec").lexically_normal();
+  for (const std::string& needed : {worker(), app("stream")})
+    if (access(needed.c_str(), X_OK) != 0)
+      return Status(Status::Code::kNotFound,
+                    (needed + " is missing; build or install farpool with its bench").c_str());
+  const char* const base = getenv("TMPDIR");
+  folder_ = std::string(base != nullptr && *base != 0 ? base : "/tmp") + "/farpool-bench.XXXXXX";
+  if (mkdtemp(folder_.data()) != nullptr) return Status::Ok();
+  folder_.clear();
+  return Status::FromErrno("mkdtemp", errno);
+}
+
+Result<std::unique_ptr<Donor>> Setup::StartDonor(std::vector<std::string> flags, uint64_t bytes) const {
+  flags.insert(flags.end(), {"--memory", std::to_string(bytes)});
+  return Donor::Start(farpool_, flags, folder_ + "/donors.log");
+}
+
+std::vector<std::string> Setup::Far(const std::string& pool, uint64_t limit_bytes,
+                                    const std::vector<std::string>& program) const {
+  std::error_code ignored;
+  std::filesystem::remove(report(), ignored);
+  std::vector<std::string> argv = {farpool_, "run", "--local",       std::to_string(limit_bytes),
+                                   "--pool", pool,  "--report-json", report(),
+                                   "--"};
+  argv.insert(argv.end(), program.begin(), program.end());
+  return argv;
+}
+
+Result<uint64_t> Setup::BytesMoved() const {
+  std::ifstream file(report());
+  const auto json = nlohmann::json::parse(file, nullptr, false);
+  for (const char* const field : {"bytes_in", "bytes_out", "local_limit_bytes", "peak_resident_bytes"})
+    if (!json.is_object() || !json.contains(field)) return Status::Corrupt("farpool run wrote no report");
+  if (json["peak_resident_bytes"].get<uint64_t>() > json["local_limit_bytes"].get<uint64_t>())
+    return Status::Corrupt("farpool run exceeded its limit");
+  return json["bytes_in"].get<uint64_t>() + json["bytes_out"].get<uint64_t>();
+}
+
+}  // namespace bench

@@ -1,0 +1,42 @@
+#pragma once
+// What every bench needs around its programs: where things are, a folder for the time it lasts, donors.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bench/process.h"
+
+namespace bench {
+
+class Setup {
+ public:
+  Setup();
+  ~Setup();  // Removes the folder.
+  Setup(const Setup&) = delete;
+
+  // Finds the programs and makes the folder. kNotFound: the bench is not installed beside farpool.
+  Status Init();
+  const std::string& farpool() const { return farpool_; }
+  std::string worker() const { return libexec_ + "/farpool-bench-worker"; }
+  // Of the programs of `farpool bench apps`.
+  std::string app(const std::string& name) const { return libexec_ + "/farpool-bench/" + name; }
+  const std::string& folder() const { return folder_; }
+
+  // Of a donor on this host that lends `bytes`.
+  Result<std::unique_ptr<Donor>> StartDonor(std::vector<std::string> flags, uint64_t bytes) const;
+  // `farpool run` in front of `program`; leaves report().
+  std::vector<std::string> Far(const std::string& pool, uint64_t limit_bytes,
+                               const std::vector<std::string>& program) const;
+  // What the last run that Far() started moved. An error if it left no report or exceeded its limit.
+  Result<uint64_t> BytesMoved() const;
+
+ private:
+  std::string report() const { return folder_ + "/report.json"; }
+
+  std::string farpool_;
+  std::string libexec_;
+  std::string folder_;
+};
+
+}  // namespace bench
