@@ -31,7 +31,7 @@ const std::vector<App>& Apps() {
   static const std::vector<App> apps = {
       {"kmeans", {"%kmeans", "4096", "8", "8"}, {"512", "8", "2"}},
       {"quicksort", {"%quicksort", "24"}, {"3"}},
-      {"linpack", {"%linpack", "6000"}, {"1800"}},
+      {"linpack", {"%linpack", "5000"}, {"1800"}},
       {"mbw", {"%mbw", "192", "10"}, {"16", "2"}},
       {"stream", {"%stream", "128", "10"}, {"12", "2"}},
       {"nn", {"/usr/bin/python3", "%nn.py", "1024", "4096", "2"}, {"%nn.py", "256", "1024", "1"}},
@@ -59,7 +59,7 @@ struct Plan {
 
 Plan PlanFor(const Options& options) {
   Plan plan = {{90, 75, 50, 25}, 3, 120, 2048 * kMiB};
-  if (options.quick) plan = {{50}, 1, 40, 1024 * kMiB};
+  if (options.quick) plan = {{50}, 1, 30, 1024 * kMiB};
   if (options.smoke) plan = {{50}, 1, 40, 256 * kMiB};
   if (!options.shares.empty()) plan.shares = options.shares;
   return plan;

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -52,6 +53,11 @@ struct Config {
   std::string pool;
   SwapSpace* zram = nullptr;
 };
+
+// The worker's line without its long part.
+std::string Brief(const std::string& text) {
+  return text.substr(0, std::min(text.find('\n'), text.find(", \"quantiles\"")));
+}
 
 class Driver {
  public:
@@ -124,7 +130,7 @@ class Driver {
       const auto text = RunToEnd({.argv = {setup_.worker(), config, count}, .seconds_max = kSecondsMax});
       if (!text.ok()) return text.status();
       if (const Status s = Record(config, "page", text.value().output); !s.ok()) return s;
-      Progress(run, config + ": " + text.value().output.substr(0, text.value().output.find('\n')));
+      Progress(run, config + ": " + Brief(text.value().output));
     }
     return Status::Ok();
   }
@@ -173,7 +179,7 @@ class Driver {
     // Of the whole program: fill, warm-up, measurement and the check at the end.
     results_.Add(config.name, c.name, "moved", "MiB", static_cast<double>(moved) / static_cast<double>(kMiB));
     if (moved == 0) return Status::Corrupt((config.name + " " + c.name + " moved nothing").c_str());
-    Progress(run, config.name + " " + c.name + ": " + text.substr(0, text.find('\n')));
+    Progress(run, config.name + " " + c.name + ": " + Brief(text));
     return Status::Ok();
   }
 
@@ -186,6 +192,8 @@ class Driver {
                                        {"rate", "faults/s"},
                                        {"throughput", "GB/s"}})
       if (json.contains(metric)) results_.Add(config, what, metric, unit, json[metric].get<double>());
+    for (const auto& point : json.value("quantiles", nlohmann::json::array()))
+      results_.AddQuantile(config, what, "us", point[0].get<double>(), point[1].get<double>());
     return Status::Ok();
   }
 

@@ -8,6 +8,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "bench/chart.h"
+
 namespace bench {
 
 namespace {
@@ -30,32 +32,6 @@ nlohmann::ordered_json Machine() {
            static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE))}};
 }
 
-std::string Number(double value) {
-  if (value >= 1e6) return fmt::format("{:.1f}M", value / 1e6);
-  if (value >= 1e4) return fmt::format("{:.1f}k", value / 1e3);
-  return value >= 100 ? fmt::format("{:.0f}", value) : fmt::format("{:.2f}", value);
-}
-
-std::string Escape(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '&':
-        out += "&amp;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
-
 // Values of `member` in order of first appearance.
 std::vector<std::string> Distinct(const std::vector<Series>& series, std::string Series::*member) {
   std::vector<std::string> out;
@@ -66,12 +42,13 @@ std::vector<std::string> Distinct(const std::vector<Series>& series, std::string
 
 }  // namespace
 
-double Series::Median() const {
-  std::vector<double> sorted = values;
-  std::sort(sorted.begin(), sorted.end());
-  const size_t n = sorted.size();
-  return n % 2 == 1 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
+double MedianOf(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
+
+double Series::Median() const { return MedianOf(values); }
 double Series::Min() const { return *std::min_element(values.begin(), values.end()); }
 double Series::Max() const { return *std::max_element(values.begin(), values.end()); }
 
@@ -94,6 +71,17 @@ void Results::AddAtLeast(const std::string& config, const std::string& what, con
   series.at_least = true;
 }
 
+void Results::AddQuantile(const std::string& config, const std::string& what, const std::string& unit,
+                          double quantile, double value) {
+  for (Curve& curve : curves_)
+    if (curve.config == config && curve.what == what) {
+      for (auto& [at, values] : curve.quantiles)
+        if (at == quantile) return values.push_back(value);
+      return curve.quantiles.push_back({quantile, {value}});
+    }
+  curves_.push_back({config, what, unit, {{quantile, {value}}}});
+}
+
 void Results::Skip(const std::string& config, const std::string& reason) {
   skipped_.push_back(config + ": " + reason);
 }
@@ -114,6 +102,14 @@ std::string Results::Json() const {
                                    {"max", s.Max()},     {"runs", s.values.size()}};
     if (s.at_least) line["at_least"] = true;
     out["results"].push_back(std::move(line));
+  }
+  for (const Curve& curve : curves_) {
+    nlohmann::ordered_json points = nlohmann::ordered_json::array();
+    for (const auto& [quantile, values] : curve.quantiles) points.push_back({quantile, MedianOf(values)});
+    out["quantiles"].push_back({{"config", curve.config},
+                                {"case", curve.what},
+                                {"unit", curve.unit},
+                                {"points", std::move(points)}});
   }
   if (!skipped_.empty()) out["skipped"] = skipped_;
   return out.dump(2) + "\n";
@@ -165,11 +161,11 @@ std::string Results::PageTable() const {
       out += fmt::format("  {:<14}", config);
       for (const std::string& metric : metrics) {
         const Series* const s = Find(config, what, metric);
-        out +=
-            fmt::format("{:>26}", s == nullptr            ? "-"
-                                  : s->values.size() == 1 ? Number(s->Median())
-                                                          : fmt::format("{} ({}..{})", Number(s->Median()),
-                                                                        Number(s->Min()), Number(s->Max())));
+        out += fmt::format("{:>26}", s == nullptr ? "-"
+                                     : s->values.size() == 1
+                                         ? ShortNumber(s->Median())
+                                         : fmt::format("{} ({}..{})", ShortNumber(s->Median()),
+                                                       ShortNumber(s->Min()), ShortNumber(s->Max())));
       }
       out += "\n";
     }
@@ -199,57 +195,14 @@ std::vector<std::string> Results::Ratios() const {
   return out;
 }
 
-std::string Results::HtmlSection() const {
-  std::string out = fmt::format("<h2>{}</h2>\n", Escape(name_));
-  for (const std::string& what : Distinct(series_, &Series::what)) {
-    std::vector<Series> of_case;
-    for (const Series& s : series_)
-      if (s.what == what) of_case.push_back(s);
-    for (const std::string& metric : Distinct(of_case, &Series::metric)) {
-      std::vector<Series> bars;
-      double most = 0;
-      for (const Series& s : of_case)
-        if (s.metric == metric) {
-          bars.push_back(s);
-          most = std::max(most, s.Max());
-        }
-      out += fmt::format("<h3>{}, {} ({})</h3>\n<svg width=\"760\" height=\"{}\" role=\"img\">\n",
-                         Escape(what), Escape(metric), Escape(bars[0].unit), bars.size() * 24 + 4);
-      for (size_t i = 0; i < bars.size(); ++i) {
-        const auto x = [most](double value) { return 120 + (most > 0 ? 460 * value / most : 0); };
-        const size_t y = i * 24;
-        // The bar is the median, the line the range from the least to the most.
-        out += fmt::format(
-            "<text x=\"112\" y=\"{0}\" text-anchor=\"end\">{1}</text>"
-            "<rect x=\"120\" y=\"{2}\" width=\"{3:.1f}\" height=\"16\" class=\"{4}\"/>"
-            "<line x1=\"{5:.1f}\" x2=\"{6:.1f}\" y1=\"{7}\" y2=\"{7}\"/>"
-            "<text x=\"{8:.1f}\" y=\"{0}\">{9}</text>\n",
-            y + 16, Escape(bars[i].config), y + 4, x(bars[i].Median()) - 120,
-            bars[i].config.starts_with("farpool") ? "ours" : "other", x(bars[i].Min()), x(bars[i].Max()),
-            y + 12, x(bars[i].Max()) + 8, Number(bars[i].Median()));
-      }
-      out += "</svg>\n";
-    }
-  }
-  out += "<pre>" + Escape(Table()) + "</pre>\n";
-  return out;
-}
+std::vector<std::string> Results::Configs() const { return Distinct(series_, &Series::config); }
+std::vector<std::string> Results::Cases() const { return Distinct(series_, &Series::what); }
 
-std::string HtmlPage(const std::vector<Results>& all) {
-  std::string out =
-      "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>farpool "
-      "bench</title>\n<style>\n"
-      "body { font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }\n"
-      "svg text { font: 13px sans-serif; }\nsvg line { stroke: #333; stroke-width: 2; }\n"
-      ".ours { fill: #2a7f62; }\n.other { fill: #b9bfc6; }\npre { font-size: 12px; overflow-x: auto; }\n"
-      "</style>\n</head>\n<body>\n<h1>farpool bench</h1>\n";
+std::string MachineText() {
   const nlohmann::ordered_json machine = Machine();
-  out += fmt::format(
-      "<p>{}, {} CPUs, Linux {}. Bars are medians, lines reach from the least to the most run.</p>\n",
-      Escape(machine["cpu"].get<std::string>()), machine["cpus"].get<long>(),
-      Escape(machine["kernel"].get<std::string>()));
-  for (const Results& results : all) out += results.HtmlSection();
-  return out + "</body>\n</html>\n";
+  return fmt::format("{}, {} CPUs, {:.0f} GiB, Linux {}", machine["cpu"].get<std::string>(),
+                     machine["cpus"].get<long>(), machine["memory_bytes"].get<double>() / (1 << 30),
+                     machine["kernel"].get<std::string>());
 }
 
 }  // namespace bench

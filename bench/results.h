@@ -19,6 +19,14 @@ struct Series {
   double Max() const;
 };
 
+// How a measured quantity is distributed: quantile (0..1) and value.
+struct Curve {
+  std::string config;
+  std::string what;
+  std::string unit;
+  std::vector<std::pair<double, std::vector<double>>> quantiles;  // Values of the runs.
+};
+
 class Results {
  public:
   explicit Results(std::string name) : name_(std::move(name)) {}
@@ -27,6 +35,8 @@ class Results {
   // The same, of a run that was ended when it had come to `value`.
   void AddAtLeast(const std::string& config, const std::string& what, const std::string& metric,
                   const std::string& unit, double value);
+  void AddQuantile(const std::string& config, const std::string& what, const std::string& unit,
+                   double quantile, double value);
   // A config that could not be measured here, and why.
   void Skip(const std::string& config, const std::string& reason);
   // nullptr if there is none.
@@ -34,12 +44,16 @@ class Results {
 
   const std::string& name() const { return name_; }
   const std::vector<Series>& series() const { return series_; }
+  const std::vector<Curve>& curves() const { return curves_; }
+  const std::vector<std::string>& skipped() const { return skipped_; }
+  // In order of first appearance.
+  std::vector<std::string> Configs() const;
+  std::vector<std::string> Cases() const;
 
   std::string Json() const;  // One object, the shape that docs/operations.md states.
   std::string Table() const;
   // The ratios that matter, one a line.
   std::vector<std::string> Ratios() const;
-  std::string HtmlSection() const;
 
  private:
   Series& Of(const std::string& config, const std::string& what, const std::string& metric,
@@ -49,9 +63,14 @@ class Results {
 
   std::string name_;
   std::vector<Series> series_;
+  std::vector<Curve> curves_;
   std::vector<std::string> skipped_;
 };
 
+double MedianOf(std::vector<double> values);
+// The machine, in a line.
+std::string MachineText();
+// One self-contained page (html.cc).
 std::string HtmlPage(const std::vector<Results>& all);
 
 }  // namespace bench

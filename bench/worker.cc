@@ -147,9 +147,19 @@ void Samples::Print(uint64_t elapsed_ns) {
   const auto at = [this](double share) {
     return samples[static_cast<size_t>(share * static_cast<double>(count_ - 1))] / 1e3;
   };
-  printf("{\"p50\": %.3f, \"p99\": %.3f, \"mean\": %.3f, \"rate\": %.1f, \"count\": %zu}\n", at(0.5),
-         at(0.99), sum / static_cast<double>(count_) / 1e3,
+  printf("{\"p50\": %.3f, \"p99\": %.3f, \"mean\": %.3f, \"rate\": %.1f, \"count\": %zu, \"quantiles\": [",
+         at(0.5), at(0.99), sum / static_cast<double>(count_) / 1e3,
          static_cast<double>(count_) * 1e9 / static_cast<double>(elapsed_ns), count_);
+  // Finer where distributions have their tails.
+  const char* comma = "";
+  const auto print = [&](double share) {
+    printf("%s[%g, %.3f]", comma, share, at(share));
+    comma = ", ";
+  };
+  for (int i = 0; i < 45; ++i) print(0.02 * i);
+  for (int i = 0; i < 10; ++i) print(0.9 + 0.01 * i);
+  for (const double share : {0.995, 0.999, 0.9995, 0.9999}) print(share);
+  printf("]}\n");
 }
 
 }  // namespace bench

@@ -35,8 +35,8 @@ class Samples {
  public:
   void Add(uint64_t ns);
   size_t count() const { return count_; }
-  // Prints {"p50": us, "p99": us, "mean": us, "rate": 1/s, "count": n}; `elapsed_ns` is what the rate counts
-  // against. Sorts.
+  // Prints {"p50": us, "p99": us, "mean": us, "rate": 1/s, "count": n} and "quantiles", pairs of share and
+  // us; `elapsed_ns` is what the rate counts against. Sorts.
   void Print(uint64_t elapsed_ns);
 
  private:
