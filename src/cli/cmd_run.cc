@@ -37,6 +37,18 @@ void SetHandoff(const std::string& text, RunOptions* options) {
   options->handoff = text;
 }
 
+void SetPlacement(const std::string& text, RunOptions* options) {
+  if (text == "slabs")
+    options->placement = Placement::kSlabs;
+  else if (text == "even")
+    options->placement = Placement::kEven;
+  else if (text == "weighted")
+    options->placement = Placement::kWeighted;
+  else
+    throw CLI::ValidationError("--placement",
+                               "'" + text.substr(0, 40) + "' is unknown; use slabs, even or weighted");
+}
+
 void SetVia(const std::string& text, RunOptions* options) {
   if (text != "preload" && text != "swap")
     throw CLI::ValidationError("--via", "'" + text.substr(0, 40) + "' is unknown; use preload or swap");
@@ -65,6 +77,14 @@ Command AddRun(CLI::App& root, const std::vector<std::string>* program) {
          "(KVM), "
          "auto is direct (default)")
       ->type_name("auto|direct|monitor");
+  app->add_option_function<std::string>(
+         "--placement", [o](const std::string& text) { SetPlacement(text, o); },
+         "Which of several donors a page goes to: slabs fills slab by slab, at whoever has memory free "
+         "(default); "
+         "even and weighted divide every batch of pages among all, in equal shares or by the bandwidth of "
+         "each, "
+         "measured when the run starts")
+      ->type_name("slabs|even|weighted");
   app->add_option_function<std::string>(
          "--via", [o](const std::string& text) { SetVia(text, o); },
          "How the program gets far memory: a preloaded library (preload, the default), or a swap device and "

@@ -1,7 +1,7 @@
 #pragma once
-// Which donor gets the next slab: power of two choices (M. Mitzenmacher, "The Power of Two Choices in
-// Randomized Load Balancing", 2001), candidates drawn with the weight of their free memory. Pure logic:
-// randomness comes in.
+// Which donor gets the next slab. ChooseDonor: power of two choices (M. Mitzenmacher, "The Power of Two
+// Choices in Randomized Load Balancing", 2001), candidates drawn with the weight of their free memory.
+// ChooseByWeight: shares that were fixed beforehand. Pure logic: randomness comes in.
 
 #include <cstddef>
 #include <cstdint>
@@ -12,6 +12,8 @@ namespace farpool {
 struct DonorLoad {
   uint64_t free_bytes = 0;
   bool usable = true;  // False: gone, full or refused just now.
+  uint64_t leased_bytes = 0;
+  uint64_t weight = 0;  // Its share of what is leased; only for ChooseByWeight.
 };
 
 inline constexpr size_t kNoDonor = static_cast<size_t>(-1);
@@ -35,6 +37,21 @@ size_t ChooseDonor(std::span<const DonorLoad> donors, uint64_t needed_bytes, Ran
   const size_t a = draw();
   const size_t b = draw();
   return donors[a].free_bytes >= donors[b].free_bytes ? a : b;
+}
+
+// The donor that has least of its share; of several the first. kNoDonor as above, or if nobody has a weight.
+inline size_t ChooseByWeight(std::span<const DonorLoad> donors, uint64_t needed_bytes) {
+  size_t chosen = kNoDonor;
+  for (size_t i = 0; i < donors.size(); ++i) {
+    const DonorLoad& d = donors[i];
+    if (!d.usable || d.free_bytes < needed_bytes || d.weight == 0) continue;
+    // With the slab to come, so that a small share does not get the first one.
+    const auto load = [needed_bytes](const DonorLoad& of) {
+      return static_cast<double>(of.leased_bytes + needed_bytes) / static_cast<double>(of.weight);
+    };
+    if (chosen == kNoDonor || load(d) < load(donors[chosen])) chosen = i;
+  }
+  return chosen;
 }
 
 }  // namespace farpool

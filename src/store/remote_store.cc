@@ -29,6 +29,7 @@ void RemoteStore::AfterFork() {
   }
   // The kernel leaves page tables of shared mappings to be filled again.
   std::memset(populated_, 0, slabs_known_ * sizeof(populated_[0]));
+  std::memset(open_, 0, sizeof(open_));
   current_ = 0;  // Parent and child take their slots from different slabs while there are several.
 }
 
@@ -50,8 +51,58 @@ void RemoteStore::SetMapped(uint32_t slab, std::byte* base) {
   std::atomic_ref(mapped_[slab]).store(base, std::memory_order_release);
 }
 
+// Smooth weighted round robin: whoever is furthest behind its share.
+uint32_t RemoteStore::NextDonor() {
+  int64_t total = 0;
+  uint32_t next = kDonorsMax;
+  for (uint32_t i = 0; i < kDonorsMax; ++i) {
+    const int64_t weight = table_->weights[i];
+    if (weight == 0) continue;
+    total += weight;
+    credit_[i] += weight;
+    if (next == kDonorsMax || credit_[i] > credit_[next]) next = i;
+  }
+  if (next != kDonorsMax) credit_[next] -= total;
+  return next;
+}
+
+unsigned RemoteStore::ReserveStripe(unsigned count, SlotId* out) {
+  if (count > kStripePages) count = kStripePages;
+  for (unsigned tries = 0; tries < kDonorsMax; ++tries) {
+    const uint32_t donor = NextDonor();
+    if (donor == kDonorsMax) return 0;
+    const auto take = [&](uint32_t index) -> unsigned {
+      const SlabEntry& slab = table_->slabs[index];
+      if (index == 0 || slab.state.load(std::memory_order_acquire) != SlabEntry::kReady ||
+          slab.donor != donor)
+        return 0;
+      const unsigned taken = table_->Take(index, count, out);
+      if (taken > 0) open_[donor] = index;
+      return taken;
+    };
+    if (const unsigned taken = take(open_[donor]); taken > 0) return taken;
+    const uint32_t slabs = table_->count.load(std::memory_order_acquire);
+    for (uint32_t i = 1; i < slabs; ++i) {
+      if (table_->slabs[i].used.load(std::memory_order_relaxed) + count > table_->slabs[i].slots) continue;
+      if (const unsigned taken = take(i); taken > 0) return taken;
+    }
+    // The supervisor leases by the same weights, so it is this donor's slab that comes, unless that one is
+    // full.
+    if (misses_[donor] >= kMissesMax) continue;
+    const Result<uint32_t> leased = provider_->LeaseSlab();
+    if (!leased.ok()) return 0;
+    if (const unsigned taken = take(leased.value()); taken > 0) {
+      misses_[donor] = 0;
+      return taken;
+    }
+    ++misses_[donor];
+  }
+  return 0;
+}
+
 Status RemoteStore::Reserve(unsigned count, SlotId* out, unsigned* reserved) {
-  *reserved = 0;
+  *reserved = ReserveStripe(count, out);
+  if (*reserved > 0) return Status::Ok();
   if (current_ != 0 && table_->slabs[current_].state.load(std::memory_order_acquire) == SlabEntry::kReady) {
     *reserved = table_->Take(current_, count, out);
     if (*reserved > 0) return Status::Ok();

@@ -16,7 +16,6 @@
 
 namespace farpool {
 
-inline constexpr unsigned kDonorsMax = 64;
 // The most pages one Load or Store may carry: one group of the fault engine.
 inline constexpr unsigned kStoreBatchMax = 64;
 
@@ -91,6 +90,10 @@ class RemoteStore final : public PageStore {
   void PostAll(Transfer* transfer);
   Status WaitAll(Transfer* transfer);
   Status Finish(Transfer* transfer);
+  // Reserve() where donors have weights: from the donor whose turn it is, a stripe at most. 0: nobody has
+  // room.
+  unsigned ReserveStripe(unsigned count, SlotId* out);
+  uint32_t NextDonor();
   Status LinkFor(uint32_t slab, Link** link);
   // Null: not yet, or not of a shared-memory donor.
   std::byte* Mapped(uint32_t slab) {
@@ -112,6 +115,13 @@ class RemoteStore final : public PageStore {
   Mutex links_lock_;
   SlabProvider* provider_ = nullptr;
   uint32_t current_ = 0;  // Slab that slots are taken from; 0: none yet.
+  // By donor, where they have weights: the slab that slots are taken from, whose turn it is, and how often in
+  // a row a lease on its behalf brought another donor's slab.
+  static constexpr unsigned kStripePages = 8;
+  static constexpr uint8_t kMissesMax = 3;
+  uint32_t open_[kDonorsMax] = {};
+  int64_t credit_[kDonorsMax] = {};
+  uint8_t misses_[kDonorsMax] = {};
   ShmLink shm_;
   int channel_[kDonorsMax];  // Of the link to the donor; -1: there is none.
   uint64_t links_made_ = 0;  // Bit per donor.

@@ -17,7 +17,8 @@ namespace farpool {
 inline constexpr unsigned kSlotBits = 18;  // Slots per slab at most: 1 GiB slabs.
 inline constexpr uint32_t kSlotsPerSlabMax = 1u << kSlotBits;
 inline constexpr uint32_t kSlabsMax = 1u << (32 - kSlotBits);  // Index 0 is never used: SlotId 0 is none.
-inline constexpr uint16_t kHoldersMax = 60000;                 // Of one slot; fork refuses beyond.
+inline constexpr unsigned kDonorsMax = 64;
+inline constexpr uint16_t kHoldersMax = 60000;  // Of one slot; fork refuses beyond.
 
 inline SlotId MakeSlot(uint32_t slab, uint32_t slot) { return SlotId{(slab << kSlotBits) | slot}; }
 inline uint32_t SlabOf(SlotId slot) { return static_cast<uint32_t>(slot) >> kSlotBits; }
@@ -36,6 +37,9 @@ struct SlabEntry {
 struct SlabTable {
   std::atomic<uint32_t> count;  // Highest slab index that was ever ready, plus 1; at least 1.
   std::atomic<uint64_t> used_slots;
+  // What share of each batch of pages a donor gets; all 0: a batch goes to one slab. Constant once there are
+  // slabs.
+  uint32_t weights[kDonorsMax];
   SlabEntry slabs[kSlabsMax];
   std::atomic<uint16_t> holders[kSlabsMax][kSlotsPerSlabMax];  // 8 GiB, sparse: only used slabs take memory.
 

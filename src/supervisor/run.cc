@@ -277,7 +277,7 @@ int RunProgram(const RunOptions& options) {
   if (!made.ok()) return Refuse(kExitFarpoolFailed, made.status().text());
   RunSegment* segment = made.value();
   Donors donors;
-  if (Status s = donors.Open(pool, kGraceMs, &segment->slabs); !s.ok())
+  if (Status s = donors.Open(pool, kGraceMs, &segment->slabs, {}, options.placement); !s.ok())
     return Refuse(kExitFarpoolFailed, s.text());
   segment->donor_count = static_cast<uint32_t>(donors.size());
   for (size_t i = 0; i < donors.size(); ++i)

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "registry/pool_spec.h"
+#include "store/lease/donors.h"
 
 namespace farpool {
 
@@ -18,6 +19,7 @@ struct RunOptions {
   uint64_t threshold_bytes = 0;      // Mappings smaller than this stay near; 0: the default (64 KiB).
   std::string near_programs;         // Programs whose memory stays near: comma list of names with * and ?.
   std::string handoff = "auto";      // auto, direct, monitor.
+  Placement placement = Placement::kSlabs;
   bool via_swap = false;             // --via swap: no preloading.
   std::string report_path;           // Text report: a file, "-" for stderr, empty for none.
   std::string report_json_path;      // JSON report: a file, "-" for stdout, empty for none.

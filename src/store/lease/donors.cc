@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/text.h"
 #include "placement/choose.h"
+#include "store/lease/bandwidth.h"
 #include "store/remote_store.h"
 #include "transport/rdma/rdma_link.h"
 
@@ -20,7 +21,8 @@ constexpr uint64_t kAskAgainNs = 100'000'000;  // A full pool is asked so often 
 constexpr auto kResumePause = std::chrono::milliseconds(50);
 }  // namespace
 
-Status Donors::Open(const std::vector<PoolEntry>& pool, uint64_t grace_ms, SlabTable* slabs, SlabHook hook) {
+Status Donors::Open(const std::vector<PoolEntry>& pool, uint64_t grace_ms, SlabTable* slabs, SlabHook hook,
+                    Placement placement) {
   slabs_ = slabs;
   hook_ = std::move(hook);
   slab_memory_.resize(1);
@@ -41,6 +43,14 @@ Status Donors::Open(const std::vector<PoolEntry>& pool, uint64_t grace_ms, SlabT
       if (Status s = TryRdma(donor.session.get()); !s.ok())
         return Status(s.code(), (entry.ToString() + ": " + s.text()).c_str());
     donors_.push_back(std::move(donor));
+  }
+  // With one donor there is nothing to divide.
+  for (size_t i = 0; i < donors_.size() && donors_.size() > 1 && placement != Placement::kSlabs; ++i) {
+    slabs->weights[i] = 1;
+    if (placement == Placement::kEven) continue;
+    const Result<uint32_t> bandwidth = MeasureBandwidth(*donors_[i].session);
+    if (!bandwidth.ok()) return bandwidth.status();
+    slabs->weights[i] = bandwidth.value();
   }
   return Status::Ok();
 }
@@ -85,8 +95,9 @@ Result<uint32_t> Donors::LeaseSlab() {
   for (;;) {
     for (size_t i = 0; i < donors_.size(); ++i)
       loads[i] = {donors_[i].free_bytes,
-                  loads[i].usable && !donors_[i].gone && donors_[i].free_bytes >= donors_[i].slab_bytes};
-    const size_t chosen = ChooseDonor(loads, 1, random_);
+                  loads[i].usable && !donors_[i].gone && donors_[i].free_bytes >= donors_[i].slab_bytes,
+                  donors_[i].leased_bytes, slabs_->weights[i]};
+    const size_t chosen = slabs_->weights[0] != 0 ? ChooseByWeight(loads, 1) : ChooseDonor(loads, 1, random_);
     if (chosen == kNoDonor && NowNs() - asked_ns_ > kAskAgainNs) {
       // Others may have given some back since.
       for (Donor& donor : donors_) {
@@ -106,6 +117,7 @@ Result<uint32_t> Donors::LeaseSlab() {
         donors_[chosen].free_bytes = info.value().free_bytes;
       continue;
     }
+    donors_[chosen].leased_bytes += lease.value().bytes;
     donors_[chosen].free_bytes -= std::min(donors_[chosen].free_bytes, lease.value().bytes);
     uint32_t index = 0;
     const SlabId id = lease.value().id;

@@ -15,6 +15,13 @@
 
 namespace farpool {
 
+// Where pages go when there are several donors.
+enum class Placement {
+  kSlabs,     // Slab by slab, to whoever has memory free.
+  kEven,      // Each batch of pages to all donors, in equal shares.
+  kWeighted,  // The same, by the bandwidth of each as measured when the sessions are opened.
+};
+
 class Donors {
  public:
   // Called with each new slab, its memory being -1 where it is not shared, before anybody can take slots from
@@ -23,7 +30,8 @@ class Donors {
 
   // Opens a session with every entry of `pool`, whose leases outlive a broken connection for `grace_ms`.
   // `slabs` must be zero and stay. Errors name the donor.
-  Status Open(const std::vector<PoolEntry>& pool, uint64_t grace_ms, SlabTable* slabs, SlabHook hook = {});
+  Status Open(const std::vector<PoolEntry>& pool, uint64_t grace_ms, SlabTable* slabs, SlabHook hook = {},
+              Placement placement = Placement::kSlabs);
   // True if some donor can lend a slab, as far as is known.
   bool HasRoom() const;
   // Leases a slab from the donor that placement picks. kExhausted: nobody has room.
@@ -57,6 +65,7 @@ class Donors {
     std::unique_ptr<DonorSession> session;
     uint64_t free_bytes = 0;
     uint64_t slab_bytes = 0;
+    uint64_t leased_bytes = 0;
     bool gone = false;
   };
   // That the way to an RDMA donor works, found out before anything depends on it.
