@@ -21,6 +21,8 @@ std::string WriteFile(const std::string& path, const std::string& text) {
 
 Status RunOne(const Options& options, Results* results) {
   if (results->name() == "apps") return RunApps(options, results);
+  if (results->name() == "limits") return RunLimits(options, results);
+  if (results->name() == "scale") return RunScale(options, results);
   return RunFaultsOrScan(options, results);
 }
 
@@ -31,6 +33,8 @@ const std::vector<Bench>& Benches() {
       {"faults", "single random touches"},
       {"scan", "passes over an array"},
       {"apps", "whole programs at shares of their memory"},
+      {"limits", "two donors of unequal bandwidth"},
+      {"scale", "many donors, many programs"},
   };
   return benches;
 }

@@ -10,5 +10,7 @@ namespace bench {
 
 farpool::Status RunFaultsOrScan(const Options& options, Results* results);  // By results->name().
 farpool::Status RunApps(const Options& options, Results* results);
+farpool::Status RunLimits(const Options& options, Results* results);
+farpool::Status RunScale(const Options& options, Results* results);
 
 }  // namespace bench

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <fstream>
 #include <string_view>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -116,40 +117,57 @@ InterruptGuard::~InterruptGuard() {
 
 bool InterruptGuard::interrupted() { return interrupt_seen != 0; }
 
-Result<Outcome> RunToEnd(const Command& command) {
-  farpool::Fd output;
-  const uint64_t began = farpool::NowNs();
-  const Result<pid_t> pid = Spawn(command.argv, command.cgroup_procs, "", &output);
+Result<Program> Program::Start(const Command& command) {
+  Program program;
+  program.command_ = command;
+  program.began_ns_ = farpool::NowNs();
+  const Result<pid_t> pid = Spawn(command.argv, command.cgroup_procs, "", &program.output_);
   if (!pid.ok()) return pid.status();
-  const std::string& name = command.argv[0];
-  const uint64_t deadline = began + command.seconds_max * 1'000'000'000ull;
+  program.pid_ = pid.value();
+  return program;
+}
+
+Program::Program(Program&& other) noexcept
+    : command_(std::move(other.command_)),
+      pid_(std::exchange(other.pid_, -1)),
+      output_(std::move(other.output_)),
+      began_ns_(other.began_ns_) {}
+
+Program::~Program() {
+  if (pid_ >= 0) End(pid_);
+}
+
+Result<Outcome> Program::Finish() {
+  const pid_t pid = std::exchange(pid_, -1);
+  const std::string& name = command_.argv[0];
+  const uint64_t deadline = began_ns_ + command_.seconds_max * 1'000'000'000ull;
   Outcome outcome;
   for (;;) {
-    if (InterruptGuard::interrupted()) {
-      End(pid.value());
+    if (InterruptGuard::interrupted() && !command_.always) {
+      End(pid);
       return Status::Unavailable("interrupted");
     }
     if (farpool::NowNs() > deadline) {
-      End(pid.value());
+      End(pid);
       return Status::Timeout(
-          (name + " did not end in " + std::to_string(command.seconds_max) + " s").c_str());
+          (name + " did not end in " + std::to_string(command_.seconds_max) + " s").c_str());
     }
-    if (command.watch_footprint)
-      outcome.anonymous_peak = std::max(outcome.anonymous_peak, AnonymousBytes(pid.value()));
-    if (!command.cgroup_stat.empty()) (void)FirstLine(command.cgroup_stat);
-    const bool watching = command.watch_footprint || !command.cgroup_stat.empty();
-    pollfd wait = {output.get(), POLLIN, 0};
+    if (command_.watch_footprint)
+      outcome.anonymous_peak = std::max(outcome.anonymous_peak, AnonymousBytes(pid));
+    if (!command_.cgroup_stat.empty()) (void)FirstLine(command_.cgroup_stat);
+    const bool watching = command_.watch_footprint || !command_.cgroup_stat.empty();
+    pollfd wait = {output_.get(), POLLIN, 0};
     if (poll(&wait, 1, watching ? kWatchMs : 200) <= 0) continue;
     char buffer[4096];
-    const ssize_t n = read(output.get(), buffer, sizeof(buffer));
+    const ssize_t n = read(output_.get(), buffer, sizeof(buffer));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) break;
     outcome.output.append(buffer, static_cast<size_t>(n));
   }
   int status = 0;
-  while (waitpid(pid.value(), &status, 0) < 0 && errno == EINTR) {
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
-  outcome.seconds = static_cast<double>(farpool::NowNs() - began) / 1e9;
+  outcome.seconds = static_cast<double>(farpool::NowNs() - began_ns_) / 1e9;
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return outcome;
   if (WIFEXITED(status) && WEXITSTATUS(status) == kNotFoundStatus)
     return Status(Status::Code::kNotFound, "not installed");
@@ -160,10 +178,13 @@ Result<Outcome> RunToEnd(const Command& command) {
                 (name + " ended with " + how).c_str());
 }
 
-Result<std::unique_ptr<Donor>> Donor::Start(const std::string& farpool, const std::vector<std::string>& flags,
+Result<Outcome> RunToEnd(const Command& command) {
+  Result<Program> program = Program::Start(command);
+  return program.ok() ? program.value().Finish() : program.status();
+}
+
+Result<std::unique_ptr<Donor>> Donor::Start(const std::vector<std::string>& argv,
                                             const std::string& log_path) {
-  std::vector<std::string> argv = {farpool, "donor"};
-  argv.insert(argv.end(), flags.begin(), flags.end());
   farpool::Fd output;
   const Result<pid_t> pid = Spawn(argv, "", log_path, &output);
   if (!pid.ok()) return pid.status();

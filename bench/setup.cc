@@ -32,24 +32,29 @@ Status Setup::Init() {
   return Status::FromErrno("mkdtemp", errno);
 }
 
-Result<std::unique_ptr<Donor>> Setup::StartDonor(std::vector<std::string> flags, uint64_t bytes) const {
-  flags.insert(flags.end(), {"--memory", std::to_string(bytes)});
-  return Donor::Start(farpool_, flags, folder_ + "/donors.log");
+Result<std::unique_ptr<Donor>> Setup::StartDonor(const std::vector<std::string>& flags, uint64_t bytes,
+                                                 const std::vector<std::string>& before) const {
+  std::vector<std::string> argv = before;
+  argv.insert(argv.end(), {farpool_, "donor", "--memory", std::to_string(bytes)});
+  argv.insert(argv.end(), flags.begin(), flags.end());
+  return Donor::Start(argv, folder_ + "/donors.log");
 }
 
 std::vector<std::string> Setup::Far(const std::string& pool, uint64_t limit_bytes,
-                                    const std::vector<std::string>& program) const {
+                                    const std::vector<std::string>& program,
+                                    const std::vector<std::string>& flags, const std::string& name) const {
   std::error_code ignored;
-  std::filesystem::remove(report(), ignored);
+  std::filesystem::remove(report(name), ignored);
   std::vector<std::string> argv = {farpool_, "run", "--local",       std::to_string(limit_bytes),
-                                   "--pool", pool,  "--report-json", report(),
-                                   "--"};
+                                   "--pool", pool,  "--report-json", report(name)};
+  argv.insert(argv.end(), flags.begin(), flags.end());
+  argv.push_back("--");
   argv.insert(argv.end(), program.begin(), program.end());
   return argv;
 }
 
-Result<uint64_t> Setup::BytesMoved() const {
-  std::ifstream file(report());
+Result<uint64_t> Setup::BytesMoved(const std::string& name) const {
+  std::ifstream file(report(name));
   const auto json = nlohmann::json::parse(file, nullptr, false);
   for (const char* const field : {"bytes_in", "bytes_out", "local_limit_bytes", "peak_resident_bytes"})
     if (!json.is_object() || !json.contains(field)) return Status::Corrupt("farpool run wrote no report");

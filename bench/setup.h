@@ -23,16 +23,19 @@ class Setup {
   std::string app(const std::string& name) const { return libexec_ + "/farpool-bench/" + name; }
   const std::string& folder() const { return folder_; }
 
-  // Of a donor on this host that lends `bytes`.
-  Result<std::unique_ptr<Donor>> StartDonor(std::vector<std::string> flags, uint64_t bytes) const;
-  // `farpool run` in front of `program`; leaves report().
+  // A donor on this host that lends `bytes`; `before` are words that come before its command.
+  Result<std::unique_ptr<Donor>> StartDonor(const std::vector<std::string>& flags, uint64_t bytes,
+                                            const std::vector<std::string>& before = {}) const;
+  // `farpool run`, with `flags`, in front of `program`; leaves report `name`.
   std::vector<std::string> Far(const std::string& pool, uint64_t limit_bytes,
-                               const std::vector<std::string>& program) const;
-  // What the last run that Far() started moved. An error if it left no report or exceeded its limit.
-  Result<uint64_t> BytesMoved() const;
+                               const std::vector<std::string>& program,
+                               const std::vector<std::string>& flags = {},
+                               const std::string& name = "report") const;
+  // What the run with that report moved. An error if it left none or exceeded its limit.
+  Result<uint64_t> BytesMoved(const std::string& name = "report") const;
 
  private:
-  std::string report() const { return folder_ + "/report.json"; }
+  std::string report(const std::string& name) const { return folder_ + "/" + name + ".json"; }
 
   std::string farpool_;
   std::string libexec_;
