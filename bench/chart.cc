@@ -44,10 +44,12 @@ class Scale {
   }
   void MakeLogTicks() {
     const bool few = high_ / low_ > 300;  // Then only powers of ten.
+    const bool many = high_ / low_ < 8;
     for (double decade = std::pow(10, std::floor(std::log10(low_))); decade <= high_; decade *= 10)
-      for (const double factor : {1.0, 2.0, 5.0}) {
+      for (const double factor : {1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0}) {
         const double tick = decade * factor;
-        if (tick >= low_ * 0.999 && tick <= high_ * 1.001 && (!few || factor == 1.0)) ticks_.push_back(tick);
+        const bool wanted = many || factor == 1.0 || (!few && (factor == 2.0 || factor == 5.0));
+        if (wanted && tick >= low_ * 0.999 && tick <= high_ * 1.001) ticks_.push_back(tick);
       }
   }
 
@@ -106,10 +108,11 @@ std::string LineChart(const std::string& title, const Axis& x, const Axis& y, co
       y_high = std::max(y_high, p.high);
     }
   if (x_low > x_high) return "";
-  if (!y.logarithmic) y_low = 0;
+  y_low = y.logarithmic ? std::min(y_low, 1.0) : 0;  // Logarithmic are ratios: 1 is their floor.
   // A little room, so that marks do not sit on the frame.
   const double room = x.logarithmic || x_ticks.empty() ? 0 : (x_high - x_low) / 20;
-  const Scale across(x_low - room, x_high + room, x.logarithmic, kLeft, kRight);
+  const double factor = x.logarithmic && !x_ticks.empty() ? 1.12 : 1;
+  const Scale across((x_low - room) / factor, (x_high + room) * factor, x.logarithmic, kLeft, kRight);
   const Scale up(y_low, y.logarithmic ? y_high * 1.1 : y_high, y.logarithmic, kBottom, kTop);
   std::string out = fmt::format("<svg viewBox=\"0 0 {} {}\" class=\"line\" role=\"img\" aria-label=\"{}\">\n",
                                 kWidth, kHeight, EscapeHtml(title));
@@ -162,7 +165,7 @@ std::string BarChart(const std::string& title, const Axis& x, const std::vector<
   }
   if (bars.empty()) return "";
   const double bottom = kTop + kStep * static_cast<double>(bars.size());
-  const Scale across(x.logarithmic ? low / 1.5 : 0, high, x.logarithmic, kLeft, kRight);
+  const Scale across(x.logarithmic ? std::min(low, 1.0) : 0, high, x.logarithmic, kLeft, kRight);
   std::string out = fmt::format("<svg viewBox=\"0 0 {} {}\" class=\"bars\" role=\"img\" aria-label=\"{}\">\n",
                                 kWidth, bottom + 40, EscapeHtml(title));
   out += fmt::format("<text x=\"{}\" y=\"16\" class=\"title\">{}</text>\n", kLeft, EscapeHtml(title));

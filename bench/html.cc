@@ -28,16 +28,17 @@ th { font-weight: 600; } td:first-child, th:first-child { text-align: left; } .w
 * { --c: #7b858e; }
 .c-farpool-shm, .c-farpool-shm * { --c: #16876a; } .c-farpool-tcp, .c-farpool-tcp * { --c: #2f74d0; } .c-farpool-tcp-2, .c-farpool-tcp-2 * { --c: #8660cf; }
 .c-weighted, .c-weighted * { --c: #16876a; } .c-even, .c-even * { --c: #2f74d0; }
+.c-raw-tcp, .c-raw-tcp * { --c: #b39a5b; } .c-slabs, .c-slabs * { --c: #d5832a; }
 .c-zram, .c-zram * { --c: #d5832a; } .c-disk, .c-disk * { --c: #c2483f; } .c-farpool-pool, .c-farpool-pool * { --c: #16876a; }
 </style>
 )";
 
-std::string Cell(const Series* s) {
+std::string Cell(const Results& results, const Series* s) {
   if (s == nullptr) return "&ndash;";
-  const std::string median = (s->at_least ? "&gt; " : "") + ShortNumber(s->Median());
-  if (s->Min() == s->Max()) return median;
-  return fmt::format("{} <span class=\"dim\">({}..{})</span>", median, ShortNumber(s->Min()),
-                     ShortNumber(s->Max()));
+  const Series* const base = results.Base(*s);
+  const std::string times =
+      base == nullptr ? "" : fmt::format(" <b>{:.2f}x</b>", s->Median() / base->Median());
+  return EscapeHtml(Spread(*s)) + times;
 }
 
 // Rows are cases, columns configs, of one metric.
@@ -59,7 +60,7 @@ std::string Table(const Results& results, const std::string& metric) {
     for (const std::string& config : configs) {
       const Series* const s = results.Find(config, what, metric);
       any |= s != nullptr;
-      row += "<td>" + Cell(s) + "</td>";
+      row += "<td>" + Cell(results, s) + "</td>";
     }
     if (any) out += "<tr><td>" + EscapeHtml(what) + "</td>" + row + "</tr>\n";
   }
@@ -151,14 +152,60 @@ std::string AppsSection(const Results& results) {
       }
       if (!line.points.empty()) lines.push_back(std::move(line));
     }
+    const Series* const footprint =
+        results.Find("unlimited", fmt::format("{}@{:g}", program, shares[0]), "footprint");
+    const std::string title =
+        program + (footprint == nullptr ? "" : fmt::format(", {:.0f} MiB", footprint->Median()));
     if (shares.size() > 1)
-      out += LineChart(program, {"memory kept here, % of what it uses"}, {"run time, x unlimited", true},
-                       lines, shares);
+      out += LineChart(title, {"memory kept here, % of what it uses"}, {"run time, x unlimited", true}, lines,
+                       shares);
     else
-      out += BarChart(fmt::format("{} with {:g} % of its memory", program, shares[0]),
+      out += BarChart(fmt::format("{}, {:g} % of them here", title, shares[0]),
                       {"run time, x unlimited", true}, bars);
   }
   return out + "</div>\n";
+}
+
+// Against the number of donors or programs, which stands behind the "@" of a case.
+std::string ScaleSection(const Results& results) {
+  std::string out = "<div class=\"charts\">\n";
+  for (const std::string& metric : Metrics(results))
+    for (const std::string axis : {"donors", "clients"}) {
+      std::vector<Line> lines;
+      std::vector<double> counts;
+      std::string unit;
+      for (const Series& s : results.series()) {
+        const Share at = ShareOf(s.what);
+        if (s.metric != metric || at.program != axis) continue;
+        unit = s.unit;
+        auto line =
+            std::find_if(lines.begin(), lines.end(), [&](const Line& l) { return l.name == s.config; });
+        if (line == lines.end()) line = lines.insert(line, {s.config, {}, false});
+        line->points.push_back({at.percent, s.Median(), s.Min(), s.Max()});
+        if (std::find(counts.begin(), counts.end(), at.percent) == counts.end()) counts.push_back(at.percent);
+      }
+      if (metric.starts_with("moved")) continue;
+      const bool donors = axis == "donors";
+      out += LineChart(metric + (donors ? ", one program" : ", one donor, all programs together"),
+                       {donors ? "donors" : "programs at once", true}, {metric + ", " + unit}, lines, counts);
+    }
+  return out + "</div>\n";
+}
+
+std::string LimitsSection(const Results& results) {
+  std::string out =
+      "<p class=\"dim\">Two donors, one behind 2 Gbit/s and one behind 1. slabs: slab by slab; even: each "
+      "batch of pages "
+      "in equal shares; weighted: by measured bandwidth.</p>\n<div class=\"charts\">\n";
+  for (const std::string& what : results.Cases()) out += Bars(results, what, "time");
+  return out + "</div>\n";
+}
+
+std::string Charts(const Results& results) {
+  if (results.name() == "apps") return AppsSection(results);
+  if (results.name() == "scale") return ScaleSection(results);
+  if (results.name() == "limits") return LimitsSection(results);
+  return PagesSection(results);
 }
 
 std::string Section(const Results& results) {
@@ -167,11 +214,13 @@ std::string Section(const Results& results) {
   if (results.name() == "apps")
     configs.erase(std::remove(configs.begin(), configs.end(), "unlimited"), configs.end());
   out += Legend(configs);
-  out += results.name() == "apps" ? AppsSection(results) : PagesSection(results);
+  out += Charts(results);
   for (const std::string& skipped : results.skipped())
     out += "<p>Not measured: " + EscapeHtml(skipped) + "</p>\n";
-  for (const std::string& metric : Metrics(results)) out += Table(results, metric);
-  return out;
+  out += "<div class=\"charts\">\n";
+  for (const std::string& metric : Metrics(results))
+    if (metric != "footprint") out += Table(results, metric);
+  return out + "</div>\n";
 }
 
 }  // namespace

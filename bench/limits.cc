@@ -44,7 +44,8 @@ class LimitedNetwork {
       };
       for (const auto& command : commands)
         if (const Status s = RunToEnd({.argv = command, .seconds_max = 30}).status(); !s.ok())
-          return Status(s.code(), (std::string("network namespaces with tc tbf (iproute2): ") + s.text()).c_str());
+          return Status(s.code(),
+                        (std::string("network namespaces with tc tbf (iproute2): ") + s.text()).c_str());
     }
     return Status::Ok();
   }

@@ -116,28 +116,56 @@ std::string Results::Json() const {
 }
 
 std::string Results::Table() const {
-  std::string out = name_ == "apps" ? AppTable() : PageTable();
+  std::string out;
+  if (name_ == "faults" || name_ == "scan") {
+    out = PageTable();
+  } else {
+    for (const std::string& metric : Distinct(series_, &Series::metric))
+      if (!metric.starts_with("moved") && metric != "footprint") out += MetricTable(metric);
+  }
   for (const std::string& ratio : Ratios()) out += ratio + "\n";
   for (const std::string& skipped : skipped_) out += "not measured: " + skipped + "\n";
   return out;
 }
 
-// One line a program and share: seconds, and how many times that of unlimited.
-std::string Results::AppTable() const {
-  const std::vector<std::string> configs = Distinct(series_, &Series::config);
-  std::string out = fmt::format("{:<14}", "seconds");
-  for (const std::string& config : configs) out += fmt::format("{:>20}", config);
-  out += "\n";
-  for (const std::string& what : Distinct(series_, &Series::what)) {
-    const Series* const unlimited = Find("unlimited", what, "time");
-    out += fmt::format("{:<14}", what);
+std::string Spread(const Series& s) {
+  const std::string median = (s.at_least ? "> " : "") + ShortNumber(s.Median());
+  return s.Min() == s.Max() ? median
+                            : fmt::format("{} ({}..{})", median, ShortNumber(s.Min()), ShortNumber(s.Max()));
+}
+
+const Series* Results::Base(const Series& s) const {
+  const Series* const base = s.metric == "time" ? Find("unlimited", s.what, "time") : nullptr;
+  return base != nullptr && s.config != "unlimited" ? base : nullptr;
+}
+
+// One line a case, one column a config.
+std::string Results::MetricTable(const std::string& metric) const {
+  std::vector<Series> of_metric;
+  for (const Series& s : series_)
+    if (s.metric == metric) of_metric.push_back(s);
+  std::vector<std::vector<std::string>> rows(1);
+  rows[0] = {fmt::format("{}, {} ({})", name_, metric, of_metric[0].unit)};
+  const std::vector<std::string> configs = Distinct(of_metric, &Series::config);
+  rows[0].insert(rows[0].end(), configs.begin(), configs.end());
+  for (const std::string& what : Distinct(of_metric, &Series::what)) {
+    rows.push_back({what});
     for (const std::string& config : configs) {
-      const Series* const s = Find(config, what, "time");
-      std::string cell = s == nullptr ? "-" : fmt::format("{}{:.2f}", s->at_least ? "> " : "", s->Median());
-      if (s != nullptr && s != unlimited)
-        cell += fmt::format(" ({:.2f}x)", s->Median() / unlimited->Median());
-      out += fmt::format("{:>20}", cell);
+      const Series* const s = Find(config, what, metric);
+      const Series* const base = s == nullptr ? nullptr : Base(*s);
+      rows.back().push_back(s == nullptr ? "-"
+                            : base == nullptr
+                                ? Spread(*s)
+                                : fmt::format("{} {:.2f}x", Spread(*s), s->Median() / base->Median()));
     }
+  }
+  std::string out;
+  std::vector<size_t> width(rows[0].size());
+  for (const auto& row : rows)
+    for (size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i)
+      out += i == 0 ? fmt::format("{:<{}}", row[i], width[i]) : fmt::format("  {:>{}}", row[i], width[i]);
     out += "\n";
   }
   return out + "\n";
@@ -161,11 +189,7 @@ std::string Results::PageTable() const {
       out += fmt::format("  {:<14}", config);
       for (const std::string& metric : metrics) {
         const Series* const s = Find(config, what, metric);
-        out += fmt::format("{:>26}", s == nullptr ? "-"
-                                     : s->values.size() == 1
-                                         ? ShortNumber(s->Median())
-                                         : fmt::format("{} ({}..{})", ShortNumber(s->Median()),
-                                                       ShortNumber(s->Min()), ShortNumber(s->Max())));
+        out += fmt::format("{:>26}", s == nullptr ? "-" : Spread(*s));
       }
       out += "\n";
     }
@@ -176,6 +200,7 @@ std::string Results::PageTable() const {
 
 std::vector<std::string> Results::Ratios() const {
   std::vector<std::string> out;
+  if (name_ != "faults" && name_ != "scan" && name_ != "limits") return out;
   const auto add = [&out](const std::string& name, const Series* a, const Series* b) {
     if (a != nullptr && b != nullptr && b->Median() > 0)
       out.push_back(fmt::format("{:<52} {:.2f}", name, a->Median() / b->Median()));
@@ -184,6 +209,7 @@ std::vector<std::string> Results::Ratios() const {
     for (const std::string& what : Distinct(series_, &Series::what)) {
       if (config == "floor" || config == "raw-tcp") continue;
       const std::string of = config + " " + what;
+      if (config != "even") add(of + ": time / even", Find(config, what, "time"), Find("even", what, "time"));
       add(of + ": p50 / floor p50", Find(config, what, "p50"), Find("floor", "page", "p50"));
       add(of + ": p99 / p50", Find(config, what, "p99"), Find(config, what, "p50"));
       if (config.starts_with("farpool-tcp"))

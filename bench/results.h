@@ -46,6 +46,8 @@ class Results {
   const std::vector<Series>& series() const { return series_; }
   const std::vector<Curve>& curves() const { return curves_; }
   const std::vector<std::string>& skipped() const { return skipped_; }
+  // What a time is compared with: the unlimited one of its case. nullptr: nothing.
+  const Series* Base(const Series& s) const;
   // In order of first appearance.
   std::vector<std::string> Configs() const;
   std::vector<std::string> Cases() const;
@@ -59,7 +61,7 @@ class Results {
   Series& Of(const std::string& config, const std::string& what, const std::string& metric,
              const std::string& unit);
   std::string PageTable() const;
-  std::string AppTable() const;
+  std::string MetricTable(const std::string& metric) const;
 
   std::string name_;
   std::vector<Series> series_;
@@ -67,6 +69,8 @@ class Results {
   std::vector<std::string> skipped_;
 };
 
+// Median and range: "1.25 (1.20..1.31)".
+std::string Spread(const Series& s);
 double MedianOf(std::vector<double> values);
 // The machine, in a line.
 std::string MachineText();
