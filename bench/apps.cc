@@ -16,8 +16,8 @@ namespace bench {
 namespace {
 
 constexpr uint64_t kMiB = 1u << 20;
-// Kernels kill now and then in a control group that had swap left. What that run measured is lost, and it is
-// made again, this often in all.
+// Should the kernel still kill in a control group that had swap left (see MemoryGroup::stat), what that run
+// measured is lost, and it is made again, this often in all.
 constexpr unsigned kKilledMax = 3;
 
 struct App {

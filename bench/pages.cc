@@ -18,8 +18,8 @@ namespace {
 
 constexpr uint64_t kMiB = 1u << 20;
 constexpr unsigned kSecondsMax = 600;  // One run of the worker.
-// Kernels kill now and then in a control group that had swap left: reclaim that finds every page just touched
-// gives up. What that run measured is lost, and it is made again, this often in all.
+// Should the kernel still kill in a control group that had swap left (see MemoryGroup::stat), what that run
+// measured is lost, and it is made again, this often in all.
 constexpr unsigned kKilledMax = 3;
 
 struct Case {
@@ -36,15 +36,16 @@ struct Plan {
   std::vector<Case> cases;
 };
 
-Plan PlanFor(const std::string& name, bool quick) {
-  const uint64_t limit = (quick ? 64 : 256) * kMiB;
-  const unsigned runs = quick ? 1 : 5;
+Plan PlanFor(const std::string& name, const Options& options) {
+  const bool once = options.quick || options.smoke;
+  const uint64_t limit = (options.smoke ? 8 : options.quick ? 64 : 256) * kMiB;
+  const unsigned runs = once ? 1 : 5;
+  const unsigned touches = options.smoke ? 5'000 : options.quick ? 100'000 : 400'000;
   // Half local for single faults; a quarter for scans, where keeping a part of the loop already pays.
   if (name == "faults")
-    return {name,      limit,
-            2 * limit, quick ? 100'000u : 400'000u,
-            runs,      {{"random-read", "faults-read"}, {"random-write", "faults-write"}}};
-  return {name, limit, 4 * limit, quick ? 2u : 3u, runs, {{"read", "scan-read"}, {"update", "scan-update"}}};
+    return {name,    limit, 2 * limit,
+            touches, runs,  {{"random-read", "faults-read"}, {"random-write", "faults-write"}}};
+  return {name, limit, 4 * limit, once ? 2u : 3u, runs, {{"read", "scan-read"}, {"update", "scan-update"}}};
 }
 
 // How one config starts the worker. Empty pool and no zram: as an ordinary program.
@@ -125,7 +126,7 @@ class Driver {
   }
 
   Status RunLimits(unsigned run) {
-    const std::string count = options_.quick ? "50000" : "200000";
+    const std::string count = std::to_string(plan_.amount / 2);
     for (const std::string config : {"floor", "raw-tcp"}) {
       const auto text = RunToEnd({.argv = {setup_.worker(), config, count}, .seconds_max = kSecondsMax});
       if (!text.ok()) return text.status();
@@ -210,7 +211,7 @@ class Driver {
 }  // namespace
 
 Status RunFaultsOrScan(const Options& options, Results* results) {
-  return Driver(options, PlanFor(results->name(), options.quick || options.smoke), results).Run();
+  return Driver(options, PlanFor(results->name(), options), results).Run();
 }
 
 }  // namespace bench

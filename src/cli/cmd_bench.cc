@@ -65,25 +65,31 @@ Command AddBench(CLI::App& root) {
       ->type_name("");
   app->add_option("--json", f->options.json_path, "Write the results as JSON")->type_name("FILE");
   app->add_option("--html", f->options.html_path, "Write the results as one page")->type_name("FILE");
-  app->add_flag("--quick", f->options.quick, "Smaller arrays and one run: a first look, not a measurement");
+  app->add_flag("--quick", f->options.quick,
+                "Smaller, one run, programs of apps at 50 % only: a first look, not a measurement");
   AddList(app, "--only", &f->options.apps, bench::AppNames(), "Programs of apps to run; otherwise all");
   AddList(app, "--configs", &f->options.configs, bench::AppConfigs(),
           "Configs of apps to run; otherwise all");
   app->add_option("--shares", f->options.shares,
-                  "Percent of its memory that a program of apps keeps; otherwise 90,75,50,25")
+                  "Percent of its memory that a program of apps keeps here; otherwise 90,75,50,25")
       ->delimiter(',')
       ->check(CLI::Range(1, 100))
       ->type_name("LIST");
   app->add_flag("--smoke", f->options.smoke, "Tiny sizes: tries and verifies everything, measures nothing");
   AddPool(app, &f->pool, "Measure against these donors instead of two of its own on this host");
   app->footer(
-      "Compares farpool over shared memory and over TCP with the cheapest user-space fault (floor), a bare "
-      "TCP\n"
-      "round trip (raw-tcp) and, as root, kernel swap to a zram device in a memory control group. Medians of "
-      "five runs.\n"
+      "Compares farpool over shared memory and over TCP with the same program unlimited and, as root, with "
+      "kernel swap "
+      "to\n"
+      "a zram device and to a file, in a memory control group. Everything that comes back is verified. "
+      "Medians; limits "
+      "needs\n"
+      "root too.\n"
       "\n"
-      "Example:\n"
-      "  farpool bench faults scan --json bench.json --html bench.html");
+      "Examples:\n"
+      "  farpool bench faults scan --json bench.json --html bench.html\n"
+      "  farpool bench apps --quick --html apps.html\n"
+      "  farpool bench apps --only redis,sqlite --shares 50,25 --configs farpool-shm,zram");
   return {app, [flags] { return RunBench(flags.get()); }};
 }
 

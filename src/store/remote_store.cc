@@ -86,16 +86,16 @@ unsigned RemoteStore::ReserveStripe(unsigned count, SlotId* out) {
       if (table_->slabs[i].used.load(std::memory_order_relaxed) + count > table_->slabs[i].slots) continue;
       if (const unsigned taken = take(i); taken > 0) return taken;
     }
-    // The supervisor leases by the same weights, so it is this donor's slab that comes, unless that one is
+    // The supervisor leases by the same weights, so it is this donor's slab that comes, or soon; unless it is
     // full.
-    if (misses_[donor] >= kMissesMax) continue;
-    const Result<uint32_t> leased = provider_->LeaseSlab();
-    if (!leased.ok()) return 0;
-    if (const unsigned taken = take(leased.value()); taken > 0) {
-      misses_[donor] = 0;
-      return taken;
+    for (; misses_[donor] < kMissesMax; ++misses_[donor]) {
+      const Result<uint32_t> leased = provider_->LeaseSlab();
+      if (!leased.ok()) return 0;
+      if (const unsigned taken = take(leased.value()); taken > 0) {
+        misses_[donor] = 0;
+        return taken;
+      }
     }
-    ++misses_[donor];
   }
   return 0;
 }

@@ -95,6 +95,8 @@ int RunViaSwap(const RunOptions& options) {
                   "--via swap needs --local SIZE, at least 4M: what the program may keep here");
   if (options.pool.empty())
     return Refuse(kExitFarpoolFailed, "--via swap needs --pool: donors that lend the memory");
+  if (options.placement != Placement::kSlabs)
+    return Refuse(kExitFarpoolFailed, "--via swap places pages slab by slab: leave --placement away");
   if (!options.report_path.empty() || !options.report_json_path.empty() || !options.near_programs.empty() ||
       options.threshold_bytes != 0 || options.handoff != "auto")
     return Refuse(kExitFarpoolFailed,

@@ -87,5 +87,26 @@ TEST(ChooseDonorTest, PoolIsUsedToTheLastSlab) {
   EXPECT_EQ(ChooseDonor(donors, kGiB, random), kNoDonor);
 }
 
+// Method: lease by lease; after each, nobody is more than a slab away from its share.
+TEST(ChooseByWeightTest, SharesAreKeptThroughout) {
+  std::vector<DonorLoad> donors = {
+      {400 * kGiB, true, 0, 1}, {400 * kGiB, true, 0, 4}, {400 * kGiB, true, 0, 2}};
+  for (uint64_t slabs = 1; slabs <= 70; ++slabs) {
+    const size_t donor = ChooseByWeight(donors, kGiB);
+    ASSERT_NE(donor, kNoDonor);
+    donors[donor].leased_bytes += kGiB;
+    for (const DonorLoad& d : donors) EXPECT_LE(d.leased_bytes, (slabs * d.weight / 7 + 1) * kGiB) << slabs;
+  }
+  EXPECT_EQ(donors[0].leased_bytes, 10 * kGiB);
+  EXPECT_EQ(donors[1].leased_bytes, 40 * kGiB);
+}
+
+TEST(ChooseByWeightTest, TakesWhoeverCanServe) {
+  const std::vector<DonorLoad> donors = {
+      {kGiB, false, 0, 9}, {kGiB - 1, true, 0, 9}, {kGiB, true, 0, 0}, {kGiB, true, 5 * kGiB, 1}};
+  EXPECT_EQ(ChooseByWeight(donors, kGiB), 3u);
+  EXPECT_EQ(ChooseByWeight(std::span(donors).first(3), kGiB), kNoDonor);
+}
+
 }  // namespace
 }  // namespace farpool

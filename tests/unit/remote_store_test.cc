@@ -189,6 +189,35 @@ struct RemoteStoreTest : testing::Test {
   std::vector<std::byte> buffer = std::vector<std::byte>(256 * kPageBytes);
 };
 
+// Method: every group of pages is on the donors in the proportion of their weights; when one donor is full
+// the others take its part, to the last slot of the pool.
+TEST_F(RemoteStoreTest, BatchesAreDividedByWeight) {
+  provider.AddTcp(1);
+  provider.AddTcp(4);
+  provider.AddShm(1);  // No weight, so the last to be asked.
+  provider.table->weights[0] = 100;
+  provider.table->weights[1] = 300;
+  Start();
+  std::set<SlotId> seen;
+  for (unsigned group = 0; group < 8; ++group) {
+    unsigned from[3] = {};
+    for (const SlotId slot : Reserve(64)) {
+      ++from[provider.table->slabs[SlabOf(slot)].donor];
+      EXPECT_TRUE(seen.insert(slot).second);
+    }
+    EXPECT_EQ(from[0], 16u) << group;
+    EXPECT_EQ(from[1], 48u) << group;
+  }
+  const unsigned left = 5 * kTcpSlots + kShmSlots - 8 * 64;
+  for (const SlotId slot : Reserve(left)) EXPECT_TRUE(seen.insert(slot).second);
+  EXPECT_EQ(seen.size(), 5 * kTcpSlots + kShmSlots);
+  // Nobody is asked for more than there is, again and again.
+  EXPECT_EQ(provider.leases, 6u);
+  unsigned got = 0;
+  SlotId none;
+  EXPECT_EQ(store->Reserve(1, &none, &got).code(), Status::Code::kExhausted);
+}
+
 // Method: random batches against what each slot should hold; neighbours in slots, in memory, in both and in
 // neither; stores while a load is under way.
 TEST_F(RemoteStoreTest, WhatIsStoredIsLoadedBack) {
