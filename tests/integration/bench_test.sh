@@ -82,13 +82,13 @@ else
   bad limits "$(tail -1 "$log")"
 fi
 
-# A program that prints something else under farpool, and one that is not there.
+# A program that prints something else under farpool (who started it), and one that is not there.
 cmake --install "$build" --prefix "$work/fake" >"$work/install.log" || bad install "$(tail -1 "$work/install.log")"
 stream=$work/fake/libexec/farpool-bench/stream
 cat >"$stream" <<'SH'
 #!/bin/bash
 data=$(head -c 8000000 /dev/zero | tr '\0' x)
-echo "${#data} ${LD_PRELOAD:+otherwise}"
+echo "${#data} $(tr '\0' '\n' <"/proc/$PPID/cmdline" | sed -n 2p)"
 SH
 if "$work/fake/bin/farpool" bench apps --only stream --configs farpool-shm --smoke >"$work/table" 2>"$log"; then
   bad "wrong result" "was not noticed"
