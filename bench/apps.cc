@@ -88,6 +88,10 @@ class AppsBench {
     if (const Status s = StartDonors(); !s.ok()) return s;
     StartSwap("zram", &zram_);
     StartSwap("disk", &disk_);
+    for (const auto& [config, pool] : pools_)
+      if (!options_.pool.empty() || Wanted(options_.configs, config)) configs_.push_back(config);
+    if (zram_ != nullptr) configs_.emplace_back("zram");
+    if (disk_ != nullptr) configs_.emplace_back("disk");
     for (const App& app : Apps()) {
       if (!Wanted(options_.apps, app.name)) continue;
       program_ = CommandOf(app, options_.smoke, setup_);
@@ -105,7 +109,9 @@ class AppsBench {
   Status StartDonors() {
     const uint64_t bytes = plan_.swap_bytes + 256 * kMiB;
     if (!options_.pool.empty()) {
-      pools_ = {{"farpool-pool", options_.pool}};
+      const bool tcp = options_.pool.find("tcp://") != std::string::npos;
+      const bool near = options_.pool.find("unix://") != std::string::npos;
+      pools_ = {{tcp && near ? "farpool-pool" : tcp ? "farpool-tcp" : "farpool-shm", options_.pool}};
       return Status::Ok();
     }
     std::string both;
@@ -165,7 +171,7 @@ class AppsBench {
         if (run == 0)
           results_->Add("unlimited", what, "footprint", "MiB", static_cast<double>(footprint_) / kMiB);
         results_->Add("unlimited", what, "time", "s", unlimited.value().seconds);
-        for (const std::string& config : kConfigs)
+        for (const std::string& config : configs_)
           if (const Status s = RunCell(config, what, share); !s.ok()) return s;
       }
     }
@@ -173,14 +179,12 @@ class AppsBench {
   }
 
   Status RunCell(const std::string& config, const std::string& what, unsigned share) {
-    if (!Wanted(options_.configs, config)) return Status::Ok();
     const uint64_t limit = footprint_ * share / 100;
     Command command = {.argv = program_, .seconds_max = plan_.seconds_max};
     SwapSpace* const space = config == "zram" ? zram_.get() : config == "disk" ? disk_.get() : nullptr;
     const auto pool =
         std::find_if(pools_.begin(), pools_.end(), [&](const auto& p) { return p.first == config; });
     if (pool != pools_.end()) command.argv = setup_.Far(pool->second, limit, program_);
-    if (space == nullptr && pool == pools_.end()) return Status::Ok();
     // Once is enough to know that it takes too long.
     if (const Series* const before = results_->Find(config, what, "time");
         before != nullptr && before->at_least)
@@ -241,6 +245,7 @@ class AppsBench {
   std::vector<std::unique_ptr<Donor>> donors_;
   std::vector<std::pair<std::string, std::string>> pools_;  // Config and its pool.
   std::unique_ptr<SwapSpace> zram_, disk_;
+  std::vector<std::string> configs_;  // Besides unlimited.
   // Of the program at hand.
   std::vector<std::string> program_;
   std::string expected_;

@@ -109,18 +109,19 @@ class FileSpace final : public SwapSpace {
     if (fd < 0) return Status::FromErrno(path.c_str(), errno);
     created_ = true;
     struct stat about = {};
+    int error = fstat(fd, &about) == 0 ? 0 : errno;
+    stat_ = "/sys/dev/block/" + std::to_string(major(about.st_dev)) + ":" +
+            std::to_string(minor(about.st_dev)) + "/stat";
+    const bool on_disk = access(stat_.c_str(), R_OK) == 0;
     // Written, not merely allocated: some file systems refuse to swap to a file with holes or unwritten
     // extents.
     const std::vector<char> zeros(1 << 20);
-    int error = fstat(fd, &about) == 0 ? 0 : errno;
-    for (uint64_t at = 0; at < bytes && error == 0; at += zeros.size())
+    for (uint64_t at = 0; at < bytes && on_disk && error == 0; at += zeros.size())
       if (write(fd, zeros.data(), zeros.size()) != static_cast<ssize_t>(zeros.size())) error = errno;
     if (error == 0 && fsync(fd) != 0) error = errno;
     close(fd);
     if (error != 0) return Status::FromErrno("write of a swap file", error);
-    stat_ = "/sys/dev/block/" + std::to_string(major(about.st_dev)) + ":" +
-            std::to_string(minor(about.st_dev)) + "/stat";
-    if (access(stat_.c_str(), R_OK) != 0) return Status::Unsupported("its file system is not on a disk");
+    if (!on_disk) return Status::Unsupported("TMPDIR is not on a disk");
     return RunToEnd({.argv = {"mkswap", path_}, .seconds_max = 30}).status();
   }
   // Of the whole disk: what else goes on there counts too.

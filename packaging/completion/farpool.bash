@@ -27,6 +27,18 @@ _farpool() {
         return
       fi
       ;;
+    --placement)
+      mapfile -t COMPREPLY < <(compgen -W "slabs even weighted" -- "$cur")
+      return
+      ;;
+    --only)
+      mapfile -t COMPREPLY < <(compgen -W "kmeans quicksort linpack mbw stream nn redis memcached sqlite graph" -- "$cur")
+      return
+      ;;
+    --configs)
+      mapfile -t COMPREPLY < <(compgen -W "unlimited farpool-shm farpool-tcp farpool-tcp-2 zram disk" -- "$cur")
+      return
+      ;;
     --handoff)
       mapfile -t COMPREPLY < <(compgen -W "auto direct monitor" -- "$cur")
       return
@@ -39,17 +51,17 @@ _farpool() {
       mapfile -t COMPREPLY < <(compgen -W "preload swap" -- "$cur")
       return
       ;;
-    --local | --size | --near | --pool | --threshold | --listen | --memory | --rack | --slab | --quota)
+    --local | --size | --shares | --near | --pool | --threshold | --listen | --memory | --rack | --slab | --quota)
       return
       ;;
   esac
   case $command in
-    run) flags="--local --pool --handoff --via --threshold --near --report --report-json --config --help" ;;
+    run) flags="--local --pool --placement --handoff --via --threshold --near --report --report-json --config --help" ;;
     donor) flags="--listen --rdma --unix --memory --rack --slab --quota --allow-anyone --config --help" ;;
     status) flags="--pool --json --config --help" ;;
     swap) flags="--size --driver --pool --json --config --help" ;;
     doctor) flags="--pool --json --config --help" ;;
-    bench) flags="--json --html --quick --pool --config --help" ;;
+    bench) flags="--json --html --quick --only --configs --shares --smoke --pool --config --help" ;;
     version) flags="--json --config --help" ;;
     *) flags="" ;;
   esac
@@ -57,7 +69,7 @@ _farpool() {
     flags="create on off list delete"
     [ "$COMP_CWORD" -gt 2 ] && flags=$(compgen -G '/dev/nbd*'; compgen -G '/dev/ublkb*')
   fi
-  [ "$command" = bench ] && [[ $cur != -* ]] && flags="faults scan"
+  [ "$command" = bench ] && [[ $cur != -* ]] && flags="faults scan apps limits scale"
   mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")
 }
 
