@@ -34,7 +34,7 @@ const std::vector<App>& Apps() {
       {"linpack", {"%linpack", "5000"}, {"1800"}},
       {"mbw", {"%mbw", "192", "10"}, {"16", "2"}},
       {"stream", {"%stream", "128", "10"}, {"12", "2"}},
-      {"nn", {"/usr/bin/python3", "%nn.py", "1024", "4096", "2"}, {"%nn.py", "256", "1024", "1"}},
+      {"nn", {"/usr/bin/python3", "%nn.py", "1024", "2048", "2"}, {"%nn.py", "256", "1024", "1"}},
       {"redis", {"%kv", "redis", "160", "1000", "256"}, {"redis", "24", "1000", "16"}},
       {"memcached", {"%kv", "memcached", "160", "1000", "256"}, {"memcached", "24", "1000", "16"}},
       {"sqlite",
@@ -109,9 +109,7 @@ class AppsBench {
   Status StartDonors() {
     const uint64_t bytes = plan_.swap_bytes + 256 * kMiB;
     if (!options_.pool.empty()) {
-      const bool tcp = options_.pool.find("tcp://") != std::string::npos;
-      const bool near = options_.pool.find("unix://") != std::string::npos;
-      pools_ = {{tcp && near ? "farpool-pool" : tcp ? "farpool-tcp" : "farpool-shm", options_.pool}};
+      pools_ = {{Setup::PoolConfig(options_.pool), options_.pool}};
       return Status::Ok();
     }
     std::string both;

@@ -38,16 +38,18 @@ class Scale {
     double step = std::pow(10, std::floor(std::log10(raw)));
     for (const double factor : {2.0, 2.5, 2.0})
       if (step < raw) step *= factor;
-    high_ = std::ceil(high_ / step - 1e-9) * step;
-    for (double tick = std::ceil(low_ / step) * step; tick <= high_ + step / 1000; tick += step)
-      ticks_.push_back(tick);
+    const auto first = static_cast<long>(std::ceil(low_ / step - 1e-9));
+    const auto last = static_cast<long>(std::ceil(high_ / step - 1e-9));
+    high_ = static_cast<double>(last) * step;
+    for (long i = first; i <= last; ++i) ticks_.push_back(static_cast<double>(i) * step);
   }
   void MakeLogTicks() {
     const bool few = high_ / low_ > 300;  // Then only powers of ten.
     const bool many = high_ / low_ < 8;
-    for (double decade = std::pow(10, std::floor(std::log10(low_))); decade <= high_; decade *= 10)
+    const int last = static_cast<int>(std::floor(std::log10(high_)));
+    for (int decade = static_cast<int>(std::floor(std::log10(low_))); decade <= last; ++decade)
       for (const double factor : {1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0}) {
-        const double tick = decade * factor;
+        const double tick = std::pow(10, decade) * factor;
         const bool wanted = many || factor == 1.0 || (!few && (factor == 2.0 || factor == 5.0));
         if (wanted && tick >= low_ * 0.999 && tick <= high_ * 1.001) ticks_.push_back(tick);
       }

@@ -91,9 +91,7 @@ class Driver {
 
   Status StartDonors() {
     if (!options_.pool.empty()) {
-      const bool tcp = options_.pool.find("tcp://") != std::string::npos;
-      const bool near = options_.pool.find("unix://") != std::string::npos;
-      configs_.push_back({tcp && near ? "farpool-pool" : tcp ? "farpool-tcp" : "farpool-shm", options_.pool});
+      configs_.push_back({Setup::PoolConfig(options_.pool), options_.pool});
       return Status::Ok();
     }
     auto shm = StartDonor({"--unix", setup_.folder() + "/donor.sock"});

@@ -32,6 +32,12 @@ Status Setup::Init() {
   return Status::FromErrno("mkdtemp", errno);
 }
 
+std::string Setup::PoolConfig(const std::string& pool) {
+  const bool tcp = pool.find("tcp://") != std::string::npos;
+  const bool near = pool.find("unix://") != std::string::npos;
+  return tcp && near ? "farpool-pool" : tcp ? "farpool-tcp" : "farpool-shm";
+}
+
 Result<std::unique_ptr<Donor>> Setup::StartDonor(const std::vector<std::string>& flags, uint64_t bytes,
                                                  const std::vector<std::string>& before) const {
   std::vector<std::string> argv = before;

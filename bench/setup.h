@@ -26,6 +26,8 @@ class Setup {
   // A donor on this host that lends `bytes`; `before` are words that come before its command.
   Result<std::unique_ptr<Donor>> StartDonor(const std::vector<std::string>& flags, uint64_t bytes,
                                             const std::vector<std::string>& before = {}) const;
+  // What a given pool is called in results.
+  static std::string PoolConfig(const std::string& pool);
   // `farpool run`, with `flags`, in front of `program`; leaves report `name`.
   std::vector<std::string> Far(const std::string& pool, uint64_t limit_bytes,
                                const std::vector<std::string>& program,
