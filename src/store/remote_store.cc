@@ -51,6 +51,11 @@ void RemoteStore::SetMapped(uint32_t slab, std::byte* base) {
   std::atomic_ref(mapped_[slab]).store(base, std::memory_order_release);
 }
 
+Result<uint32_t> RemoteStore::Lease() {
+  MutexLock hold(&links_lock_);
+  return provider_->LeaseSlab();
+}
+
 // Smooth weighted round robin: whoever is furthest behind its share.
 uint32_t RemoteStore::NextDonor() {
   int64_t total = 0;
@@ -67,6 +72,7 @@ uint32_t RemoteStore::NextDonor() {
 }
 
 unsigned RemoteStore::ReserveStripe(unsigned count, SlotId* out) {
+  if (table_->weights[0] == 0) return 0;  // Then nobody has one.
   if (count > kStripePages) count = kStripePages;
   for (unsigned tries = 0; tries < kDonorsMax; ++tries) {
     const uint32_t donor = NextDonor();
@@ -89,7 +95,7 @@ unsigned RemoteStore::ReserveStripe(unsigned count, SlotId* out) {
     // The supervisor leases by the same weights, so it is this donor's slab that comes, or soon; unless it is
     // full.
     for (; misses_[donor] < kMissesMax; ++misses_[donor]) {
-      const Result<uint32_t> leased = provider_->LeaseSlab();
+      const Result<uint32_t> leased = Lease();
       if (!leased.ok()) return 0;
       if (const unsigned taken = take(leased.value()); taken > 0) {
         misses_[donor] = 0;
@@ -119,10 +125,7 @@ Status RemoteStore::Reserve(unsigned count, SlotId* out, unsigned* reserved) {
       return Status::Ok();
     }
   }
-  Result<uint32_t> leased = [this] {
-    MutexLock hold(&links_lock_);
-    return provider_->LeaseSlab();
-  }();
+  Result<uint32_t> leased = Lease();
   if (leased.ok()) {
     current_ = leased.value();
     *reserved = table_->Take(current_, count, out);

@@ -94,6 +94,7 @@ class RemoteStore final : public PageStore {
   // room.
   unsigned ReserveStripe(unsigned count, SlotId* out);
   uint32_t NextDonor();
+  Result<uint32_t> Lease();
   Status LinkFor(uint32_t slab, Link** link);
   // Null: not yet, or not of a shared-memory donor.
   std::byte* Mapped(uint32_t slab) {
