@@ -13,8 +13,10 @@ namespace bench {
 Setup::Setup() = default;
 
 Setup::~Setup() {
+  if (folder_.empty()) return;
   std::error_code ignored;
-  if (!folder_.empty()) std::filesystem::remove_all(folder_, ignored);
+  std::filesystem::remove_all(folder_, ignored);
+  setenv("TMPDIR", tmpdir_before_.c_str(), 1);
 }
 
 Status Setup::Init() {
@@ -26,10 +28,15 @@ Status Setup::Init() {
       return Status(Status::Code::kNotFound,
                     (needed + " is missing; build or install farpool with its bench").c_str());
   const char* const base = getenv("TMPDIR");
-  folder_ = std::string(base != nullptr && *base != 0 ? base : "/tmp") + "/farpool-bench.XXXXXX";
-  if (mkdtemp(folder_.data()) != nullptr) return Status::Ok();
-  folder_.clear();
-  return Status::FromErrno("mkdtemp", errno);
+  tmpdir_before_ = base != nullptr && *base != 0 ? base : "/tmp";
+  folder_ = tmpdir_before_ + "/farpool-bench.XXXXXX";
+  if (mkdtemp(folder_.data()) == nullptr) {
+    folder_.clear();
+    return Status::FromErrno("mkdtemp", errno);
+  }
+  // What a program leaves when it is ended goes with the folder.
+  setenv("TMPDIR", folder_.c_str(), 1);
+  return Status::Ok();
 }
 
 std::string Setup::PoolConfig(const std::string& pool) {

@@ -42,6 +42,7 @@ class Setup {
   std::string farpool_;
   std::string libexec_;
   std::string folder_;
+  std::string tmpdir_before_;
 };
 
 }  // namespace bench
