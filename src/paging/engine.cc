@@ -44,6 +44,7 @@ Status Engine::Init(const EngineConfig& config) {
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (sys::Failed(map)) return Status::FromErrno("mmap of the group table", static_cast<int>(-map));
   groups_ = reinterpret_cast<Group*>(map);
+  sys::Call(SYS_madvise, map, groups * sizeof(Group), MADV_DONTDUMP);  // Sparse.
   remap_.store(config.move && config.remap, std::memory_order_relaxed);
   // Pages come and go one by one; what mremap makes of the arena's mappings in staging inherits this.
   sys::Call(SYS_madvise, config.arena, config.arena_pages * kPageBytes, MADV_NOHUGEPAGE);

@@ -281,7 +281,7 @@ Status RemoteStore::WaitAll(Transfer* transfer) {
   Status result = transfer->status;
   for (unsigned i = 0; i < transfer->ops; ++i) {
     LinkOp& op = transfer->op[i];
-    if (!op.done) transfer->link[i]->Wait(&op);
+    transfer->link[i]->Wait(&op);
     if (op.code != Status::Code::kOk && result.ok())
       result = Status(op.code, "a donor did not answer or refused a page transfer");
   }
