@@ -11,6 +11,7 @@
 int main(int argc, char** argv) {
   const size_t count = (Argument(argc, argv, 1, 64) << 20) / sizeof(uint64_t);
   const size_t rounds = Argument(argc, argv, 2, 10);
+  CHECK(count > 0, "nothing to copy");
   constexpr size_t kBlockWords = (256 << 10) / sizeof(uint64_t);
   std::vector<uint64_t> a(count), b(count);
   for (size_t i = 0; i < count; ++i) a[i] = Mix(i);

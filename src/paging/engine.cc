@@ -225,9 +225,8 @@ void Engine::Land(const Flight& flight, bool arrived) {
   if (landing_waiters_ > 0) sys::Call(SYS_futex, &landings_, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
 
-// Whether a stream may have gone over [first, last) without a fault.
+// Whether a stream has gone over [first, last) without a fault.
 bool Engine::Passed(uint64_t first, uint64_t last) const {
-  if (last - first <= kStreamSlack) return true;
   if (last - first > kStreamSkip) return false;
   for (uint64_t group = first / kGroupPages; group <= (last - 1) / kGroupPages; ++group) {
     const uint64_t begin = group * kGroupPages;
@@ -243,8 +242,12 @@ Engine::Stream* Engine::StreamOf(uint64_t page) {
   Stream* oldest = &streams_[0];
   ++stream_clock_;
   for (Stream& s : streams_) {
-    const bool up = s.next != 0 && page >= s.next && Passed(s.next, page);
-    const bool down = page < s.previous && Passed(page + 1, s.previous);
+    // Only one that has gone on before is looked for behind what is resident: most are random touches.
+    const auto continues = [&](uint64_t from, uint64_t to) {
+      return to - from <= kStreamSlack || (s.window > 1 && Passed(from, to));
+    };
+    const bool up = s.next != 0 && page >= s.next && continues(s.next, page);
+    const bool down = page < s.previous && continues(page + 1, s.previous);
     if (up || down) {
       // The stream went on behind what was brought ahead: that was used.
       if (s.ahead > 0) Count(config_.stats->prefetch_hits, s.ahead);

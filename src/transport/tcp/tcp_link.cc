@@ -175,6 +175,7 @@ void TcpLink::Lead(LinkOp* op) {
       progress = Receive();
       if (progress && spinning) spin_history_.Ended(true);
       if (Done(*op)) return;
+      FARPOOL_ASSERT(head_ != nullptr);  // `op` was posted here, or the caller has a bug.
       now = NowNs();
       if (now >= head_->id) return Die(Status::Code::kTimeout);
       need = NeedNow();
