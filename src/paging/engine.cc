@@ -110,7 +110,7 @@ Status Engine::Fault(uintptr_t address, bool* foreign) {
                      .page = page,
                      .frame = 0,
                      .count = 0,
-                     .fetched = state == PageEntry::State::kStored,
+                     .before = state,
                      .copy = false,
                      .timed = false,
                      .unclean = 0,
@@ -118,7 +118,7 @@ Status Engine::Fault(uintptr_t address, bool* foreign) {
     PageIo io[kGroupPages];
     Histogram* times = &config_.stats->fetch;
     Status s;
-    if (flight.fetched) {
+    if (state == PageEntry::State::kStored) {
       s = Fetch(page, &flight, io);
     } else if (state == PageEntry::State::kNone) {
       times = &config_.stats->first_touch;
@@ -139,10 +139,10 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
   TakeOff(*flight);
   Status s = ChooseWay(flight);
   if (!s.ok()) {
-    Land(*flight, false);
+    Land(*flight, Outcome::kNotTried);
     return s;
   }
-  if (flight->fetched) {
+  if (flight->before == PageEntry::State::kStored) {
     config_.store->StartLoad(flight->load, io, flight->count);
     // While they travel: frames for the next fault.
     s = KeepReserve(flight->count);
@@ -151,12 +151,16 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
   const bool keep_lock = exclusive_waiters_ > 0;
   if (!keep_lock) lock_.Unlock();
   Status arrived = Load(*flight);
+  Outcome outcome = Outcome::kNotTried;
   const uint64_t before = flight->timed ? NowNs() : 0;
-  if (arrived.ok()) arrived = Install(*flight);
+  if (arrived.ok()) {
+    arrived = Install(*flight);
+    outcome = arrived.ok() ? Outcome::kArrived : Outcome::kLost;
+  }
   const uint64_t took = flight->timed ? NowNs() - before : 0;
   if (!keep_lock) lock_.Lock();
   if (flight->timed) move_or_copy_.Took(flight->copy, took);
-  Land(*flight, arrived.ok());
+  Land(*flight, outcome);
   return arrived.ok() ? s : arrived;
 }
 
@@ -187,7 +191,7 @@ Status Engine::ChooseWay(Flight* flight) {
 Status Engine::Load(const Flight& flight) {
   for (unsigned i = 0; i < flight.count; ++i)
     if ((flight.unclean >> i & 1) != 0) std::memset(FrameAt(flight.frame + i), 0, kPageBytes);
-  if (!flight.fetched) return Status::Ok();
+  if (flight.before != PageEntry::State::kStored) return Status::Ok();
   if (Status s = config_.store->FinishLoad(flight.load); !s.ok()) return s;
   for (unsigned i = 0; i < flight.count; ++i) {
     if (HashPage(FrameAt(flight.frame + i), config_.hash_seed) == config_.table[flight.page + i].hash)
@@ -200,22 +204,25 @@ Status Engine::Load(const Flight& flight) {
   return Status::Ok();
 }
 
-// If they have not arrived, the frames are free again and the pages are where they were.
-void Engine::Land(const Flight& flight, bool arrived) {
+// Not tried: pages and frames are what they were. Lost: nobody may ever see these pages again; others who
+// touch them wait until the program is stopped.
+void Engine::Land(const Flight& flight, Outcome outcome) {
   const unsigned block = flight.frame / kGroupPages;
-  if (arrived) {
-    BecameResident(flight.page, flight.count);
-  } else {
-    for (unsigned i = 0; i < flight.count; ++i)
-      config_.table[flight.page + i].state =
-          flight.fetched ? PageEntry::State::kStored : PageEntry::State::kNone;
+  const bool staged = flight.before == PageEntry::State::kStaged;
+  if (outcome == Outcome::kArrived) BecameResident(flight.page, flight.count);
+  if (outcome == Outcome::kNotTried) {
     if (flight.copy) {
       config_.budget.Give(flight.count);
     } else {
       populated_ += flight.count;
     }
+    if (staged) staged_ += flight.count;
+    for (unsigned i = 0; i < flight.count; ++i) {
+      config_.table[flight.page + i].state = flight.before;
+      if (staged) staged_mask_[block] |= uint64_t{1} << ((flight.frame + i) % kGroupPages);
+    }
   }
-  if (flight.copy || !arrived)
+  if (outcome == Outcome::kArrived ? flight.copy : outcome == Outcome::kNotTried && !staged)
     for (unsigned i = 0; i < flight.count; ++i) FrameFreed(flight.frame + i);
   --in_flight_[block];
   BlockLeft(block);

@@ -166,8 +166,8 @@ class Engine {
     uint64_t page;
     uint32_t frame;
     unsigned count;
-    bool fetched;  // Stored before: to be loaded and checked.
-    bool copy;     // By COPY, with budget of their own: the frames stay.
+    PageEntry::State before;  // kStored: to be loaded and checked.
+    bool copy;                // By COPY, with budget of their own: the frames stay.
     bool timed;
     uint64_t unclean;  // Bit per page: to be filled with zeros.
     Area area;
@@ -192,7 +192,8 @@ class Engine {
   // Neither needs the lock.
   Status Load(const Flight& flight);
   Status Install(const Flight& flight);
-  void Land(const Flight& flight, bool arrived);
+  enum class Outcome { kArrived, kNotTried, kLost };
+  void Land(const Flight& flight, Outcome outcome);
   // Lets go of the lock until a flight has landed.
   void AwaitLanding();
   // The stream that a fault continues, or a new one whose window is 1; the pages it wants, among neighbours

@@ -522,8 +522,9 @@ Engine::QueueName Engine::QueueToTakeFrom() {
 // Zhang 2002, with departures for its recency.)
 bool Engine::NextVictim() {
   unsigned kept = 0;
+  QueueName name = QueueToTakeFrom();
   for (unsigned tries = 0; tries < kEvictTriesMax; ++tries) {
-    const QueueName name = QueueToTakeFrom();
+    if (queues_[name].head == 0) name = name == kKept ? kPassing : kKept;
     Queue& queue = queues_[name];
     if (queue.head == 0) return false;
     const uint64_t index = queue.head - 1;
@@ -534,7 +535,7 @@ bool Engine::NextVictim() {
     group.queued = false;
     if (group.resident == 0) continue;
     const uint64_t others = queues_[kPassing].size + queues_[kKept].size;
-    if (group.arriving > 0 && tries < others) {
+    if (group.arriving > 0) {
       QueueGroup(index, name);
       continue;
     }

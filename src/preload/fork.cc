@@ -63,6 +63,7 @@ long GuardFork(GuardFrame* frame) {
     if (r == 0) {
       ThreadsAfterFork();
       SignalsAfterFork();
+      g_runtime.start_lock.Reset();
       g_runtime.supervisor.BecomeChild(child.value(), channel_fd);
       const long map = sys::Call(SYS_mmap, kTableBase, table_bytes, PROT_READ | PROT_WRITE,
                                  MAP_SHARED | MAP_NORESERVE | MAP_FIXED, table_fd, 0);

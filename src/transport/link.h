@@ -7,7 +7,8 @@
 // Completions may come in any order. Every posted operation ends, with success or failure, within the link's
 // deadline. After kUnavailable or kTimeout a write or atomic may or may not have happened.
 //
-// Threads: one at a time per link; the caller serialises.
+// Threads: one at a time per link unless it says otherwise; those to donors over a network take any, each
+// with operations of its own.
 
 #include <cstdint>
 

@@ -789,6 +789,44 @@ TEST_P(EngineTest, NoUpdateOfAnyThreadIsLost) {
   w.ExpectBooksRight();
 }
 
+// A loop over more than fits finds a part of itself: first in, first out would find nothing.
+TEST_P(EngineTest, LoopsFindAPartOfThemselves) {
+  for (const uint64_t times : {2, 4}) {
+    Start({.limit = 4096});
+    World& w = *world;
+    const uint64_t pages = times * 4096;
+    w.Fill(0, pages);
+    for (int round = 0; round < 10; ++round) ASSERT_EQ(w.Wrong(0, pages), 0u);
+    w.store.state().pages_loaded = 0;
+    for (int round = 0; round < 10; ++round) ASSERT_EQ(w.Wrong(0, pages), 0u);
+    const uint64_t found = 10 * pages - w.store.state().pages_loaded;
+    EXPECT_GT(found * 100 / (10 * pages), times == 2 ? 25u : 6u);
+    world.reset();
+  }
+}
+
+// Method: a staged page is wanted where there is no room for its copy, and making some fails, since nothing
+// can be stored. What it was is in its frame alone.
+TEST_P(EngineTest, ASecondChanceThatFailsLosesNothing) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 1100);
+  uint64_t staged = 0;
+  while (w.table[staged].state != PageEntry::State::kStaged) ++staged;
+  w.store.state().fail_store = Status::Code::kTimeout;
+  const uint64_t left = w.books->budget.limit - w.books->budget.used;
+  w.books->budget.used += left;  // Another process's.
+  const Status s = w.Fault(staged);
+  w.books->budget.used -= left;
+  w.store.state().fail_store = Status::Code::kOk;
+  EXPECT_NE(w.table[staged].state, PageEntry::State::kNone);
+  if (!s.ok()) {
+    EXPECT_EQ(w.table[staged].state, PageEntry::State::kStaged);
+  }
+  EXPECT_EQ(w.Wrong(0, 1100), 0u);
+  w.ExpectBooksRight();
+}
+
 // Method: no load ends before two are under way.
 TEST_P(EngineTest, FaultsOfTwoThreadsTravelAtOnce) {
   Start({.limit = 1024});
