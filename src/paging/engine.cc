@@ -209,21 +209,24 @@ Status Engine::Load(const Flight& flight) {
 void Engine::Land(const Flight& flight, Outcome outcome) {
   const unsigned block = flight.frame / kGroupPages;
   const bool staged = flight.before == PageEntry::State::kStaged;
-  if (outcome == Outcome::kArrived) BecameResident(flight.page, flight.count);
-  if (outcome == Outcome::kNotTried) {
+  bool frames_stay = false;  // Free ones.
+  if (outcome == Outcome::kArrived) {
+    BecameResident(flight.page, flight.count);
+    frames_stay = flight.copy;
+  } else if (outcome == Outcome::kNotTried) {
+    for (unsigned i = 0; i < flight.count; ++i) {
+      config_.table[flight.page + i].state = flight.before;
+      if (staged) staged_mask_[block] |= uint64_t{1} << ((flight.frame + i) % kGroupPages);
+    }
+    if (staged) staged_ += flight.count;
     if (flight.copy) {
       config_.budget.Give(flight.count);
     } else {
       populated_ += flight.count;
     }
-    if (staged) staged_ += flight.count;
-    for (unsigned i = 0; i < flight.count; ++i) {
-      config_.table[flight.page + i].state = flight.before;
-      if (staged) staged_mask_[block] |= uint64_t{1} << ((flight.frame + i) % kGroupPages);
-    }
+    frames_stay = !staged;
   }
-  if (outcome == Outcome::kArrived ? flight.copy : outcome == Outcome::kNotTried && !staged)
-    for (unsigned i = 0; i < flight.count; ++i) FrameFreed(flight.frame + i);
+  for (unsigned i = 0; i < flight.count && frames_stay; ++i) FrameFreed(flight.frame + i);
   --in_flight_[block];
   BlockLeft(block);
   --GroupOf(flight.page).arriving;

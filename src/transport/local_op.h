@@ -18,6 +18,11 @@ inline void FinishOp(LinkOp* op, Status::Code code) {
   std::atomic_ref<bool>(op->done).store(true, std::memory_order_release);
 }
 
+// Whether another thread may have ended `op`; if so, all of its result can be read.
+inline bool IsDone(const LinkOp& op) {
+  return std::atomic_ref<bool>(const_cast<bool&>(op.done)).load(std::memory_order_acquire);
+}
+
 // Carries `op` out on `slab` (its base, nullptr if unknown) of `slab_bytes` and ends it.
 void ExecuteOp(LinkOp* op, std::byte* slab, uint64_t slab_bytes);
 

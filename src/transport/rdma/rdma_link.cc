@@ -23,10 +23,6 @@ constexpr unsigned kCompletionsAtOnce = 16;
 constexpr uint64_t kAskNs = 2'000'000'000;
 constexpr uint64_t kPauseNs = 50'000;  // Between two looks at the completions, once spinning did not pay.
 
-bool Done(const LinkOp& op) {
-  return std::atomic_ref<bool>(const_cast<bool&>(op.done)).load(std::memory_order_acquire);
-}
-
 // Gives the CPU away until the next look, or until something is to be read from `fd`: then true.
 bool Pause(int fd, uint64_t left_ns) {
   timespec timeout = {0, static_cast<long>(left_ns < kPauseNs ? left_ns : kPauseNs)};
@@ -168,6 +164,14 @@ void RdmaLink::AbandonLocked() {
 
 // --- the connection beside
 
+Status RdmaLink::AwaitChannel(short events, uint64_t deadline_ns) const {
+  const uint64_t now = NowNs();
+  if (now >= deadline_ns) return Status::Timeout("the donor does not answer");
+  pollfd wait = {fd_, events, 0};
+  sys::Call(SYS_poll, &wait, 1, static_cast<int>((deadline_ns - now) / 1'000'000 + 1));
+  return Status::Ok();
+}
+
 Status RdmaLink::SendAll(const void* bytes, size_t count, uint64_t deadline_ns) {
   const auto* from = static_cast<const std::byte*>(bytes);
   while (count > 0) {
@@ -176,10 +180,7 @@ Status RdmaLink::SendAll(const void* bytes, size_t count, uint64_t deadline_ns) 
       from += n;
       count -= static_cast<size_t>(n);
     } else if (n == -EAGAIN) {
-      const uint64_t now = NowNs();
-      if (now >= deadline_ns) return Status::Timeout("the donor does not answer");
-      pollfd wait = {fd_, POLLOUT, 0};
-      sys::Call(SYS_poll, &wait, 1, static_cast<int>((deadline_ns - now) / 1'000'000 + 1));
+      if (Status s = AwaitChannel(POLLOUT, deadline_ns); !s.ok()) return s;
     } else if (n != -EINTR) {
       return Status::Unavailable("the donor closed the connection");
     }
@@ -195,10 +196,7 @@ Status RdmaLink::ReceiveAll(void* bytes, size_t count, uint64_t deadline_ns) {
       into += n;
       count -= static_cast<size_t>(n);
     } else if (n == -EAGAIN) {
-      const uint64_t now = NowNs();
-      if (now >= deadline_ns) return Status::Timeout("the donor does not answer");
-      pollfd wait = {fd_, POLLIN, 0};
-      sys::Call(SYS_poll, &wait, 1, static_cast<int>((deadline_ns - now) / 1'000'000 + 1));
+      if (Status s = AwaitChannel(POLLIN, deadline_ns); !s.ok()) return s;
     } else if (n != -EINTR) {
       return Status::Unavailable("the donor closed the connection");
     }
@@ -444,17 +442,17 @@ void RdmaLink::Poll() {
 void RdmaLink::Wait(LinkOp* op) {
   uint64_t idle_since = 0;
   bool spinning = false;
-  while (!Done(*op)) {
+  while (!IsDone(*op)) {
     int fd;
     uint64_t left;
     {
       MutexLock hold(&lock_);
       // Somebody else may have ended it, and even have closed the link.
-      if (Done(*op)) return;
+      if (IsDone(*op)) return;
       FARPOOL_ASSERT(done_ != posted_);  // `op` was posted here, or the caller has a bug.
       const bool progress = Progress();
       if (progress && spinning) spin_history_.Ended(true);
-      if (Done(*op)) return;
+      if (IsDone(*op)) return;
       const uint64_t now = NowNs();
       if (now >= deadline_ns()) return Die(Status::Code::kTimeout);
       if (progress || idle_since == 0) {
@@ -472,7 +470,7 @@ void RdmaLink::Wait(LinkOp* op) {
       SpinPause();
     } else if (Pause(fd, left)) {
       MutexLock hold(&lock_);
-      if (!Done(*op)) CheckPeer();
+      if (!IsDone(*op)) CheckPeer();
     }
   }
 }

@@ -76,6 +76,7 @@ class RdmaLink final : public Link {
   Status OpenQueue(RdmaLinkOptions options);
   Status Ask(wire::Op op, SlabId slab, const void* payload, uint32_t payload_bytes, void* reply,
              uint32_t reply_bytes);
+  Status AwaitChannel(short events, uint64_t deadline_ns) const;
   Status SendAll(const void* bytes, size_t count, uint64_t deadline_ns);
   Status ReceiveAll(void* bytes, size_t count, uint64_t deadline_ns);
   void WaitForRoom();

@@ -144,12 +144,8 @@ void TcpLink::Poll() {
   CallFollowers();
 }
 
-bool TcpLink::Done(const LinkOp& op) {
-  return std::atomic_ref<bool>(const_cast<bool&>(op.done)).load(std::memory_order_acquire);
-}
-
 void TcpLink::Wait(LinkOp* op) {
-  while (!Done(*op)) {
+  while (!IsDone(*op)) {
     if (leader_.exchange(true, std::memory_order_acquire)) {
       Follow(*op);
       continue;
@@ -170,11 +166,11 @@ void TcpLink::Lead(LinkOp* op) {
     Need need;
     {
       MutexLock hold(&lock_);
-      if (Done(*op)) return;
+      if (IsDone(*op)) return;
       Send();
       progress = Receive();
       if (progress && spinning) spin_history_.Ended(true);
-      if (Done(*op)) return;
+      if (IsDone(*op)) return;
       FARPOOL_ASSERT(head_ != nullptr);  // `op` was posted here, or the caller has a bug.
       now = NowNs();
       if (now >= head_->id) return Die(Status::Code::kTimeout);
@@ -198,12 +194,12 @@ void TcpLink::Lead(LinkOp* op) {
 // Until `op` is done or nobody leads.
 void TcpLink::Follow(const LinkOp& op) {
   for (int i = 0; i < kFollowSpins; ++i) {
-    if (Done(op) || !leader_.load(std::memory_order_relaxed)) return;
+    if (IsDone(op) || !leader_.load(std::memory_order_relaxed)) return;
     SpinPause();
   }
   followers_.fetch_add(1);
   const uint32_t seen = calls_.load();
-  if (!Done(op) && leader_.load()) sys::Call(SYS_futex, &calls_, FUTEX_WAIT_PRIVATE, seen, nullptr);
+  if (!IsDone(op) && leader_.load()) sys::Call(SYS_futex, &calls_, FUTEX_WAIT_PRIVATE, seen, nullptr);
   followers_.fetch_sub(1);
 }
 

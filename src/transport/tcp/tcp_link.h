@@ -43,7 +43,6 @@ class TcpLink final : public Link {
   // Replies in one recvmsg.
   static constexpr unsigned kReceiveBatch = 32;
 
-  static bool Done(const LinkOp& op);
   void Lead(LinkOp* op);
   void Follow(const LinkOp& op);
   void CallFollowers();
