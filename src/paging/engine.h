@@ -140,9 +140,10 @@ class Engine {
     uint32_t tail = 0;
     uint64_t size = 0;
   };
-  // The group being evicted, slice by slice.
+  // The group being evicted, slice by slice; or several neighbours, at once.
   struct Victim {
-    uint64_t first;  // Page of the group.
+    uint64_t first;
+    uint64_t last;
     uint64_t next;   // First page not looked at yet.
     uint32_t block;  // Staging block: page i of the group goes to frame i. kNoBlock: no page has gone yet.
   };
@@ -227,22 +228,27 @@ class Engine {
 
   Status Drain(unsigned most);
   Status DropResidentSlots(unsigned wanted, unsigned* dropped);
-  bool NextVictim();
+  bool NextVictim(unsigned groups);
+  void Leaves(uint64_t group);
   Status Evict(uint64_t pages, bool* progress);
   unsigned MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area);
   bool RemapOut(uint64_t first, uint64_t last, uint32_t frame);
   // Blocks below are for groups that come by mremap, which leaves them unregistered; from here on for the
   // rest.
   static constexpr unsigned kMoveBlocks = kBlocksMax / 2;
-  // The first empty block from `from` on, or kBlocksMax.
+  // The first empty block from `from` on, or kBlocksMax; how many follow each other from `block`, which is
+  // one, before `end`.
   unsigned EmptyBlock(unsigned from) const;
+  unsigned EmptyBlocks(unsigned block, unsigned end) const;
   bool remaps() const { return remap_.load(std::memory_order_relaxed); }
-  uint64_t SlicePages() const;
+  // Pages to go at once where `count` frames are wanted.
+  uint64_t SlicePages(unsigned count) const;
   // One UFFDIO_MOVE of at most kMoveMax pages. Returns how many are through (moved, or holes) and, through
   // `error`, 0 or the errno of what stopped it there.
   static constexpr unsigned kMoveMax = 512;
   unsigned Move(std::byte* to, std::byte* from, unsigned pages, uint64_t mode, int* error);
   void QueueGroup(uint64_t group, QueueName name);
+  uint64_t TakeHead(Queue* queue);
   void CameBack(Group* group);
   QueueName QueueToTakeFrom();
 
@@ -261,7 +267,7 @@ class Engine {
   uint32_t departures_ = 0;  // Groups evicted so far.
   uint32_t turn_ = 0;        // Counts victims.
   uint32_t owed_ = 0;        // Victims to be taken from kKept next.
-  Victim victim_ = {.first = 0, .next = kGroupPages, .block = kNoBlock};  // None.
+  Victim victim_ = {.first = 0, .last = 0, .next = 0, .block = kNoBlock};  // None.
   uint64_t resident_ = 0;
   std::atomic<bool> evicts_{false};
   std::atomic<bool> remap_{false};

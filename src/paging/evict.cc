@@ -29,6 +29,10 @@ constexpr unsigned kWritePages = 4;
 // Neighbours MOVEd out per eviction when single frames are needed, for the same reason; a stream, and mremap,
 // moves whole groups.
 constexpr uint64_t kSlicePages = 22;
+// Neighbouring groups go by one mremap, and one flush of the TLB: so many pages, where staging has so much
+// room.
+constexpr uint64_t kNeighboursPages = 4 * kGroupPages;
+constexpr uint64_t kNeighboursFrom = 4 * kNeighboursPages;
 // Given back at most at each call of another process: a millisecond under the lock.
 constexpr uint64_t kYieldPages = 4 * kGroupPages;
 // Groups looked at before giving up: hot ones get another round, pinned ones stay.
@@ -78,6 +82,15 @@ void Engine::QueueGroup(uint64_t group, QueueName name) {
   (queue.tail != 0 ? groups_[queue.tail - 1].next : queue.head) = static_cast<uint32_t>(group) + 1;
   queue.tail = static_cast<uint32_t>(group) + 1;
   ++queue.size;
+}
+
+uint64_t Engine::TakeHead(Queue* queue) {
+  const uint64_t index = queue->head - 1;
+  queue->head = groups_[index].next;
+  if (queue->head == 0) queue->tail = 0;
+  --queue->size;
+  groups_[index].queued = false;
+  return index;
 }
 
 void Engine::FrameFreed(uint32_t frame) {
@@ -191,7 +204,7 @@ Status Engine::MakeRoom(unsigned count, bool* taken) {
       continue;
     }
     // A whole group of it is going to go.
-    if (Status s = FillStaging(StagingTarget() + kGroupPages, kGroupPages); !s.ok()) return s;
+    if (Status s = FillStaging(StagingTarget() + kGroupPages, SlicePages(kGroupPages)); !s.ok()) return s;
     if (staged_ == 0) return Status::Ok();
     if (Status s = Drain(kGroupPages); !s.ok()) return s;
   }
@@ -236,8 +249,7 @@ Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();
     // At the limit: the oldest staged pages give their frames.
-    if (Status s = FillStaging(StagingTarget() + count, count > 1 ? kGroupPages : SlicePages()); !s.ok())
-      return s;
+    if (Status s = FillStaging(StagingTarget() + count, SlicePages(count)); !s.ok()) return s;
     if (staged_ > 0) {
       if (Status s = Drain(count > kWritePages ? kGroupPages : count); !s.ok()) return s;
       if (round < 4) continue;
@@ -265,7 +277,7 @@ Status Engine::KeepReserve(unsigned count) {
   config_.budget.AtLimit();
   bool progress = true;
   if (populated_ < StagingTarget())
-    if (Status s = Evict(count > 1 ? kGroupPages : SlicePages(), &progress); !s.ok()) return s;
+    if (Status s = Evict(SlicePages(count), &progress); !s.ok()) return s;
   return staged_ > 0 ? Drain(count > kWritePages ? kGroupPages : count) : Status::Ok();
 }
 
@@ -376,7 +388,10 @@ Status Engine::DropResidentSlots(unsigned wanted, unsigned* dropped) {
   return Status::Ok();
 }
 
-uint64_t Engine::SlicePages() const { return remaps() ? kGroupPages : kSlicePages; }
+uint64_t Engine::SlicePages(unsigned count) const {
+  if (remaps()) return StagingTarget() >= kNeighboursFrom ? kNeighboursPages : kGroupPages;
+  return count > 1 ? kGroupPages : kSlicePages;
+}
 
 // The page table entries of [first, last) become those of as many frames, in one step; the mapping stays,
 // empty and registered. The frames' own mapping is replaced by a copy of the arena's, which is not
@@ -387,7 +402,8 @@ bool Engine::RemapOut(uint64_t first, uint64_t last, uint32_t frame) {
   const long r = sys::Call(SYS_mremap, PageAt(first), bytes, bytes,
                            MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, FrameAt(frame));
   if (!sys::Failed(r)) return true;
-  SetBit(broken_, frame / kGroupPages);
+  for (uint64_t i = frame; i < frame + (last - first); ++i)
+    SetBit(broken_, static_cast<unsigned>(i / kGroupPages));
   remap_.store(false, std::memory_order_relaxed);
   return false;
 }
@@ -397,8 +413,14 @@ unsigned Engine::EmptyBlock(unsigned from) const {
   return from;
 }
 
-// Moves the resident pages of [first, last), one group, out to frames of the same order. Holes are fine.
-// Returns how many went; they are staged then.
+unsigned Engine::EmptyBlocks(unsigned block, unsigned end) const {
+  const unsigned first = block;
+  while (block < end && block - first < kNeighboursPages / kGroupPages && EmptyBlock(block) == block) ++block;
+  return block - first;
+}
+
+// Moves the resident pages of [first, last), one group or neighbours, out to frames of the same order. Holes
+// are fine. Returns how many went; they are staged then.
 unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area) {
   unsigned went = 0;
   auto staged = [&](uint64_t page) {
@@ -520,19 +542,15 @@ Engine::QueueName Engine::QueueToTakeFrom() {
 // touches of what is resident are not seen; now and then one goes, and stays if it comes back soon. Random
 // touches bring every group back soon, which makes this first in first out again. (After LIRS, Jiang and
 // Zhang 2002, with departures for its recency.)
-bool Engine::NextVictim() {
+bool Engine::NextVictim(unsigned groups) {
   unsigned kept = 0;
   QueueName name = QueueToTakeFrom();
   for (unsigned tries = 0; tries < kEvictTriesMax; ++tries) {
     if (queues_[name].head == 0) name = name == kKept ? kPassing : kKept;
     Queue& queue = queues_[name];
     if (queue.head == 0) return false;
-    const uint64_t index = queue.head - 1;
+    const uint64_t index = TakeHead(&queue);
     Group& group = groups_[index];
-    queue.head = group.next;
-    if (queue.head == 0) queue.tail = 0;
-    --queue.size;
-    group.queued = false;
     if (group.resident == 0) continue;
     const uint64_t others = queues_[kPassing].size + queues_[kKept].size;
     if (group.arriving > 0) {
@@ -546,37 +564,58 @@ bool Engine::NextVictim() {
       QueueGroup(index, kKept);
       continue;
     }
-    group.hot = false;
-    group.away = true;
-    group.left_at = ++departures_;
-    // In the queue again for whatever becomes or stays resident.
-    QueueGroup(index, kPassing);
-    victim_ = {.first = index * kGroupPages, .next = index * kGroupPages, .block = kNoBlock};
+    const uint64_t first = index * kGroupPages;
+    victim_ = {.first = first, .last = first + kGroupPages, .next = first, .block = kNoBlock};
+    Leaves(index);
+    // Neighbours that are next anyway.
+    for (unsigned i = 1; i < groups && queue.head == index + i + 1; ++i) {
+      const Group& next = groups_[index + i];
+      if (next.resident == 0 || next.arriving > 0 || next.hot) break;
+      (void)TakeHead(&queue);
+      Leaves(index + i);
+      victim_.last += kGroupPages;
+      if (owed_ > 0 && name == kKept) --owed_;
+    }
     return true;
   }
   return false;
 }
 
-// Moves the resident pages among the next `pages` (at most a group) of the current victim to its staging
-// block, or goes on to the next victim. `progress` says whether any page went.
+void Engine::Leaves(uint64_t group) {
+  groups_[group].hot = false;
+  groups_[group].away = true;
+  groups_[group].left_at = ++departures_;
+  // In the queue again for whatever becomes or stays resident.
+  QueueGroup(group, kPassing);
+}
+
+// Moves the resident pages among the next `pages` of the current victim to its staging block, or goes on to
+// the next victim. `progress` says whether any page went.
 Status Engine::Evict(uint64_t pages, bool* progress) {
   *progress = false;
   for (unsigned tries = 0; tries < kEvictTriesMax; ++tries) {
-    const uint64_t group_end = victim_.first + kGroupPages;
     // A block that left the queue between two slices may be used for something else by now.
     const bool block_taken = victim_.block != kNoBlock && !Bit(in_queue_, victim_.block);
-    if (victim_.next == group_end || block_taken || GroupOf(victim_.first).arriving > 0) {
-      if (!NextVictim()) return Status::Ok();
+    const bool remaps_now = remaps();
+    if (victim_.next == victim_.last || block_taken || GroupOf(victim_.next).arriving > 0) {
+      if (!NextVictim(remaps_now ? static_cast<unsigned>(pages / kGroupPages) : 1)) return Status::Ok();
       continue;
     }
-    uint32_t block = victim_.block;
-    if (block == kNoBlock) {
-      const bool remaps_now = remaps();
-      block = EmptyBlock(remaps_now ? 0 : kMoveBlocks);
-      if (block >= (remaps_now ? kMoveBlocks : kBlocksMax)) return Status::Ok();
-    }
     const uint64_t first = victim_.next;
-    const uint64_t last = first + pages < group_end ? first + pages : group_end;
+    if (first >= victim_.first + kGroupPages) {  // The next of several groups.
+      victim_.first = first;
+      victim_.block = kNoBlock;
+    }
+    uint64_t last = first + pages < victim_.last ? first + pages : victim_.last;
+    uint32_t block = victim_.block;
+    unsigned blocks = 1;
+    if (block == kNoBlock) {
+      const unsigned end = remaps_now ? kMoveBlocks : kBlocksMax;
+      block = EmptyBlock(remaps_now ? 0 : kMoveBlocks);
+      if (block >= end) return Status::Ok();
+      if (remaps_now) blocks = EmptyBlocks(block, end);
+    }
+    if (last > victim_.first + blocks * kGroupPages) last = victim_.first + blocks * kGroupPages;
     victim_.next = last;
     const auto begin = reinterpret_cast<uintptr_t>(PageAt(first));
     const uintptr_t end_of_slice = begin + (last - first) * kPageBytes;
@@ -605,13 +644,14 @@ Status Engine::Evict(uint64_t pages, bool* progress) {
     resident_ -= went;
     staged_ += went;
     populated_ += went;
-    if (victim_.block == kNoBlock) {
-      victim_.block = block;
-      SetBit(not_empty_, block);
-      SetBit(in_queue_, block);
+    for (uint32_t b = block; b < block + (last - victim_.first + kGroupPages - 1) / kGroupPages; ++b) {
+      if (staged_mask_[b] == 0 || Bit(in_queue_, b)) continue;
+      SetBit(not_empty_, b);
+      SetBit(in_queue_, b);
       FARPOOL_ASSERT(staged_count_ < kBlocksMax);
-      staged_queue_[(staged_head_ + staged_count_++) % kBlocksMax] = block;
+      staged_queue_[(staged_head_ + staged_count_++) % kBlocksMax] = b;
     }
+    victim_.block = block;
     *progress = true;
     return Status::Ok();
   }

@@ -144,6 +144,10 @@ Status RemoteStore::LinkFor(uint32_t slab, Link** link) {
   const SlabEntry& entry = table_->slabs[slab];
   if (entry.state.load(std::memory_order_acquire) != SlabEntry::kReady)
     return Status::Unavailable("the donor of this page is gone");
+  if (Mapped(slab) != nullptr) {
+    *link = &shm_;
+    return Status::Ok();
+  }
   MutexLock hold(&links_lock_);
   if (provider_->shared_memory(entry.donor)) {
     if (Mapped(slab) == nullptr) {
@@ -251,7 +255,6 @@ void RemoteStore::PostAll(Transfer* transfer) {
       batch_link->Post(batch, batched);
       batched = 0;
     }
-    batch_link = link;
     LinkOp& op = transfer->op[transfer->ops];
     op = LinkOp{};
     op.kind = transfer->kind;
@@ -270,8 +273,10 @@ void RemoteStore::PostAll(Transfer* transfer) {
     }
     if (link == &shm_ && transfer->kind == LinkOp::Kind::kWrite) PopulateAround(pages[i].slot);
     transfer->link[transfer->ops++] = link;
-    batch[batched++] = &op;
     i = k;
+    if (link == &shm_) continue;  // WaitAll() copies: the caller may hold a lock now.
+    batch_link = link;
+    batch[batched++] = &op;
   }
   if (batched > 0) batch_link->Post(batch, batched);
 }
@@ -279,6 +284,10 @@ void RemoteStore::PostAll(Transfer* transfer) {
 // Waits for all that was posted, whatever becomes of it: until then the pages belong to the links.
 Status RemoteStore::WaitAll(Transfer* transfer) {
   Status result = transfer->status;
+  for (unsigned i = 0; i < transfer->ops; ++i) {
+    LinkOp* const op = &transfer->op[i];
+    if (transfer->link[i] == &shm_) shm_.Post(&op, 1);
+  }
   for (unsigned i = 0; i < transfer->ops; ++i) {
     LinkOp& op = transfer->op[i];
     transfer->link[i]->Wait(&op);
