@@ -105,7 +105,9 @@ Status Engine::Fault(uintptr_t address, bool* foreign) {
         return Status::Ok();
       return Status::Corrupt("a resident page of the program vanished");
     }
-    if (state == PageEntry::State::kArriving || std::popcount(flights_) == kFlightsMax) continue;
+    if (state == PageEntry::State::kArriving || state == PageEntry::State::kLeaving ||
+        std::popcount(flights_) == kFlightsMax)
+      continue;
     Flight flight = {.load = static_cast<unsigned>(std::countr_one(flights_)),
                      .page = page,
                      .frame = 0,
@@ -142,14 +144,16 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
     Land(*flight, Outcome::kNotTried);
     return s;
   }
+  Departure departure;
   if (flight->before == PageEntry::State::kStored) {
     config_.store->StartLoad(flight->load, io, flight->count);
     // While they travel: frames for the next fault.
-    s = KeepReserve(flight->count);
+    s = KeepReserve(flight->count, &departure);
   }
   // Who waits for the lock alone should not wait for ever.
   const bool keep_lock = exclusive_waiters_ > 0;
   if (!keep_lock) lock_.Unlock();
+  if (departure.count > 0) s = Store(&departure);
   Status arrived = Load(*flight);
   Outcome outcome = Outcome::kNotTried;
   const uint64_t before = flight->timed ? NowNs() : 0;
@@ -160,6 +164,7 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
   const uint64_t took = flight->timed ? NowNs() - before : 0;
   if (!keep_lock) lock_.Lock();
   if (flight->timed) move_or_copy_.Took(flight->copy, took);
+  if (s.ok()) Left(departure);
   Land(*flight, outcome);
   return arrived.ok() ? s : arrived;
 }

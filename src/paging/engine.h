@@ -10,7 +10,7 @@
 //   stored -> resident          fetched into a free staging frame, checked against its hash, MOVEd into place
 // so frames are exchanged between arena and staging and nothing is allocated, zeroed or freed in the steady
 // state. Once it is out nobody can write a page any more: comparing hashes is race-free. A page on its way in
-// is `arriving`.
+// is `arriving`; one that is hashed and stored while others work is `leaving`.
 //
 // Eviction goes by group (64 neighbouring pages): most are kept, the rest passes through (NextVictim in
 // evict.cc). mremap moves a group in one call, as page table entries and with one flush of
@@ -42,7 +42,14 @@
 namespace farpool {
 
 struct PageEntry {
-  enum class State : uint32_t { kNone = 0, kResident = 1, kStaged = 2, kStored = 3, kArriving = 4 };
+  enum class State : uint32_t {
+    kNone = 0,
+    kResident = 1,
+    kStaged = 2,
+    kStored = 3,
+    kArriving = 4,
+    kLeaving = 5
+  };
   PageHash hash;                // Of the slot's contents; meaningful while slot is not kNone.
   SlotId slot = SlotId::kNone;  // Kept while resident, so that a clean page goes out without a write.
   State state : 4 = State::kNone;
@@ -174,6 +181,17 @@ class Engine {
     Area area;
   };
 
+  // What becomes of a staged page.
+  enum class Fate : uint8_t { kZero, kClean, kChanged };
+  // Staged pages on their way to their slots.
+  struct Departure {
+    unsigned count = 0;
+    uint64_t fresh = 0;  // Bit per page: nothing is in its slot yet.
+    uint32_t frames[kGroupPages];
+    PageHash hashes[kGroupPages];
+    Fate fates[kGroupPages];
+  };
+
   std::byte* PageAt(uint64_t page) const { return config_.arena + page * kPageBytes; }
   std::byte* FrameAt(uint32_t frame) const {
     return config_.staging + static_cast<size_t>(frame) * kPageBytes;
@@ -208,8 +226,9 @@ class Engine {
 
   // Frames: `count` neighbouring free ones; fewer (at least one) if there is no such run.
   Status TakeFrames(unsigned count, uint32_t* first, unsigned* got);
-  // Frees `count` frames for the next fault, if that means eviction. Takes none itself.
-  Status KeepReserve(unsigned count);
+  // Frees `count` frames for the next fault, if that means eviction. Takes none itself. Pages of a stream
+  // only begin to leave: the rest is for Store(), without the lock, and Left(), with it.
+  Status KeepReserve(unsigned count, Departure* departure);
   bool FindRun(unsigned count, uint32_t* first);
   bool Populate(bool even_over_limit);
   bool Compact();
@@ -227,6 +246,15 @@ class Engine {
   uint64_t StagingTarget() const;
 
   Status Drain(unsigned most);
+  void SkipDrainedBlocks();
+  void Unstage(uint32_t frame);
+  // Needs no lock.
+  Fate Examine(uint32_t frame, bool fresh, PageHash* hash) const;
+  void Settle(uint32_t frame, Fate fate, const PageHash& hash);
+  // False, and none leaves, if the pool has no room or there are none that may.
+  bool Depart(unsigned most, Departure* departure);
+  Status Store(Departure* departure) const;  // Needs no lock.
+  void Left(const Departure& departure);
   Status DropResidentSlots(unsigned wanted, unsigned* dropped);
   bool NextVictim(unsigned groups);
   void Leaves(uint64_t group);

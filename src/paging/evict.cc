@@ -26,6 +26,8 @@ constexpr uint64_t kStagingPagesLeast = 16;
 // When frames are needed one by one a drain ends with the first page that need not be written; pages that
 // must be are written so many at a time.
 constexpr unsigned kWritePages = 4;
+// A stream's frames are kept ready for the faults of others too, up to this part of staging.
+constexpr uint64_t kReserveShare = 4;
 // Neighbours MOVEd out per eviction when single frames are needed, for the same reason; a stream, and mremap,
 // moves whole groups.
 constexpr uint64_t kSlicePages = 22;
@@ -270,20 +272,25 @@ Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
   }
 }
 
-Status Engine::KeepReserve(unsigned count) {
-  if (populated_ - staged_ >= count) return Status::Ok();
+Status Engine::KeepReserve(unsigned count, Departure* departure) {
+  // A stream's next fault may be another thread's, while this one's pages still leave.
+  const bool stream = count > kWritePages;
+  uint64_t reserve = count;
+  if (stream) reserve *= 1 + static_cast<unsigned>(std::popcount(flights_));
+  if (reserve > count && reserve > StagingTarget() / kReserveShare) reserve = count;
+  if (populated_ - staged_ >= reserve) return Status::Ok();
   if (config_.budget.used() + kGroupPages <= config_.budget.limit())
     return Status::Ok();  // Populate() will do.
   config_.budget.AtLimit();
   bool progress = true;
   if (populated_ < StagingTarget())
     if (Status s = Evict(SlicePages(count), &progress); !s.ok()) return s;
-  return staged_ > 0 ? Drain(count > kWritePages ? kGroupPages : count) : Status::Ok();
+  if (staged_ == 0) return Status::Ok();
+  if (stream && Depart(kGroupPages, departure)) return Status::Ok();
+  return Drain(stream ? kGroupPages : count);
 }
 
-// Hashes the oldest staged pages, `most` of them or as many more as make up a write of kWritePages, writes
-// those that changed, frees their frames. On an error they stay staged.
-Status Engine::Drain(unsigned most) {
+void Engine::SkipDrainedBlocks() {
   while (staged_count_ > 0 && staged_mask_[staged_queue_[staged_head_]] == 0) {
     const unsigned block = staged_queue_[staged_head_];
     ClearBit(in_queue_, block);
@@ -291,6 +298,41 @@ Status Engine::Drain(unsigned most) {
     staged_head_ = (staged_head_ + 1) % kBlocksMax;
     --staged_count_;
   }
+}
+
+void Engine::Unstage(uint32_t frame) {
+  staged_mask_[frame / kGroupPages] &= ~(uint64_t{1} << (frame % kGroupPages));
+  --staged_;
+}
+
+Engine::Fate Engine::Examine(uint32_t frame, bool fresh, PageHash* hash) const {
+  if (IsZeroPage(FrameAt(frame))) return Fate::kZero;
+  *hash = HashPage(FrameAt(frame), config_.hash_seed);
+  return !fresh && config_.table[owner_[frame]].hash == *hash ? Fate::kClean : Fate::kChanged;
+}
+
+// The page is where it belongs, its frame free.
+void Engine::Settle(uint32_t frame, Fate fate, const PageHash& hash) {
+  PageEntry& entry = config_.table[owner_[frame]];
+  FrameFreed(frame);
+  if (fate == Fate::kZero) {
+    const SlotId slot = entry.slot;
+    entry = PageEntry{};
+    if (slot != SlotId::kNone) config_.store->Release(slot);
+    config_.budget.SubFar(1);
+    zero_[frame / kGroupPages] |= uint64_t{1} << (frame % kGroupPages);
+    Count(config_.stats->pages_zero);
+    return;
+  }
+  if (fate == Fate::kChanged) entry.hash = hash;
+  entry.state = PageEntry::State::kStored;
+  Count(fate == Fate::kChanged ? config_.stats->pages_out : config_.stats->pages_clean);
+}
+
+// Hashes the oldest staged pages, `most` of them or as many more as make up a write of kWritePages, writes
+// those that changed, frees their frames. On an error they stay staged.
+Status Engine::Drain(unsigned most) {
+  SkipDrainedBlocks();
   if (staged_count_ == 0) return Status::Ok();
   const unsigned block = staged_queue_[staged_head_];
   PageIo io[kGroupPages];
@@ -299,33 +341,16 @@ Status Engine::Drain(unsigned most) {
   unsigned dirty = 0;
   unsigned without_slot = 0;
   unsigned looked = 0;
-  auto freed = [&](uint32_t frame) {
-    staged_mask_[block] &= ~(uint64_t{1} << (frame % kGroupPages));
-    --staged_;
-    FrameFreed(frame);
-  };
   for (uint64_t bits = staged_mask_[block]; bits != 0; bits &= bits - 1, ++looked) {
     if (looked >= most && (dirty == 0 || dirty >= kWritePages)) break;
     const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
     PageEntry& entry = config_.table[owner_[frame]];
-    const std::byte* bytes = FrameAt(frame);
     if (const uint64_t rest = bits & (bits - 1); rest != 0)
       PrefetchPage(FrameAt(block * kGroupPages + static_cast<uint32_t>(std::countr_zero(rest))));
-    if (IsZeroPage(bytes)) {
-      const SlotId slot = entry.slot;
-      entry = PageEntry{};
-      if (slot != SlotId::kNone) config_.store->Release(slot);
-      config_.budget.SubFar(1);
-      freed(frame);
-      zero_[block] |= uint64_t{1} << (frame % kGroupPages);
-      Count(config_.stats->pages_zero);
-      continue;
-    }
-    const PageHash hash = HashPage(bytes, config_.hash_seed);
-    if (entry.slot != SlotId::kNone && entry.hash == hash) {
-      entry.state = PageEntry::State::kStored;
-      freed(frame);
-      Count(config_.stats->pages_clean);
+    PageHash hash;
+    if (const Fate fate = Examine(frame, entry.slot == SlotId::kNone, &hash); fate != Fate::kChanged) {
+      Unstage(frame);
+      Settle(frame, fate, hash);
       continue;
     }
     if (entry.slot != SlotId::kNone && !config_.store->Exclusive(entry.slot)) {
@@ -360,13 +385,74 @@ Status Engine::Drain(unsigned most) {
   for (unsigned i = 0; i < dirty; ++i) config_.table[owner_[frames[i]]].slot = io[i].slot;
   if (Status s = config_.store->Store(io, dirty); !s.ok()) return s;
   for (unsigned i = 0; i < dirty; ++i) {
-    PageEntry& entry = config_.table[owner_[frames[i]]];
-    entry.hash = hashes[i];
-    entry.state = PageEntry::State::kStored;
-    freed(frames[i]);
+    Unstage(frames[i]);
+    Settle(frames[i], Fate::kChanged, hashes[i]);
   }
-  Count(config_.stats->pages_out, dirty);
   return Status::Ok();
+}
+
+// The oldest staged pages begin to leave, each with a slot to go to. Those that share theirs with another
+// process may need a new one and wait for Drain().
+bool Engine::Depart(unsigned most, Departure* departure) {
+  uint32_t* const frames = departure->frames;
+  unsigned count = 0;
+  SkipDrainedBlocks();
+  for (uint32_t i = 0; i < staged_count_ && count < most; ++i) {
+    const unsigned block = staged_queue_[(staged_head_ + i) % kBlocksMax];
+    for (uint64_t bits = staged_mask_[block]; bits != 0 && count < most; bits &= bits - 1) {
+      const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
+      const SlotId slot = config_.table[owner_[frame]].slot;
+      if (slot == SlotId::kNone) {
+        departure->fresh |= uint64_t{1} << count;
+      } else if (!config_.store->Exclusive(slot)) {
+        continue;
+      }
+      frames[count++] = frame;
+    }
+  }
+  const auto slot_of = [&](uint64_t bits) -> SlotId& {
+    return config_.table[owner_[frames[std::countr_zero(bits)]]].slot;
+  };
+  for (uint64_t without = departure->fresh; without != 0;) {
+    SlotId slots[kGroupPages];
+    unsigned reserved = 0;
+    if (!config_.store->Reserve(static_cast<unsigned>(std::popcount(without)), slots, &reserved).ok()) {
+      for (uint64_t with = departure->fresh & ~without; with != 0; with &= with - 1) {
+        const SlotId slot = slot_of(with);
+        slot_of(with) = SlotId::kNone;
+        config_.store->Release(slot);
+      }
+      return false;
+    }
+    for (unsigned k = 0; k < reserved; ++k, without &= without - 1) slot_of(without) = slots[k];
+  }
+  for (unsigned i = 0; i < count; ++i) {
+    Unstage(frames[i]);
+    ++in_flight_[frames[i] / kGroupPages];
+    config_.table[owner_[frames[i]]].state = PageEntry::State::kLeaving;
+  }
+  departure->count = count;
+  return count > 0;
+}
+
+Status Engine::Store(Departure* departure) const {
+  PageIo io[kGroupPages];
+  unsigned changed = 0;
+  for (unsigned i = 0; i < departure->count; ++i) {
+    const uint32_t frame = departure->frames[i];
+    if (i + 1 < departure->count) PrefetchPage(FrameAt(departure->frames[i + 1]));
+    departure->fates[i] = Examine(frame, (departure->fresh >> i & 1) != 0, &departure->hashes[i]);
+    if (departure->fates[i] == Fate::kChanged)
+      io[changed++] = {config_.table[owner_[frame]].slot, FrameAt(frame)};
+  }
+  return changed > 0 ? config_.store->StoreBeside(io, changed) : Status::Ok();
+}
+
+void Engine::Left(const Departure& departure) {
+  for (unsigned i = 0; i < departure.count; ++i) {
+    Settle(departure.frames[i], departure.fates[i], departure.hashes[i]);
+    --in_flight_[departure.frames[i] / kGroupPages];
+  }
 }
 
 // The pool is full: resident pages give up the slots they keep, at least `wanted` if there are so many.

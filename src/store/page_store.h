@@ -5,8 +5,8 @@
 // are what was last stored; there is no check here: whoever stores keeps the hash and verifies what comes
 // back.
 //
-// Threads: one at a time per object (the fault engine's lock), but for FinishLoad; slots and their counts may
-// be shared with other processes through shared memory.
+// Threads: one at a time per object (the fault engine's lock), but for FinishLoad and StoreBeside; slots and
+// their counts may be shared with other processes through shared memory.
 
 #include <cstdint>
 
@@ -42,6 +42,8 @@ class PageStore {
   static constexpr unsigned kLoadsMax = 8;
   virtual void StartLoad(unsigned load, const PageIo* pages, unsigned count) = 0;
   virtual Status FinishLoad(unsigned load) = 0;
+  // Store() by any thread, beside whatever others do here.
+  virtual Status StoreBeside(const PageIo* pages, unsigned count) = 0;
 
  protected:
   ~PageStore() = default;

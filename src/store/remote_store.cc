@@ -206,10 +206,10 @@ void RemoteStore::Disconnect(uint32_t donor) {
 void RemoteStore::PopulateAround(SlotId slot) {
   const uint32_t slab = SlabOf(slot);
   const uint32_t part = SlotOf(slot) / kPopulateSlots;
-  uint64_t& word = populated_[slab][part / 64];
+  const std::atomic_ref word(populated_[slab][part / 64]);
   const uint64_t bit = uint64_t{1} << (part % 64);
-  if ((word & bit) != 0) return;
-  word |= bit;
+  if ((word.load(std::memory_order_relaxed) & bit) != 0) return;
+  word.fetch_or(bit, std::memory_order_relaxed);
   const uint32_t first = part * kPopulateSlots;
   const uint32_t left = table_->slabs[slab].slots - first;
   const uint64_t bytes = uint64_t{left < kPopulateSlots ? left : kPopulateSlots} * kPageBytes;

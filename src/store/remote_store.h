@@ -67,6 +67,11 @@ class RemoteStore final : public PageStore {
     Start(&*loads_[load], LinkOp::Kind::kRead, pages, count);
   }
   Status FinishLoad(unsigned load) override { return Finish(&*loads_[load]); }
+  Status StoreBeside(const PageIo* pages, unsigned count) override {
+    Transfer stores;
+    Start(&stores, LinkOp::Kind::kWrite, pages, count);
+    return Finish(&stores);
+  }
 
   // In a forked child, before anything else: connections are the parent's; mappings of slabs are shared and
   // stay.

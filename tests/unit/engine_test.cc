@@ -135,6 +135,8 @@ class MemoryStore final : public PageStore {
     return Status::Ok();
   }
 
+  Status StoreBeside(const PageIo* pages, unsigned count) override { return Store(pages, count); }
+
   std::byte* PageOf(SlotId slot) { return bytes_ + Index(slot) * kPageBytes; }
   unsigned holders(SlotId slot) const { return holders_[Index(slot)]; }
   State& state() { return *state_; }

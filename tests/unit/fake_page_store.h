@@ -57,6 +57,7 @@ class FakePageStore final : public PageStore {
     --store_until;
     return Status::Ok();
   }
+  Status StoreBeside(const PageIo* pages, unsigned count) override { return Store(pages, count); }
   void StartLoad(unsigned, const PageIo*, unsigned) override {}
   Status FinishLoad(unsigned) override { return Status::Ok(); }
 
