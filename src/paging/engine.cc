@@ -175,6 +175,11 @@ void Engine::TakeOff(const Flight& flight) {
     config_.table[flight.page + i].state = PageEntry::State::kArriving;
   ++GroupOf(flight.page).arriving;
   ++in_flight_[flight.frame / kGroupPages];
+  if (flights_ == 0) {
+    if (crowd_ > 0) --crowd_;
+  } else if (crowd_ < kCrowdMax) {
+    ++crowd_;
+  }
   flights_ |= 1U << flight.load;
 }
 
@@ -593,7 +598,7 @@ Status Engine::BeforeFork(PageEntry* child_table, Budget child) {
       child.Take(resident_ - has);  // The rest is pinned or cannot move.
       break;
     }
-    s = Evict(kGroupPages, &progress);
+    s = Evict(kGroupPages, kGroupPages, &progress);
   }
   if (s.ok() && child.mine() > resident_) child.Give(child.mine() - resident_);
   if (!s.ok()) {

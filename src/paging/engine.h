@@ -153,6 +153,7 @@ class Engine {
     uint64_t last;
     uint64_t next;   // First page not looked at yet.
     uint32_t block;  // Staging block: page i of the group goes to frame i. kNoBlock: no page has gone yet.
+    bool remap;      // By mremap, unless that is over.
   };
   static constexpr uint32_t kNoBlock = UINT32_MAX;
   struct Stream {
@@ -236,7 +237,7 @@ class Engine {
     return free_[block] != 0 && in_flight_[block] == 0 && staged_mask_[block] == 0;
   }
   void DropFreeBlock(unsigned block);
-  Status FillStaging(uint64_t target, uint64_t slice);
+  Status FillStaging(uint64_t target, unsigned count);
   Status MakeRoom(unsigned count, bool* taken);
   void FrameFreed(uint32_t frame);
   // Neighbours in one block: no longer free / nothing is there any more.
@@ -256,9 +257,11 @@ class Engine {
   Status Store(Departure* departure) const;  // Needs no lock.
   void Left(const Departure& departure);
   Status DropResidentSlots(unsigned wanted, unsigned* dropped);
-  bool NextVictim(unsigned groups);
+  bool NextVictim(uint64_t most);
   void Leaves(uint64_t group);
-  Status Evict(uint64_t pages, bool* progress);
+  // In the group that begins there.
+  unsigned ResidentRuns(uint64_t first) const;
+  Status Evict(unsigned count, uint64_t most, bool* progress);
   unsigned MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area);
   bool RemapOut(uint64_t first, uint64_t last, uint32_t frame);
   // Blocks below are for groups that come by mremap, which leaves them unregistered; from here on for the
@@ -269,8 +272,6 @@ class Engine {
   unsigned EmptyBlock(unsigned from) const;
   unsigned EmptyBlocks(unsigned block, unsigned end) const;
   bool remaps() const { return remap_.load(std::memory_order_relaxed); }
-  // Pages to go at once where `count` frames are wanted.
-  uint64_t SlicePages(unsigned count) const;
   // One UFFDIO_MOVE of at most kMoveMax pages. Returns how many are through (moved, or holes) and, through
   // `error`, 0 or the errno of what stopped it there.
   static constexpr unsigned kMoveMax = 512;
@@ -287,6 +288,9 @@ class Engine {
   std::atomic<uint32_t> landings_{0};  // Futex.
   uint32_t landing_waiters_ = 0;
   uint32_t exclusive_waiters_ = 0;
+  static constexpr unsigned kCrowdMax = 16;
+  unsigned crowd_ =
+      0;  // Up with each flight that takes off while there are others, down with each that does not.
   MoveOrCopy move_or_copy_;
   Pins pins_;
   AreaMap areas_;
@@ -295,7 +299,7 @@ class Engine {
   uint32_t departures_ = 0;  // Groups evicted so far.
   uint32_t turn_ = 0;        // Counts victims.
   uint32_t owed_ = 0;        // Victims to be taken from kKept next.
-  Victim victim_ = {.first = 0, .last = 0, .next = 0, .block = kNoBlock};  // None.
+  Victim victim_ = {.first = 0, .last = 0, .next = 0, .block = kNoBlock, .remap = false};  // None.
   uint64_t resident_ = 0;
   std::atomic<bool> evicts_{false};
   std::atomic<bool> remap_{false};

@@ -35,6 +35,11 @@ constexpr uint64_t kSlicePages = 22;
 // room.
 constexpr uint64_t kNeighboursPages = 4 * kGroupPages;
 constexpr uint64_t kNeighboursFrom = 4 * kNeighboursPages;
+// mremap waits for all other threads' faults, and they for it. While so many of the last take-offs found
+// others in the air, groups whose resident pages are so few runs go by UFFDIO_MOVE instead, which flushes the
+// TLB for each.
+constexpr unsigned kCrowd = 8;
+constexpr unsigned kRunsMax = 6;
 // Given back at most at each call of another process: a millisecond under the lock.
 constexpr uint64_t kYieldPages = 4 * kGroupPages;
 // Groups looked at before giving up: hot ones get another round, pinned ones stay.
@@ -206,19 +211,19 @@ Status Engine::MakeRoom(unsigned count, bool* taken) {
       continue;
     }
     // A whole group of it is going to go.
-    if (Status s = FillStaging(StagingTarget() + kGroupPages, SlicePages(kGroupPages)); !s.ok()) return s;
+    if (Status s = FillStaging(StagingTarget() + kGroupPages, kGroupPages); !s.ok()) return s;
     if (staged_ == 0) return Status::Ok();
     if (Status s = Drain(kGroupPages); !s.ok()) return s;
   }
   return Status::Ok();
 }
 
-// Pages leave the arena, `slice` at a time, until staging has `target`, so that they spend some time there
-// before they go.
-Status Engine::FillStaging(uint64_t target, uint64_t slice) {
+// Pages leave the arena until staging has `target`, so that they spend some time there before they go.
+// `count` frames are wanted.
+Status Engine::FillStaging(uint64_t target, unsigned count) {
   bool progress = true;
   for (unsigned i = 0; i < kEvictionsMax && progress && populated_ < target; ++i)
-    if (Status s = Evict(slice, &progress); !s.ok()) return s;
+    if (Status s = Evict(count, kNeighboursPages, &progress); !s.ok()) return s;
   return Status::Ok();
 }
 
@@ -251,7 +256,7 @@ Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();
     // At the limit: the oldest staged pages give their frames.
-    if (Status s = FillStaging(StagingTarget() + count, SlicePages(count)); !s.ok()) return s;
+    if (Status s = FillStaging(StagingTarget() + count, count); !s.ok()) return s;
     if (staged_ > 0) {
       if (Status s = Drain(count > kWritePages ? kGroupPages : count); !s.ok()) return s;
       if (round < 4) continue;
@@ -284,7 +289,7 @@ Status Engine::KeepReserve(unsigned count, Departure* departure) {
   config_.budget.AtLimit();
   bool progress = true;
   if (populated_ < StagingTarget())
-    if (Status s = Evict(SlicePages(count), &progress); !s.ok()) return s;
+    if (Status s = Evict(count, kNeighboursPages, &progress); !s.ok()) return s;
   if (staged_ == 0) return Status::Ok();
   if (stream && Depart(kGroupPages, departure)) return Status::Ok();
   return Drain(stream ? kGroupPages : count);
@@ -474,11 +479,6 @@ Status Engine::DropResidentSlots(unsigned wanted, unsigned* dropped) {
   return Status::Ok();
 }
 
-uint64_t Engine::SlicePages(unsigned count) const {
-  if (remaps()) return StagingTarget() >= kNeighboursFrom ? kNeighboursPages : kGroupPages;
-  return count > 1 ? kGroupPages : kSlicePages;
-}
-
 // The page table entries of [first, last) become those of as many frames, in one step; the mapping stays,
 // empty and registered. The frames' own mapping is replaced by a copy of the arena's, which is not
 // registered. That fails where the process may not have more mappings or address space, perhaps with the
@@ -628,7 +628,7 @@ Engine::QueueName Engine::QueueToTakeFrom() {
 // touches of what is resident are not seen; now and then one goes, and stays if it comes back soon. Random
 // touches bring every group back soon, which makes this first in first out again. (After LIRS, Jiang and
 // Zhang 2002, with departures for its recency.)
-bool Engine::NextVictim(unsigned groups) {
+bool Engine::NextVictim(uint64_t most) {
   unsigned kept = 0;
   QueueName name = QueueToTakeFrom();
   for (unsigned tries = 0; tries < kEvictTriesMax; ++tries) {
@@ -651,9 +651,16 @@ bool Engine::NextVictim(unsigned groups) {
       continue;
     }
     const uint64_t first = index * kGroupPages;
-    victim_ = {.first = first, .last = first + kGroupPages, .next = first, .block = kNoBlock};
+    victim_ = {.first = first,
+               .last = first + kGroupPages,
+               .next = first,
+               .block = kNoBlock,
+               .remap = remaps() && !((crowd_ >= kCrowd || move_or_copy_.interrupts()) &&
+                                      ResidentRuns(first) <= kRunsMax)};
     Leaves(index);
     // Neighbours that are next anyway.
+    const unsigned groups =
+        victim_.remap && StagingTarget() >= kNeighboursFrom ? static_cast<unsigned>(most / kGroupPages) : 1;
     for (unsigned i = 1; i < groups && queue.head == index + i + 1; ++i) {
       const Group& next = groups_[index + i];
       if (next.resident == 0 || next.arriving > 0 || next.hot) break;
@@ -667,6 +674,17 @@ bool Engine::NextVictim(unsigned groups) {
   return false;
 }
 
+unsigned Engine::ResidentRuns(uint64_t first) const {
+  unsigned runs = 0;
+  bool before = false;
+  for (uint64_t page = first; page < first + kGroupPages; ++page) {
+    const bool resident = config_.table[page].state == PageEntry::State::kResident;
+    if (resident && !before) ++runs;
+    before = resident;
+  }
+  return runs;
+}
+
 void Engine::Leaves(uint64_t group) {
   groups_[group].hot = false;
   groups_[group].away = true;
@@ -675,33 +693,35 @@ void Engine::Leaves(uint64_t group) {
   QueueGroup(group, kPassing);
 }
 
-// Moves the resident pages among the next `pages` of the current victim to its staging block, or goes on to
-// the next victim. `progress` says whether any page went.
-Status Engine::Evict(uint64_t pages, bool* progress) {
+// Moves the resident pages among the next ones of the current victim, `most` of them, to its staging block,
+// or goes on to the next victim. `progress` says whether any page went. `count` frames are wanted.
+Status Engine::Evict(unsigned count, uint64_t most, bool* progress) {
   *progress = false;
   for (unsigned tries = 0; tries < kEvictTriesMax; ++tries) {
     // A block that left the queue between two slices may be used for something else by now.
     const bool block_taken = victim_.block != kNoBlock && !Bit(in_queue_, victim_.block);
-    const bool remaps_now = remaps();
     if (victim_.next == victim_.last || block_taken || GroupOf(victim_.next).arriving > 0) {
-      if (!NextVictim(remaps_now ? static_cast<unsigned>(pages / kGroupPages) : 1)) return Status::Ok();
+      if (!NextVictim(most)) return Status::Ok();
       continue;
     }
+    const bool remap = victim_.remap && remaps();
     const uint64_t first = victim_.next;
     if (first >= victim_.first + kGroupPages) {  // The next of several groups.
       victim_.first = first;
       victim_.block = kNoBlock;
     }
-    uint64_t last = first + pages < victim_.last ? first + pages : victim_.last;
+    const uint64_t slice = remap ? most : count > 1 ? kGroupPages : kSlicePages;
+    uint64_t last = first + slice < victim_.last ? first + slice : victim_.last;
     uint32_t block = victim_.block;
     unsigned blocks = 1;
     if (block == kNoBlock) {
-      const unsigned end = remaps_now ? kMoveBlocks : kBlocksMax;
-      block = EmptyBlock(remaps_now ? 0 : kMoveBlocks);
+      const unsigned end = remap ? kMoveBlocks : kBlocksMax;
+      block = EmptyBlock(remap ? 0 : kMoveBlocks);
       if (block >= end) return Status::Ok();
-      if (remaps_now) blocks = EmptyBlocks(block, end);
+      if (remap) blocks = EmptyBlocks(block, end);
     }
     if (last > victim_.first + blocks * kGroupPages) last = victim_.first + blocks * kGroupPages;
+    while (GroupOf(last - 1).arriving > 0) last -= kGroupPages;
     victim_.next = last;
     const auto begin = reinterpret_cast<uintptr_t>(PageAt(first));
     const uintptr_t end_of_slice = begin + (last - first) * kPageBytes;
@@ -751,7 +771,7 @@ Status Engine::YieldShare() {
   if (holds <= share) return Status::Ok();
   const uint64_t target = holds - share < kYieldPages ? share : holds - kYieldPages;
   for (bool progress = true; progress && config_.budget.mine() > target;) {
-    if (Status s = Evict(kGroupPages, &progress); !s.ok()) return s;
+    if (Status s = Evict(kGroupPages, kGroupPages, &progress); !s.ok()) return s;
     if (Status s = Drain(kGroupPages); !s.ok()) return s;
     DropFreeFrames(nullptr);
   }
@@ -763,7 +783,7 @@ Status Engine::Shrink(uint64_t pages) {
   while (resident_ + populated_ > pages || staged_ > 0) {
     bool progress = false;
     if (resident_ > 0 && resident_ + populated_ > pages)
-      if (Status s = Evict(kGroupPages, &progress); !s.ok()) return s;
+      if (Status s = Evict(kGroupPages, kGroupPages, &progress); !s.ok()) return s;
     while (staged_ > 0)
       if (Status s = Drain(kGroupPages); !s.ok()) return s;
     DropFreeFrames(nullptr);

@@ -15,9 +15,11 @@ class MoveOrCopy {
     bool copy;
     bool timed;  // Tell Took() how long it takes.
   };
+  // Other processors run the program: a flush of the TLB interrupts them.
+  bool interrupts() const { return move_ns_ > kSlowMoveNs; }
   // For `pages` neighbours that go in one call.
   Choice Next(unsigned pages) {
-    const bool slow = move_ns_ > kSlowMoveNs;
+    const bool slow = interrupts();
     bool copy = slow && (copy_ns_ == 0 || pages * copy_ns_ < move_ns_ + (pages - 1) * copy_ns_ / 4);
     if (pages > 1) return {copy, false};
     ++calls_;
