@@ -63,6 +63,7 @@ class MemoryStore final : public PageStore {
     std::atomic<bool> misused;                        // A free slot was used, or a load twice at once.
     // Loads that wait for each other before they end; kNobodyCame after ten seconds.
     std::atomic<int> meet;
+    std::atomic<bool> hold_beside, in_beside;  // StoreBeside() waits while the first is set.
   };
 
   static constexpr int kNobodyCame = -1;
@@ -135,7 +136,11 @@ class MemoryStore final : public PageStore {
     return Status::Ok();
   }
 
-  Status StoreBeside(const PageIo* pages, unsigned count) override { return Store(pages, count); }
+  Status StoreBeside(const PageIo* pages, unsigned count) override {
+    state_->in_beside = true;
+    while (state_->hold_beside) std::this_thread::yield();
+    return Store(pages, count);
+  }
 
   std::byte* PageOf(SlotId slot) { return bytes_ + Index(slot) * kPageBytes; }
   unsigned holders(SlotId slot) const { return holders_[Index(slot)]; }
@@ -845,6 +850,47 @@ TEST_P(EngineTest, FaultsOfTwoThreadsTravelAtOnce) {
 }
 
 // Method: a page is on its way when others want it, too.
+// One thread's stream makes room while another thread works: its faults go on, but for those on the pages
+// that leave, which find them as they were.
+TEST_P(EngineTest, PagesOfAStreamLeaveBesideTheFaultsOfOthers) {
+  if (GetParam() == Way::kCopy) GTEST_SKIP() << "copies make room before their load is sent";
+  Start({.pages = 8192, .limit = 1024, .slots = 8192});
+  World& w = *world;
+  w.Fill(0, 8192);
+  w.store.state().hold_beside = true;
+  std::atomic<uint64_t> wrong{0};
+  std::thread stream([&] {
+    for (uint64_t p = 0; p < 4096; ++p) {
+      wrong += !w.PageIs(p, p * 1000 + 1);
+      w.FillPage(p, p * 1000 + 2);
+    }
+  });
+  while (!w.store.state().in_beside) std::this_thread::yield();
+  uint64_t leaving = 0;
+  for (uint64_t p = 0; p < 8192; ++p) {
+    MutexLock hold(w.engine->lock());
+    if (w.table[p].state == PageEntry::State::kLeaving) leaving = p + 1;
+  }
+  ASSERT_NE(leaving, 0u);
+  for (uint64_t p = 6000; p < 6100; p += 9) EXPECT_TRUE(w.PageIs(p, p * 1000 + 1));
+  std::atomic<bool> touched{false};
+  std::thread other([&] {
+    wrong += !w.PageIs(leaving - 1, (leaving - 1) * 1000 + (leaving <= 4096 ? 2 : 1));
+    touched = true;
+  });
+  // While it is held back nobody else can have seen the page.
+  for (uint64_t p = 7000; p < 7100; p += 9) EXPECT_TRUE(w.PageIs(p, p * 1000 + 1));
+  EXPECT_FALSE(touched);
+  w.store.state().hold_beside = false;
+  other.join();
+  stream.join();
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_EQ(w.Wrong(0, 4096, 2), 0u);
+  EXPECT_EQ(w.Wrong(4096, 4096), 0u);
+  w.EvictAll();
+  w.ExpectBooksRight();
+}
+
 TEST_P(EngineTest, AnArrivingPageIsLoadedOnce) {
   Start({.limit = 1024});
   World& w = *world;
