@@ -262,6 +262,7 @@ Engine::Stream* Engine::StreamOf(uint64_t page) {
   Stream* oldest = &streams_[0];
   ++stream_clock_;
   for (Stream& s : streams_) {
+    if (s.asked == page + 1) return &s;  // Once more: there were no frames.
     // Only one that has gone on before is looked for behind what is resident: most are random touches.
     const auto continues = [&](uint64_t from, uint64_t to) {
       return to - from <= kStreamSlack || (s.window > 1 && Passed(from, to));
@@ -276,11 +277,12 @@ Engine::Stream* Engine::StreamOf(uint64_t page) {
       if (s.window > kGroupPages) s.window = kGroupPages;
       s.stamp = stream_clock_;
       (up ? s.previous : s.next) = 0;
+      s.asked = page + 1;
       return &s;
     }
     if (s.stamp < oldest->stamp) oldest = &s;
   }
-  *oldest = Stream{page + 1, page, 1, stream_clock_, 0};
+  *oldest = Stream{page + 1, page, page + 1, 1, stream_clock_, 0};
   return oldest;
 }
 
@@ -299,6 +301,7 @@ Engine::Range Engine::Wanted(const Stream& stream, uint64_t page, const Area& ar
 }
 
 void Engine::GoOn(Stream* stream, Range got) {
+  stream->asked = 0;
   if (stream->next != 0) stream->next = got.first + got.count;
   if (stream->previous != 0) stream->previous = got.first;
 }

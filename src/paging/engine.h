@@ -159,6 +159,7 @@ class Engine {
   struct Stream {
     uint64_t next;      // Where it goes on upwards, and
     uint64_t previous;  // downwards, + 1; 0: nowhere.
+    uint64_t asked;     // Page + 1 that it was last asked for and has not got yet.
     uint32_t window;
     uint32_t stamp;
     uint32_t ahead;  // Pages the last fetch brought beyond the one asked for.
