@@ -221,14 +221,12 @@ void Engine::Land(const Flight& flight, Outcome outcome) {
   const bool staged = flight.before == PageEntry::State::kStaged;
   bool frames_stay = false;  // Free ones.
   if (outcome == Outcome::kArrived) {
+    Returned(flight);
     BecameResident(flight.page, flight.count);
     frames_stay = flight.copy;
   } else if (outcome == Outcome::kNotTried) {
-    for (unsigned i = 0; i < flight.count; ++i) {
-      config_.table[flight.page + i].state = flight.before;
-      if (staged) staged_mask_[block] |= uint64_t{1} << ((flight.frame + i) % kGroupPages);
-    }
-    if (staged) staged_ += flight.count;
+    for (unsigned i = 0; i < flight.count; ++i) config_.table[flight.page + i].state = flight.before;
+    if (staged) EnterStaging(flight.frame, flight.count);
     if (flight.copy) {
       config_.budget.Give(flight.count);
     } else {
@@ -429,9 +427,7 @@ Status Engine::SecondChance(uint64_t page, Flight* flight) {
   flight->page = wanted.first;
   flight->frame = config_.table[wanted.first].frame;
   flight->count = wanted.count;
-  for (unsigned i = 0; i < wanted.count; ++i)
-    staged_mask_[frame / kGroupPages] &= ~(uint64_t{1} << ((flight->frame + i) % kGroupPages));
-  staged_ -= wanted.count;
+  LeaveStaging(flight->frame, flight->count);
   GoOn(stream, wanted);
   return Status::Ok();
 }
@@ -491,8 +487,7 @@ void Engine::DiscardLocked(uint64_t first, uint64_t last) {
         config_.budget.Give(1);
       } else if (old.state == PageEntry::State::kStaged) {
         const uint32_t frame = old.frame;
-        staged_mask_[frame / kGroupPages] &= ~(uint64_t{1} << (frame % kGroupPages));
-        --staged_;
+        LeaveStaging(frame, 1);
         FrameFreed(frame);
       }
     }
@@ -593,7 +588,7 @@ Status Engine::BeforeFork(PageEntry* child_table, Budget child) {
   // that other processes do not take it meanwhile.
   Status s;
   for (bool progress = true; s.ok();) {
-    while (s.ok() && staged_ > 0) s = Drain(kGroupPages);
+    while (s.ok() && staged_ > 0) s = Drain(kGroupPages, Hot::kGoes);
     DropFreeFrames(&child);
     const uint64_t has = child.mine();
     if (!s.ok() || has >= resident_ || child.TryTake(resident_ - has)) break;

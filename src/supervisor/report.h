@@ -32,6 +32,7 @@ struct RunReport {
   LatencyReport first_touch;                 // Faults on pages never stored.
   uint64_t pages_in = 0, pages_out = 0;      // Pages fetched / written.
   uint64_t pages_clean = 0, pages_zero = 0;  // Evictions that needed no write.
+  uint64_t pages_stayed = 0;                 // Looked at in staging and left there.
   uint64_t pages_prefetched = 0, prefetch_hits = 0;
   uint64_t bytes_in = 0, bytes_out = 0;
   uint64_t syscalls_prepared = 0, syscalls_trapped = 0, efault_uncured = 0;

@@ -15,13 +15,16 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <csignal>
 #include <cstring>
+#include <list>
 #include <memory>
 #include <numeric>
 #include <random>
 #include <string>
 #include <thread>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -807,9 +810,125 @@ TEST_P(EngineTest, LoopsFindAPartOfThemselves) {
     w.store.state().pages_loaded = 0;
     for (int round = 0; round < 10; ++round) ASSERT_EQ(w.Wrong(0, pages), 0u);
     const uint64_t found = 10 * pages - w.store.state().pages_loaded;
-    EXPECT_GT(found * 100 / (10 * pages), times == 2 ? 25u : 6u);
+    EXPECT_GT(found * 100 / (10 * pages), times == 2 ? 35u : 6u);
     world.reset();
   }
+}
+
+// Least recently used goes first, and every touch is seen: what the engine is measured against.
+class Lru {
+ public:
+  explicit Lru(size_t limit) : limit_(limit) {}
+  // Whether it was there.
+  bool Touch(uint64_t page) {
+    const auto at = where_.find(page);
+    const bool found = at != where_.end();
+    if (found) {
+      order_.erase(at->second);
+    } else if (order_.size() == limit_) {
+      where_.erase(order_.back());
+      order_.pop_back();
+    }
+    order_.push_front(page);
+    where_[page] = order_.begin();
+    return found;
+  }
+
+ private:
+  const size_t limit_;
+  std::list<uint64_t> order_;
+  std::unordered_map<uint64_t, std::list<uint64_t>::iterator> where_;
+};
+
+// Pages touched by a Zipf distribution (0.99) over `pages` pages, by rank.
+class Zipf {
+ public:
+  explicit Zipf(uint64_t pages) : sums_(pages) {
+    double sum = 0;
+    for (uint64_t i = 0; i < pages; ++i) sums_[i] = sum += std::pow(static_cast<double>(i + 1), -0.99);
+  }
+  uint64_t Next() {
+    const double at = std::uniform_real_distribution<double>(0, sums_.back())(random_);
+    return static_cast<uint64_t>(std::lower_bound(sums_.begin(), sums_.end() - 1, at) - sums_.begin());
+  }
+
+ private:
+  std::vector<double> sums_;
+  std::mt19937_64 random_{3};
+};
+
+// Method: the same trace goes through the engine and through LRU of single pages with the same limit. Ranks
+// are scattered over the pages, so that every group has hot and cold ones, or lie in groups.
+TEST_P(EngineTest, ZipfTouchesFindAsMuchAsLruWould) {
+  if (GetParam() == Way::kCopy) GTEST_SKIP() << "what is copied leaves frames free, by the group";
+  for (const uint64_t times : {2, 4}) {
+    for (const bool scattered : {true, false}) {
+      Start({.limit = 4096});
+      World& w = *world;
+      const uint64_t pages = times * 4096;
+      std::vector<uint64_t> page_of(pages);
+      std::iota(page_of.begin(), page_of.end(), 0);
+      if (scattered) std::shuffle(page_of.begin(), page_of.end(), std::mt19937_64(2));
+      w.Fill(0, pages);
+      w.EvictAll();
+      Zipf zipf(pages);
+      Lru lru(4096);
+      const int touches = kSteps * 8;
+      const PagingStats& stats = w.books->stats;
+      uint64_t fetches_before = 0;
+      uint64_t lru_found = 0;
+      for (int i = -touches; i < touches; ++i) {  // The first half warms both up.
+        if (i == 0) {
+          fetches_before = stats.fetch.count();
+          lru_found = 0;
+        }
+        const uint64_t page = page_of[zipf.Next()];
+        ASSERT_EQ(*w.Words(page), (page * 1000 + 1) * 0x9e3779b97f4a7c15);
+        lru_found += lru.Touch(page);
+      }
+      const uint64_t found = static_cast<uint64_t>(touches) - (stats.fetch.count() - fetches_before);
+      printf("%lu times the limit, hot pages %s: found %.2f %%, LRU %.2f %%\n", times,
+             scattered ? "scattered" : "together", 100.0 * static_cast<double>(found) / touches,
+             100.0 * static_cast<double>(lru_found) / touches);
+      EXPECT_GE(found, lru_found);
+      w.ExpectBooksRight();
+      world.reset();
+    }
+  }
+}
+
+// Of what is touched at random nothing is worth more than the rest.
+TEST_P(EngineTest, UniformTouchesLetNothingStay) {
+  Start({.limit = 4096});
+  World& w = *world;
+  w.Fill(0, 8192);
+  std::mt19937_64 random(3);
+  for (int i = 0; i < kSteps * 4; ++i) {
+    const uint64_t page = random() % 8192;
+    ASSERT_EQ(*w.Words(page), (page * 1000 + 1) * 0x9e3779b97f4a7c15);
+  }
+  EXPECT_LT(w.books->stats.pages_stayed * 4, w.books->stats.fetch.count());
+}
+
+// Method: as many writes as reads, so that pages stay that hold what no donor has, beside a scan, which makes
+// pages leave without the lock.
+TEST_P(EngineTest, PagesThatStayKeepTheirContents) {
+  Start({.limit = 1024});
+  World& w = *world;
+  const uint64_t pages = 4096;
+  std::vector<uint64_t> expected(pages);
+  Zipf zipf(pages);
+  for (int i = 0; i < kSteps * 4; ++i) {
+    const uint64_t page = zipf.Next() * 2039 % pages;
+    ASSERT_EQ(*w.Words(page), expected[page]);
+    if (i % 2 != 0) *w.Words(page) = expected[page] = static_cast<uint64_t>(i);
+    if (i % 16 != 0) continue;
+    const uint64_t scanned = pages + static_cast<uint64_t>(i) / 16 % pages;
+    ASSERT_EQ(*w.Words(scanned), static_cast<uint64_t>(i) / 16 / pages);
+    ++*w.Words(scanned);
+  }
+  EXPECT_GT(w.books->stats.pages_stayed, 0u);
+  w.ExpectBooksRight();
 }
 
 // Method: a staged page is wanted where there is no room for its copy, and making some fails, since nothing
