@@ -334,11 +334,17 @@ void Engine::Returned(const Flight& flight) {
   if (flight.before == PageEntry::State::kNone) return;
   const bool staged = flight.before == PageEntry::State::kStaged;
   const bool touched = flight.count <= kTouchedMax;
+  const uint64_t limit = config_.budget.limit();
+  const auto since = [&](const PageEntry& entry) -> uint64_t { return (left_ - entry.frame) & kClockMask; };
+  if (!staged) {
+    const uint64_t distance = since(config_.table[flight.page]) * PagingStats::kDistancesPerLimit / limit;
+    constexpr uint64_t kLast = PagingStats::kDistances - 1;
+    Count(config_.stats->distances[distance < kLast ? distance : kLast]);
+  }
   if (staged && touched) chances_[config_.table[flight.page].hot].Count(1, 0);
   for (unsigned i = 0; i < flight.count; ++i) {
     PageEntry& entry = config_.table[flight.page + i];
-    const bool soon = ((left_ - entry.frame) & kClockMask) < config_.budget.limit() / kPageSoonShare;
-    entry.hot = touched && (staged || soon);
+    entry.hot = touched && (staged || since(entry) < limit / kPageSoonShare);
   }
 }
 

@@ -14,6 +14,11 @@ struct PagingStats {
   Histogram first_touch;    // Faults on pages never stored.
   std::atomic<uint64_t> pages_in, pages_out, pages_clean, pages_zero, pages_stayed;
   std::atomic<uint64_t> pages_prefetched, prefetch_hits;
+  // Faults answered by a donor, by how many pages had left since the page had, in eighths of the limit. With
+  // a limit that much larger it would still have been there. The last counts all beyond.
+  static constexpr unsigned kDistances = 17;
+  static constexpr unsigned kDistancesPerLimit = 8;
+  std::atomic<uint64_t> distances[kDistances];
   std::atomic<uint64_t> syscalls_prepared, syscalls_trapped, efault_uncured;
 };
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/size_text.h"
@@ -24,6 +25,30 @@ struct Derived {
   double prefetch_accuracy = 0;  // Of pages prefetched, those that were then used.
   double stall_share = 0;        // Of wall time; more than 1 when several threads waited at once.
 };
+
+// What a larger limit would have cost, as far as this run tells: a page that came back after others had left
+// would still have been here with room for those. What a smaller one would cost it does not tell.
+struct AtLimit {
+  double times;
+  uint64_t bytes;
+  uint64_t fetches;
+  double wall_s;
+};
+
+std::vector<AtLimit> AtLargerLimits(const RunReport& r) {
+  std::vector<AtLimit> limits;
+  // Threads that wait at once do not add up.
+  const double overlap = r.stall_s > r.wall_s ? r.wall_s / r.stall_s : 1;
+  for (const double times : {1.25, 1.5, 2.0, 3.0}) {
+    uint64_t saved = 0;
+    for (unsigned i = 0; i < (times - 1) * PagingStats::kDistancesPerLimit; ++i) saved += r.distances[i];
+    saved = std::min(saved, r.fetch.count);
+    limits.push_back({times, static_cast<uint64_t>(static_cast<double>(r.local_limit_bytes) * times),
+                      r.fetch.count - saved,
+                      r.wall_s - static_cast<double>(saved) * r.fetch.mean_us / 1e6 * overlap});
+  }
+  return limits;
+}
 
 Derived Derive(const RunReport& r) {
   Derived d;
@@ -104,6 +129,12 @@ std::string ReportText(const RunReport& r) {
     FaultLine(&out, "second chance", r.second_chance, d.second_chance_share);
     FaultLine(&out, "first touch", r.first_touch, d.first_touch_share);
   }
+  if (r.fetch.count != 0) {
+    std::string text;
+    for (const AtLimit& at : AtLargerLimits(r))
+      text += fmt::format("{} {:.1f} s at {}", text.empty() ? "about" : ",", at.wall_s, FormatSize(at.bytes));
+    Line(&out, "more local", text);
+  }
   Line(&out, "evictions",
        fmt::format("{}, {} without a write ({} clean, {} zero)", d.evictions, Percent(d.clean_share),
                    r.pages_clean, r.pages_zero));
@@ -116,6 +147,12 @@ std::string ReportText(const RunReport& r) {
 
 std::string ReportJson(const RunReport& r) {
   const Derived d = Derive(r);
+  auto limits = nlohmann::ordered_json::array();
+  for (const AtLimit& at : AtLargerLimits(r))
+    limits.push_back({{"times", at.times},
+                      {"local_limit_bytes", at.bytes},
+                      {"fetches", at.fetches},
+                      {"wall_s", at.wall_s}});
   const nlohmann::ordered_json out = {
       {"command", r.command},
       {"exit_status", r.exit_status},
@@ -156,6 +193,7 @@ std::string ReportJson(const RunReport& r) {
       {"clean_share", d.clean_share},
       {"prefetch_accuracy", d.prefetch_accuracy},
       {"stall_share", d.stall_share},
+      {"at_larger_limits", limits},
   };
   // An argument of the command need not be UTF-8.
   return out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";

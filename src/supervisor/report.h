@@ -1,9 +1,12 @@
 #pragma once
 // What a run reports at its end: filled by the supervisor from the run's shared counters, printed here.
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
+
+#include "paging/stats.h"
 
 namespace farpool {
 
@@ -34,6 +37,8 @@ struct RunReport {
   uint64_t pages_clean = 0, pages_zero = 0;  // Evictions that needed no write.
   uint64_t pages_stayed = 0;                 // Looked at in staging and left there.
   uint64_t pages_prefetched = 0, prefetch_hits = 0;
+  // Of `fetch`: faults that a larger limit would have saved, by how much larger (PagingStats::distances).
+  std::array<uint64_t, PagingStats::kDistances> distances = {};
   uint64_t bytes_in = 0, bytes_out = 0;
   uint64_t syscalls_prepared = 0, syscalls_trapped = 0, efault_uncured = 0;
   double stall_s = 0;  // Sum over threads of time in faults.

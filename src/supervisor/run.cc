@@ -217,6 +217,7 @@ RunReport MakeReport(const RunOptions& options, const RunSegment& segment, const
   r.pages_stayed = s.pages_stayed.load();
   r.pages_prefetched = s.pages_prefetched.load();
   r.prefetch_hits = s.prefetch_hits.load();
+  for (size_t i = 0; i < r.distances.size(); ++i) r.distances[i] = s.distances[i].load();
   r.bytes_in = r.pages_in * kPageBytes;
   r.bytes_out = r.pages_out * kPageBytes;
   r.syscalls_prepared = s.syscalls_prepared.load();

@@ -815,6 +815,30 @@ TEST_P(EngineTest, LoopsFindAPartOfThemselves) {
   }
 }
 
+// What the report says of larger limits. Method: a loop over 1.75 times the limit would still fetch at 1.5
+// times, and not at all at twice.
+TEST_P(EngineTest, KnowsHowMuchMoreRoomALoopWanted) {
+  Start({.limit = 4096});
+  World& w = *world;
+  const uint64_t pages = 7168;
+  w.Fill(0, pages);
+  for (int round = 0; round < 10; ++round) ASSERT_EQ(w.Wrong(0, pages), 0u);
+  const PagingStats& stats = w.books->stats;
+  uint64_t before[PagingStats::kDistances];
+  for (unsigned i = 0; i < PagingStats::kDistances; ++i) before[i] = stats.distances[i];
+  const uint64_t fetches = stats.fetch.count();
+  for (int round = 0; round < 10; ++round) ASSERT_EQ(w.Wrong(0, pages), 0u);
+  uint64_t saved[2] = {};  // At 1.5 times, and at twice.
+  for (unsigned i = 0; i < PagingStats::kDistancesPerLimit; ++i)
+    for (unsigned k = 0; k < 2; ++k)
+      if (i < PagingStats::kDistancesPerLimit / (2 - k)) saved[k] += stats.distances[i] - before[i];
+  const uint64_t all = stats.fetch.count() - fetches;
+  printf("%lu fetches, %lu of them saved by half as much again, %lu by twice as much\n", all, saved[0],
+         saved[1]);
+  EXPECT_LT(saved[0] * 4, all);
+  EXPECT_GT(saved[1] * 10, all * 9);
+}
+
 // Least recently used goes first, and every touch is seen: what the engine is measured against.
 class Lru {
  public:

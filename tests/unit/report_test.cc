@@ -32,6 +32,9 @@ RunReport Example() {
   r.pages_zero = 10;
   r.pages_prefetched = 100;
   r.prefetch_hits = 75;
+  r.distances[1] = 10;  // Of the 60 fetches.
+  r.distances[2] = 20;
+  r.distances[16] = 30;
   r.bytes_in = 160 * 4096;
   r.bytes_out = 20 * 4096;
   r.syscalls_prepared = 1234;
@@ -66,6 +69,25 @@ TEST(ReportTest, EveryLineSaysWhoSpeaksAndIsShort) {
     EXPECT_TRUE(line.starts_with("farpool: ")) << line;
     EXPECT_LE(line.size(), 110u) << line;
   }
+}
+
+TEST(ReportTest, ReckonsWhatALargerLimitWouldSave) {
+  RunReport r = Example();
+  r.fetch.mean_us = 100'000;
+  const auto json = nlohmann::json::parse(ReportJson(r))["at_larger_limits"];
+  ASSERT_EQ(json.size(), 4u);
+  EXPECT_EQ(json[0]["times"], 1.25);
+  EXPECT_EQ(json[0]["local_limit_bytes"], 320u << 20);
+  EXPECT_EQ(json[0]["fetches"], 50);
+  EXPECT_EQ(json[1]["fetches"], 30);
+  EXPECT_EQ(json[3]["fetches"], 30);
+  EXPECT_NEAR(json[0]["wall_s"], 9, 0.01);
+  EXPECT_NEAR(json[3]["wall_s"], 7, 0.01);
+  EXPECT_TRUE(Contains(LineOf(ReportText(r), "more local"), "about 9.0 s at 320 MiB, 7.0 s at 384 MiB"));
+  r.stall_s = 20;  // Two threads: half of what each saves.
+  EXPECT_NEAR(nlohmann::json::parse(ReportJson(r))["at_larger_limits"][0]["wall_s"], 9.5, 0.01);
+  r.fetch.count = 0;
+  EXPECT_EQ(LineOf(ReportText(r), "more local"), "");
 }
 
 TEST(ReportTest, HintsThatMostMemoryStayedNear) {
