@@ -15,6 +15,7 @@ namespace {
 
 constexpr size_t kGidsMax = 256;  // Of one device: what the tables of known ones hold.
 constexpr uint8_t kHopsMax = 64;
+constexpr uint32_t kSoftRoceVendor = 0xffffff;
 // 4.096 us << 15 is 134 ms for each of 7 tries, up to four times that on some devices: a peer that is gone
 // without a word is noticed within a link's deadline, a slow one is not taken for gone.
 constexpr uint8_t kAckTimeout = 15;
@@ -103,6 +104,10 @@ void RdmaDevice::Close() {
   if (context_ != nullptr) verbs_->close_device(context_);
   context_ = nullptr;
 }
+
+// Not on Soft-RoCE (seen on Linux 6.12): a fenced request that it sends again, because an answer took longer
+// than kAckTimeout, waits for all reads and atomics under way, itself among them: for ever, without an error.
+bool RdmaDevice::can_fence() const { return limits_.vendor_id != kSoftRoceVendor; }
 
 wire::RdmaEndpoint RdmaDevice::EndpointOf(const ibv_qp& qp, uint32_t first_packet) const {
   wire::RdmaEndpoint endpoint;

@@ -23,6 +23,8 @@ class RdmaDevice {
   const Verbs& verbs() const { return *verbs_; }
   ibv_context* context() const { return context_; }
   const ibv_device_attr& limits() const { return limits_; }
+  // Whether IBV_SEND_FENCE can be used.
+  bool can_fence() const;
 
   // What the other side must know of `qp`.
   wire::RdmaEndpoint EndpointOf(const ibv_qp& qp, uint32_t first_packet) const;

@@ -29,6 +29,7 @@ class FakeVerbs {
         .query_device =
             [](ibv_context*, ibv_device_attr* out) {
               *out = {};
+              out->vendor_id = self->vendor;
               out->max_qp_wr = self->queue_max;
               out->max_qp_rd_atom = out->max_qp_init_rd_atom = 16;
               out->atomic_cap = self->atomics;
@@ -75,12 +76,14 @@ class FakeVerbs {
   // What tests change.
   int queue_max = 64;
   ibv_atomic_cap atomics = IBV_ATOMIC_HCA;
+  uint32_t vendor = 1;
   std::atomic<bool> silent{false};       // Nothing that is posted is ever done.
   std::atomic<bool> refuses{false};      // Posting fails.
   std::atomic<int> stopped{0};           // Queue pairs, by their owners.
   std::atomic<int> objects{0};           // Alive.
   std::atomic<unsigned> doorbells{0};    // Calls that posted.
   std::atomic<unsigned> completions{0};  // Told.
+  std::atomic<unsigned> fences{0};       // Requests with one.
 
  private:
   struct Completions {
@@ -171,6 +174,7 @@ class FakeVerbs {
     ++doorbells;
     Queue& queue = *queues_.at(qp->qp_num);
     for (; wr != nullptr; wr = wr->next) {
+      if ((wr->send_flags & IBV_SEND_FENCE) != 0) ++fences;
       if (!silent && (wr->send_flags & IBV_SEND_FENCE) != 0) ExecuteAll(&queue);
       queue.requests.push_back({*wr, *wr->sg_list});
       // A read may be answered when it is asked about; a write arrives at once.

@@ -280,7 +280,7 @@ void RdmaLink::Post(LinkOp* const* ops, unsigned count) {
     if (code == Status::Code::kOk && IsAtomic(*op) && device_.limits().atomic_cap == IBV_ATOMIC_NONE)
       code = Status::Code::kUnsupported;
     uint64_t buffer_at = 0;
-    if (code == Status::Code::kOk && !TakeRoom(op->bytes, &buffer_at)) code = Status::Code::kUnavailable;
+    if (code == Status::Code::kOk && !TakeRoom(*op, &buffer_at)) code = Status::Code::kUnavailable;
     if (code != Status::Code::kOk) {
       FinishOp(op, code);
       continue;
@@ -291,14 +291,22 @@ void RdmaLink::Post(LinkOp* const* ops, unsigned count) {
   Flush();
 }
 
-// Waits for room in the queue and in the buffer; false once the link is broken.
-bool RdmaLink::TakeRoom(uint32_t bytes, uint64_t* at) {
-  const uint64_t wanted = (uint64_t{bytes} + kSlotBytes - 1) / kSlotBytes * kSlotBytes;
+// A device answers a read or atomic when it gets to it, and may take what follows first.
+bool RdmaLink::NeedsFence(const LinkOp& op) const {
+  if (op.kind == LinkOp::Kind::kRead) return false;
+  return reads_ != 0 || (atomics_ != 0 && op.kind == LinkOp::Kind::kWrite);
+}
+
+// Waits for room in the queue and in the buffer, and for what may not be overtaken where the device's own
+// fence is of no use; false once the link is broken.
+bool RdmaLink::TakeRoom(const LinkOp& op, uint64_t* at) {
+  const uint64_t wanted = (uint64_t{op.bytes} + kSlotBytes - 1) / kSlotBytes * kSlotBytes;
   for (;;) {
     uint64_t begin = buffer_end_;
     // An operation's bytes do not wrap.
     if (begin % kBufferBytes + wanted > kBufferBytes) begin += kBufferBytes - begin % kBufferBytes;
-    if (prepared_ - done_ < depth_ && begin + wanted - buffer_begin_ <= kBufferBytes) {
+    if (prepared_ - done_ < depth_ && begin + wanted - buffer_begin_ <= kBufferBytes &&
+        (device_.can_fence() || !NeedsFence(op))) {
       buffer_end_ = begin + wanted;
       *at = begin;
       return true;
@@ -334,9 +342,7 @@ void RdmaLink::Prepare(LinkOp* op, const Key& key, uint64_t buffer_at) {
   request.wr_id = prepared_;
   request.sg_list = &piece;
   request.num_sge = 1;
-  // A device answers a read or atomic when it gets to it, and may take what follows first.
-  const bool fenced = reads_ != 0 || (atomics_ != 0 && op->kind == LinkOp::Kind::kWrite);
-  if (fenced && op->kind != LinkOp::Kind::kRead) request.send_flags = IBV_SEND_FENCE;
+  if (NeedsFence(*op)) request.send_flags = IBV_SEND_FENCE;
   ++unsignalled_;
   if (op->kind != LinkOp::Kind::kWrite || unsignalled_ >= depth_ / 2) {
     request.send_flags |= IBV_SEND_SIGNALED;

@@ -80,7 +80,8 @@ class RdmaLink final : public Link {
   Status SendAll(const void* bytes, size_t count, uint64_t deadline_ns);
   Status ReceiveAll(void* bytes, size_t count, uint64_t deadline_ns);
   void WaitForRoom();
-  bool TakeRoom(uint32_t bytes, uint64_t* at);
+  bool NeedsFence(const LinkOp& op) const;
+  bool TakeRoom(const LinkOp& op, uint64_t* at);
   void Prepare(LinkOp* op, const Key& key, uint64_t buffer_at);
   void Flush();
   bool Progress();
