@@ -6,12 +6,15 @@ swap_field() {
   "$farpool" swap list --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["devices"][0][sys.argv[1]])' "$1"
 }
 
-# limited BYTES COMMAND...: in a memory control group of its own.
+# limited MIB COMMAND...: in a memory control group of its own.
 limited() {
-  local group=/sys/fs/cgroup/limited-$BASHPID limit=$1
+  local group=/sys/fs/cgroup/limited-$BASHPID limit=$(($1 << 20)) status
   shift
   echo +memory >/sys/fs/cgroup/cgroup.subtree_control
   mkdir "$group" && echo "$limit" >"$group/memory.max" && bash -c 'echo 0 >"$0/cgroup.procs" && exec "$@"' "$group" "$@"
+  status=$?
+  rmdir "$group"
+  return "$status"
 }
 
 # The number of page slots that donors have lent and not got back, over all sessions.
