@@ -17,7 +17,7 @@ _farpool() {
     done
   fi
   case $prev in
-    --config | --unix | --report | --report-json | --html)
+    --config | --unix | --report | --report-json | --trace | --html)
       mapfile -t COMPREPLY < <(compgen -f -- "$cur")
       return
       ;;
@@ -56,7 +56,7 @@ _farpool() {
       ;;
   esac
   case $command in
-    run) flags="--local --pool --placement --handoff --via --threshold --near --report --report-json --config --help" ;;
+    run) flags="--local --pool --placement --handoff --via --threshold --near --report --report-json --trace --config --help" ;;
     donor) flags="--listen --rdma --unix --memory --rack --slab --quota --allow-anyone --config --help" ;;
     status) flags="--pool --json --config --help" ;;
     swap) flags="--size --driver --pool --json --config --help" ;;

@@ -22,6 +22,7 @@
 #include "preload/prepare.h"
 #include "preload/runtime.h"
 #include "preload/thread.h"
+#include "preload/trace.h"
 #include "run/layout.h"
 #include "run/syscalls.h"
 
@@ -338,6 +339,7 @@ void OnBus(int signal, siginfo_t* info, void* context) {
   if (!on_near_stack) BlockAll();
   if (info->si_code == BUS_ADRERR && InArena(address) && g_runtime.has_started()) {
     bool foreign = false;
+    if ((g_runtime.segment->flags & RunSegment::kTrace) != 0) SampleFault(address, frame->context.registers);
     if (Status s = g_runtime.engine->Fault(address, &foreign); !s.ok()) Fatal(s);
     if (!foreign) {
       if (g_runtime.engine->evicts()) StartEvictor();

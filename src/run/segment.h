@@ -7,6 +7,7 @@
 
 #include "paging/budget.h"
 #include "paging/stats.h"
+#include "run/trace.h"
 #include "store/remote_store.h"
 #include "store/slab_table.h"
 
@@ -45,6 +46,7 @@ struct RunSegment {
   static constexpr uint32_t kNoMove = 1;   // Tests: behave as on a kernel before 6.8.
   static constexpr uint32_t kMonitor = 2;  // --handoff monitor.
   static constexpr uint32_t kNoRemap = 4;  // Tests: as if devices might pin pages.
+  static constexpr uint32_t kTrace = 8;    // --trace.
   uint32_t flags;
   char library[1024];         // Path of the runtime library, for LD_PRELOAD.
   char near_programs[256];    // --near, as given.
@@ -57,6 +59,7 @@ struct RunSegment {
   std::atomic<uint64_t> processes_started;  // With far memory.
   ProcessEntry processes[kProcessesMax];
   CallSites call_sites;
+  TraceRing trace;  // Sparse.
   SlabTable slabs;  // Last: sparse, 8 GiB.
 };
 

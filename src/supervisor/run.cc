@@ -24,9 +24,11 @@
 #include "donor/server.h"
 #include "run/filter.h"
 #include "run/layout.h"
+#include "supervisor/flame_graph.h"
 #include "supervisor/program.h"
 #include "supervisor/report.h"
 #include "supervisor/supervisor.h"
+#include "supervisor/unwind.h"
 
 namespace farpool {
 
@@ -104,6 +106,7 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, const std::string& li
     if (std::string(fill) == "move") segment->flags |= RunSegment::kNoRemap;
   }
   if (options.handoff == "monitor") segment->flags |= RunSegment::kMonitor;
+  if (!options.trace_path.empty()) segment->flags |= RunSegment::kTrace;
   if (library.size() >= sizeof(segment->library))
     return Status::Unsupported("the path of farpool is too long");
   if (options.near_programs.size() >= sizeof(segment->near_programs))
@@ -237,8 +240,7 @@ void WriteReport(const std::string& path, const std::string& text, FILE* dash) {
   }
   std::ofstream file(path);
   file << text;
-  if (!file.flush())
-    fprintf(stderr, "farpool: cannot write the report to '%s': %s\n", path.c_str(), strerror(errno));
+  if (!file.flush()) fprintf(stderr, "farpool: cannot write to '%s': %s\n", path.c_str(), strerror(errno));
 }
 
 }  // namespace
@@ -253,6 +255,9 @@ int RunProgram(const RunOptions& options) {
     return Refuse(kExitFarpoolFailed, "--local is too small: at least 4M is needed");
 
   if (options.handoff == "monitor") {
+    if (!options.trace_path.empty())
+      return Refuse(kExitFarpoolFailed,
+                    "--trace needs the thread that touches: leave --handoff monitor away");
     const Fd fd(static_cast<int>(OpenKernelUserfault()));
     if (!fd.valid())
       return Refuse(
@@ -330,6 +335,14 @@ int RunProgram(const RunOptions& options) {
   report.metadata_bytes = supervisor.table_bytes_peak();
   report.near_peak_bytes = supervisor.near_bytes_peak();
   donors.Close();
+  if (!options.trace_path.empty()) {
+    const std::vector<std::vector<std::string>> stacks = UnwindSamples(segment->trace);
+    WriteReport(options.trace_path,
+                FlameGraphSvg("Far faults of " + report.command + ": " + std::to_string(stacks.size()) +
+                                  " samples of " + std::to_string(segment->trace.faults.load()),
+                              stacks),
+                stdout);
+  }
   WriteReport(options.report_path, options.report_path.empty() ? "" : ReportText(report), stderr);
   WriteReport(options.report_json_path, options.report_json_path.empty() ? "" : ReportJson(report), stdout);
   return exit_status;

@@ -23,6 +23,7 @@ struct RunOptions {
   bool via_swap = false;             // --via swap: no preloading.
   std::string report_path;           // Text report: a file, "-" for stderr, empty for none.
   std::string report_json_path;      // JSON report: a file, "-" for stdout, empty for none.
+  std::string trace_path;            // Flame graph of far faults; empty for none.
   std::vector<std::string> command;  // Program and arguments, at least one.
 };
 

@@ -98,7 +98,7 @@ int RunViaSwap(const RunOptions& options) {
   if (options.placement != Placement::kSlabs)
     return Refuse(kExitFarpoolFailed, "--via swap places pages slab by slab: leave --placement away");
   if (!options.report_path.empty() || !options.report_json_path.empty() || !options.near_programs.empty() ||
-      options.threshold_bytes != 0 || options.handoff != "auto")
+      !options.trace_path.empty() || options.threshold_bytes != 0 || options.handoff != "auto")
     return Refuse(kExitFarpoolFailed,
                   "--via swap takes --local and --pool; other flags are for --via preload");
   const Program program = FindProgram(options.command.at(0));
