@@ -22,6 +22,7 @@ struct SwapStatus {
   int32_t standby;
   uint32_t takeovers;
   uint32_t lost_donors;
+  uint64_t lost_bytes;  // Of what was stored, with those donors.
   uint64_t size_bytes;
   uint64_t stored_bytes;  // At donors now.
   uint64_t leased_bytes;

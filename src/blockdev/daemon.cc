@@ -271,6 +271,7 @@ SwapStatus Daemon::StatusNow(const Status& status) {
   s.standby = standby_pid_;
   s.takeovers = segment->takeovers.load();
   s.lost_donors = source_.lost_donors();
+  s.lost_bytes = source_.lost_bytes();
   s.size_bytes = segment->pages * kPageBytes;
   s.stored_bytes = segment->slabs.used_slots.load() * kPageBytes;
   s.leased_bytes = source_.leased_bytes();

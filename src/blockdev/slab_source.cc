@@ -143,6 +143,7 @@ Status SlabSource::CheckLocked(uint32_t donor) {
   Status s = donors_.Check(donor, &lost_bytes);
   if (!s.ok() && !known) {
     lost_donors_.fetch_add(1);
+    lost_bytes_.fetch_add(lost_bytes);
     TextBuffer<200> text;
     text.Add("donor ").Add(donors_.Name(donor).c_str()).Add(" is gone, and with it ");
     text.Add(lost_bytes >> 20).Add(" MiB of what is swapped out; programs that touch it are stopped");

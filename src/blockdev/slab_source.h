@@ -54,6 +54,7 @@ class SlabSource final : public SlabProvider {
   std::vector<int> control_fds();
   std::string Names();
   unsigned lost_donors() const { return lost_donors_.load(); }
+  uint64_t lost_bytes() const { return lost_bytes_.load(); }
   uint64_t leased_bytes() const;
 
  private:
@@ -69,6 +70,7 @@ class SlabSource final : public SlabProvider {
   Announce announce_;
   bool shared_memory_[kDonorsMax] = {};
   std::atomic<unsigned> lost_donors_{0};
+  std::atomic<uint64_t> lost_bytes_{0};
   std::atomic<std::byte*> mapped_[kSlabsMax] = {};
 };
 

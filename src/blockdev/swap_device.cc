@@ -128,21 +128,23 @@ Status SwapOff(const std::string& device) {
   return Status::FromErrno(("swapoff " + path).c_str(), errno);
 }
 
+SwapInfo FindSwap(const std::string& device) {
+  SwapInfo info;
+  info.path = PathOf(device);
+  info.on = IsOn(info.path);
+  SwapDriver driver;
+  int number;
+  if (ParseDeviceName(NameOf(device), &driver, &number)) info.driver = DriverName(driver);
+  if (Result<SwapStatus> status = AskSwap(NameOf(device), SwapRequest::kStatus); status.ok()) {
+    info.alive = true;
+    info.status = status.value();
+  }
+  return info;
+}
+
 std::vector<SwapInfo> ListSwaps() {
   std::vector<SwapInfo> infos;
-  for (const std::string& name : SwapDevices()) {
-    SwapInfo info;
-    info.path = "/dev/" + name;
-    info.on = IsOn(info.path);
-    SwapDriver driver;
-    int number;
-    if (ParseDeviceName(name, &driver, &number)) info.driver = DriverName(driver);
-    if (Result<SwapStatus> status = AskSwap(name, SwapRequest::kStatus); status.ok()) {
-      info.alive = true;
-      info.status = status.value();
-    }
-    infos.push_back(info);
-  }
+  for (const std::string& name : SwapDevices()) infos.push_back(FindSwap(name));
   return infos;
 }
 

@@ -27,6 +27,7 @@ struct SwapInfo {
   SwapStatus status = {};
 };
 std::vector<SwapInfo> ListSwaps();
+SwapInfo FindSwap(const std::string& device);
 
 // Ends a device that is not on and that nobody has open, and gives back what its donors lent.
 Status DeleteSwap(const std::string& device);

@@ -67,6 +67,7 @@ void PrintJson(const std::vector<SwapInfo>& infos) {
       row["standby"] = s.standby;
       row["takeovers"] = s.takeovers;
       row["lost_donors"] = s.lost_donors;
+      row["lost_bytes"] = s.lost_bytes;
       row["pages_read"] = s.pages_read;
       row["pages_written"] = s.pages_written;
       row["pages_zero"] = s.pages_zero;
@@ -78,6 +79,13 @@ void PrintJson(const std::vector<SwapInfo>& infos) {
   }
   const nlohmann::ordered_json out = {{"devices", std::move(devices)}};
   std::printf("%s\n", out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
+}
+
+// Off and delete work all the same; programs that needed what was there have been told by SIGBUS.
+void TellLost(const SwapInfo& info) {
+  if (info.status.lost_donors == 0) return;
+  fmt::print(stderr, "farpool: {} that were swapped out to {} were lost with {} of its donors\n",
+             FormatSize(info.status.lost_bytes), info.path, info.status.lost_donors);
 }
 
 int RunSwap(const SwapFlags& flags) {
@@ -98,10 +106,14 @@ int RunSwap(const SwapFlags& flags) {
     flags.json ? PrintJson(infos) : PrintText(infos);
     return 0;
   }
+  const SwapInfo before = FindSwap(flags.device);
   const Status s = flags.action == "on"    ? SwapOn(flags.device)
                    : flags.action == "off" ? SwapOff(flags.device)
                                            : DeleteSwap(flags.device);
-  return s.ok() ? 0 : Refuse(s.text());
+  if (!s.ok()) return Refuse(s.text());
+  // While it is there it may still find out, by what it has to bring back.
+  if (flags.action != "on") TellLost(flags.action == "off" ? FindSwap(flags.device) : before);
+  return 0;
 }
 
 }  // namespace

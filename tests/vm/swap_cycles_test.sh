@@ -1,0 +1,58 @@
+#!/bin/bash
+# vm: 6.1 6.12; 1700; short 6.12
+# A device is made, used and ended many times, by each driver that the kernel has: nothing of it is left, be it devices,
+# processes, locked memory, slabs of the donors or what the donors keep for them.
+cycles=5
+[ "${FARPOOL_VM_LONG:-0}" = 1 ] && cycles=100  # lib.sh clears it.
+# shellcheck source=../integration/lib.sh
+. "$(dirname "$0")/../integration/lib.sh"
+# shellcheck source=swap_lib.sh
+. "$(dirname "$0")/swap_lib.sh"
+
+two_donors
+"$programs/pagewalker_static" 4 >"$work/plain"
+
+one_cycle() {  # DRIVER: what went wrong, in a word
+  local device written
+  device=$("$farpool" swap create --driver "$1" --size 64M --pool "$pool" 2>"$work/err") || { echo "create: $(cat "$work/err")"; return; }
+  "$farpool" swap on "$device" || { echo on; return; }
+  limited 2 "$programs/pagewalker_static" 4 >"$work/swapped" 2>"$work/err" || { echo "program: $(tail -1 "$work/err")"; return; }
+  cmp -s "$work/plain" "$work/swapped" || { echo "wrong words"; return; }
+  written=$(swap_field pages_written)
+  [ "$written" -gt 100 ] || { echo "only $written pages swapped"; return; }
+  "$farpool" swap off "$device" || { echo off; return; }
+  "$farpool" swap delete "$device" || { echo delete; return; }
+}
+left() {
+  echo "$(wc -l </proc/swaps) swaps, $(cat /sys/block/nbd*/pid 2>/dev/null | wc -l) nbd, $(find /sys/block -name 'ublkb*' | wc -l) ublk," \
+    "$(pgrep -c farpool-s) processes, $(($(wc -l </proc/sysvipc/shm) - 1)) segments," \
+    "$(find /run/farpool/swap -type s 2>/dev/null | wc -l) sockets, $(lent_bytes "$pool") bytes lent," \
+    "$(for pid in "${donor_pids[@]}"; do find "/proc/$pid/fd" -type l; done | wc -l) descriptors and" \
+    "$(for pid in "${donor_pids[@]}"; do find "/proc/$pid/task" -maxdepth 1 -mindepth 1; done | wc -l) threads of donors"
+}
+# What the kernel and we use that could not be taken back, in MiB.
+used() { awk '/^(SUnreclaim|Unevictable|Percpu|Shmem|KernelStack|PageTables|VmallocUsed):/ { kb += $2 } END { print int(kb / 1024) }' /proc/meminfo; }
+
+drivers=nbd
+modprobe -n -q ublk_drv && drivers="nbd ublk"
+for driver in $drivers; do
+  reason=$(one_cycle "$driver")  # What a driver and a donor set up once.
+  [ -z "$reason" ] || { bad "$driver" "the first cycle: $reason"; continue; }
+  before=$(left)
+  used_before=$(used)
+  for ((i = 1; i <= cycles; i++)); do
+    reason=$(one_cycle "$driver")
+    [ -z "$reason" ] || break
+  done
+  if [ -n "$reason" ]; then
+    bad "$driver" "cycle $i: $reason"
+    continue
+  fi
+  # A donor notices a moment later that a connection has ended.
+  as_before() { [ "$(left)" = "$before" ]; }
+  if wait_for 10 as_before; then ok "$driver: nothing is left after $cycles cycles"; else bad "$driver" "after $cycles cycles $(left); before $before"; fi
+  # Less than a tenth of what a device locks, per cycle.
+  grown=$(($(used) - used_before))
+  if [ "$grown" -lt $((cycles + 10)) ]; then ok "$driver: memory ($grown MiB more)"; else bad "$driver: memory" "$grown MiB more"; fi
+done
+close_with_count
