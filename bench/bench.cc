@@ -23,6 +23,7 @@ Status RunOne(const Options& options, Results* results) {
   if (results->name() == "apps") return RunApps(options, results);
   if (results->name() == "limits") return RunLimits(options, results);
   if (results->name() == "scale") return RunScale(options, results);
+  if (results->name() == "swap") return RunSwap(options, results);
   return RunFaultsOrScan(options, results);
 }
 
@@ -35,6 +36,7 @@ const std::vector<Bench>& Benches() {
       {"apps", "whole programs at shares of their memory"},
       {"limits", "two donors of unequal bandwidth"},
       {"scale", "many donors, many programs"},
+      {"swap", "swap devices, beside nbdkit and nvme-tcp"},
   };
   return benches;
 }

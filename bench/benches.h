@@ -12,5 +12,6 @@ farpool::Status RunFaultsOrScan(const Options& options, Results* results);  // B
 farpool::Status RunApps(const Options& options, Results* results);
 farpool::Status RunLimits(const Options& options, Results* results);
 farpool::Status RunScale(const Options& options, Results* results);
+farpool::Status RunSwap(const Options& options, Results* results);
 
 }  // namespace bench
