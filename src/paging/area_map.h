@@ -12,11 +12,15 @@ namespace farpool {
 
 inline constexpr size_t kAreasMax = 60000;  // vm.max_map_count is 65530 by default.
 
+// How the program says it will go through an area.
+enum class Access : uint8_t { kNormal, kSequential, kRandom };
+
 struct Area {
   uint64_t first;  // Page.
   uint64_t last;   // One past the end.
   int protection;  // PROT_*.
   bool foreign;    // Mapped by the program itself (a file over far memory): never managed.
+  Access access = Access::kNormal;
 };
 
 class AreaMap {
@@ -25,7 +29,8 @@ class AreaMap {
   // The area that contains `page`, or nullptr.
   const Area* Find(uint64_t page) const;
   // Replaces whatever is in [first, last). False if the map is full (nothing changed).
-  bool Set(uint64_t first, uint64_t last, int protection, bool foreign = false);
+  bool Set(uint64_t first, uint64_t last, int protection, bool foreign = false,
+           Access access = Access::kNormal);
   // Takes [first, last) out. False if the map is full (nothing changed).
   bool Clear(uint64_t first, uint64_t last);
   // Lowest free run of `count` pages at or after `from`; UINT64_MAX if there is none.

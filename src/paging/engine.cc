@@ -115,6 +115,7 @@ Status Engine::Fault(uintptr_t address, bool* foreign) {
                      .before = state,
                      .copy = false,
                      .timed = false,
+                     .ahead = false,
                      .unclean = 0,
                      .area = *area};
     PageIo io[kGroupPages];
@@ -288,12 +289,15 @@ template <typename Fits>
 Engine::Range Engine::Wanted(const Stream& stream, uint64_t page, const Area& area, Fits fits) {
   const uint64_t group = page / kGroupPages * kGroupPages;
   uint64_t first = page, last = page + 1;
+  const unsigned window = area.access == Access::kRandom       ? 1
+                          : area.access == Access::kSequential ? kGroupPages
+                                                               : stream.window;
   if (stream.next != 0) {
     const uint64_t end = group + kGroupPages < area.last ? group + kGroupPages : area.last;
-    while (last - page < stream.window && last < end && fits(last)) ++last;
+    while (last - page < window && last < end && fits(last)) ++last;
   } else {
     const uint64_t begin = group > area.first ? group : area.first;
-    while (page - first + 1 < stream.window && first > begin && fits(first - 1)) --first;
+    while (page - first + 1 < window && first > begin && fits(first - 1)) --first;
   }
   return {first, static_cast<unsigned>(last - first)};
 }
@@ -402,7 +406,7 @@ Status Engine::FirstTouch(uint64_t page, Flight* flight) {
   while (first % block != 0 && first > area.first && untouched(first - 1)) --first;
   count = static_cast<unsigned>(last - first);
   uint32_t frame;
-  if (Status s = TakeFrames(count, &frame, &count); !s.ok() || count == 0) return s;
+  if (Status s = TakeFrames(count, false, &frame, &count); !s.ok() || count == 0) return s;
   if (first + count <= page)
     first = page + 1 - count;  // Fewer frames than asked for: the page itself at least.
   flight->unclean = ~zero_[frame / kGroupPages] >> (frame % kGroupPages);
@@ -438,14 +442,14 @@ Status Engine::Fetch(uint64_t page, Flight* flight, PageIo* io) {
     return config_.table[p].state == PageEntry::State::kStored;
   });
   uint32_t frame;
-  if (Status s = TakeFrames(count, &frame, &count); !s.ok() || count == 0) return s;
+  if (Status s = TakeFrames(count, flight->ahead, &frame, &count); !s.ok() || count == 0) return s;
   if (first + count <= page) first = page + 1 - count;  // Fewer frames than asked for.
   FramesTaken(frame, count);
   for (unsigned i = 0; i < count; ++i) io[i] = {config_.table[first + i].slot, FrameAt(frame + i)};
   GoOn(stream, {first, count});
   Count(config_.stats->pages_in, count);
-  stream->ahead = count - 1;
-  if (count > 1) Count(config_.stats->pages_prefetched, count - 1);
+  stream->ahead = flight->ahead ? 0 : count - 1;
+  if (count > 1 && !flight->ahead) Count(config_.stats->pages_prefetched, count - 1);
   flight->page = first;
   flight->frame = frame;
   flight->count = count;
@@ -494,6 +498,8 @@ void Engine::DiscardLocked(uint64_t first, uint64_t last) {
     if (++page % kGroupPages == 0 && first <= page - kGroupPages) GroupOf(page - 1).used = false;
   }
   drop_run();
+  ahead_.Forget(first, last);
+  evict_first_.Forget(first, last);
   if (far_pages > 0) config_.budget.SubFar(far_pages);
 }
 
@@ -632,6 +638,7 @@ Status Engine::AfterForkInChild(int uffd, Budget budget) {
   landing_waiters_ = 0;
   exclusive_waiters_ = 0;
   pins_.Reset();
+  ahead_.Clear();  // Nobody follows it here.
   // Staging was not inherited; all its frames are gone.
   FARPOOL_ASSERT(populated_ == 0);
   std::memset(broken_, 0, sizeof(broken_));

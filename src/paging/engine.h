@@ -34,6 +34,7 @@
 #include "farpool/status.h"
 #include "paging/area_map.h"
 #include "paging/budget.h"
+#include "paging/hint_queue.h"
 #include "paging/move_or_copy.h"
 #include "paging/pins.h"
 #include "paging/stats.h"
@@ -96,6 +97,15 @@ class Engine {
   // Evicts until at most `pages` are held (resident and staging), writes and empties all of staging.
   Status Shrink(uint64_t pages);
 
+  // Advice on [first, last); changes nothing that a program can see but how long it takes (hints.cc).
+  // WillNeed: it is going to be touched; BringAhead() is to be called until it says that there is no `more`,
+  // by a thread that has time. It brings in a group at most, as a fault would.
+  void WillNeed(uint64_t first, uint64_t last);
+  Status BringAhead(bool* more);
+  // It is not going to be touched soon: the next victims are taken from there / it goes now.
+  void EvictFirst(uint64_t first, uint64_t last);
+  Status EvictNow(uint64_t first, uint64_t last);
+
   // Others have too little: gives back a part of what this process holds beyond its share of the budget.
   Status YieldShare();
   // The program uses a device that may read or write its pages by itself for longer than a call takes. Pages
@@ -149,9 +159,9 @@ class Engine {
     uint32_t tail = 0;
     uint64_t size = 0;
   };
-  // The group being evicted, slice by slice; or several neighbours, at once.
+  // Pages of a group that are being evicted, slice by slice; or several neighbouring groups, at once.
   struct Victim {
-    uint64_t first;
+    uint64_t first;  // Page of the group.
     uint64_t last;
     uint64_t next;   // First page not looked at yet.
     uint32_t block;  // Staging block: page i of the group goes to frame i. kNoBlock: no page has gone yet.
@@ -187,6 +197,7 @@ class Engine {
     PageEntry::State before;  // kStored: to be loaded and checked.
     bool copy;                // By COPY, with budget of their own: the frames stay.
     bool timed;
+    bool ahead;        // Nobody waits for it: never at the price of the limit.
     uint64_t unclean;  // Bit per page: to be filled with zeros.
     Area area;
   };
@@ -235,7 +246,8 @@ class Engine {
   void BecameResident(uint64_t page, unsigned count);
 
   // Frames: `count` neighbouring free ones; fewer (at least one) if there is no such run.
-  Status TakeFrames(unsigned count, uint32_t* first, unsigned* got);
+  // With `ahead` none at all rather than one beyond the limit.
+  Status TakeFrames(unsigned count, bool ahead, uint32_t* first, unsigned* got);
   // Frees `count` frames for the next fault, if that means eviction. Takes none itself. Pages of a stream
   // only begin to leave: the rest is for Store(), without the lock, and Left(), with it.
   Status KeepReserve(unsigned count, Departure* departure);
@@ -272,9 +284,15 @@ class Engine {
   void Left(const Departure& departure);
   Status DropResidentSlots(unsigned wanted, unsigned* dropped);
   bool NextVictim(uint64_t most);
+  bool NextHintedVictim();
   void Leaves(uint64_t group);
+  // Whether the group that begins there had better go by mremap.
+  bool ByRemap(uint64_t first) const;
   // In the group that begins there.
   unsigned ResidentRuns(uint64_t first) const;
+  // Moves the resident pages among the next ones of `victim`, `most` of them, to its staging block, or to
+  // empty ones. Returns how many went. `room` is false if there was no block for them.
+  unsigned EvictSlice(Victim* victim, unsigned count, uint64_t most, bool* room);
   Status Evict(unsigned count, uint64_t most, bool* progress);
   unsigned MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area);
   bool RemapOut(uint64_t first, uint64_t last, uint32_t frame);
@@ -317,6 +335,8 @@ class Engine {
   Chances chances_[2];    // Of others, and of hot pages.
   uint64_t left_ = 0;     // Pages that have left for the store so far.
   uint64_t staying_ = 0;  // Staged pages in blocks that stay.
+  HintQueue ahead_;
+  HintQueue evict_first_;
   uint64_t resident_ = 0;
   std::atomic<bool> evicts_{false};
   std::atomic<bool> remap_{false};

@@ -279,7 +279,7 @@ void Engine::DropFreeFrames(Budget* heir) {
   }
 }
 
-Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
+Status Engine::TakeFrames(unsigned count, bool ahead, uint32_t* first, unsigned* got) {
   for (int round = 0;; ++round) {
     if (FindRun(count, first)) {
       *got = count;
@@ -300,7 +300,7 @@ Status Engine::TakeFrames(unsigned count, uint32_t* first, unsigned* got) {
       continue;
     }
     if (staged_ > 0) continue;
-    if (flights_ != 0) {  // What arrives can be evicted.
+    if (ahead || flights_ != 0) {  // What arrives can be evicted.
       *got = 0;
       return Status::Ok();
     }
@@ -726,6 +726,7 @@ Engine::QueueName Engine::QueueToTakeFrom() {
 // touches bring every group back soon, which makes this first in first out again. (After LIRS, Jiang and
 // Zhang 2002, with departures for its recency.)
 bool Engine::NextVictim(uint64_t most) {
+  if (NextHintedVictim()) return true;
   unsigned kept = 0;
   QueueName name = QueueToTakeFrom();
   for (unsigned tries = 0; tries < kEvictTriesMax; ++tries) {
@@ -752,8 +753,7 @@ bool Engine::NextVictim(uint64_t most) {
                .last = first + kGroupPages,
                .next = first,
                .block = kNoBlock,
-               .remap = remaps() && !((crowd_ >= kCrowd || move_or_copy_.interrupts()) &&
-                                      ResidentRuns(first) <= kRunsMax)};
+               .remap = ByRemap(first)};
     Leaves(index);
     // Neighbours that are next anyway.
     const unsigned groups =
@@ -769,6 +769,11 @@ bool Engine::NextVictim(uint64_t most) {
     return true;
   }
   return false;
+}
+
+bool Engine::ByRemap(uint64_t first) const {
+  const bool crowded = crowd_ >= kCrowd || move_or_copy_.interrupts();
+  return remaps() && !(crowded && ResidentRuns(first) <= kRunsMax);
 }
 
 unsigned Engine::ResidentRuns(uint64_t first) const {
@@ -790,72 +795,78 @@ void Engine::Leaves(uint64_t group) {
   QueueGroup(group, kPassing);
 }
 
-// Moves the resident pages among the next ones of the current victim, `most` of them, to its staging block,
-// or goes on to the next victim. `progress` says whether any page went. `count` frames are wanted.
+unsigned Engine::EvictSlice(Victim* victim, unsigned count, uint64_t most, bool* room) {
+  *room = true;
+  const bool remap = victim->remap && remaps();
+  const uint64_t first = victim->next;
+  if (first >= victim->first + kGroupPages) {  // The next of several groups.
+    victim->first = first;
+    victim->block = kNoBlock;
+  }
+  const uint64_t slice = remap ? most : count > 1 ? kGroupPages : kSlicePages;
+  uint64_t last = first + slice < victim->last ? first + slice : victim->last;
+  uint32_t block = victim->block;
+  unsigned blocks = 1;
+  if (block == kNoBlock) {
+    const unsigned end = remap ? kMoveBlocks : kBlocksMax;
+    block = EmptyBlock(remap ? 0 : kMoveBlocks);
+    *room = block < end;
+    if (!*room) return 0;
+    if (remap) blocks = EmptyBlocks(block, end);
+  }
+  if (last > victim->first + blocks * kGroupPages) last = victim->first + blocks * kGroupPages;
+  while (GroupOf(last - 1).arriving > 0) last -= kGroupPages;
+  victim->next = last;
+  const auto begin = reinterpret_cast<uintptr_t>(PageAt(first));
+  const uintptr_t end_of_slice = begin + (last - first) * kPageBytes;
+  if (!pins_.BeginEvict(begin, end_of_slice)) {
+    pins_.Reclaim(sys::ThreadEnded);  // A thread that was cancelled inside a call pins for ever.
+    if (!pins_.BeginEvict(begin, end_of_slice)) return 0;
+  }
+  unsigned went = 0;
+  for (uint64_t page = first; page < last;) {
+    const Area* area = areas_.Find(page);
+    if (area == nullptr) {
+      ++page;
+      continue;
+    }
+    const uint64_t end = area->last < last ? area->last : last;
+    // Trim to what is resident, so that the kernel walks no more than it must.
+    uint64_t from = page, to = end;
+    while (from < to && config_.table[from].state != PageEntry::State::kResident) ++from;
+    while (to > from && config_.table[to - 1].state != PageEntry::State::kResident) --to;
+    if (from < to && !area->foreign)
+      went += MoveOut(from, to, block * kGroupPages + static_cast<uint32_t>(from - victim->first), *area);
+    page = end;
+  }
+  pins_.EndEvict();
+  if (went == 0) return 0;
+  resident_ -= went;
+  populated_ += went;
+  for (uint32_t b = block; b < block + (last - victim->first + kGroupPages - 1) / kGroupPages; ++b) {
+    if (staged_mask_[b] == 0 || Bit(in_queue_, b)) continue;
+    SetBit(not_empty_, b);
+    SetBit(in_queue_, b);
+    FARPOOL_ASSERT(staged_count_ < kBlocksMax);
+    staged_queue_[(staged_head_ + staged_count_++) % kBlocksMax] = b;
+  }
+  victim->block = block;
+  return went;
+}
+
+// Pages of the current victim leave, or of the next one. `progress` says whether any went. `count` frames are
+// wanted.
 Status Engine::Evict(unsigned count, uint64_t most, bool* progress) {
   *progress = false;
-  for (unsigned tries = 0; tries < kEvictTriesMax; ++tries) {
+  bool room = true;
+  for (unsigned tries = 0; tries < kEvictTriesMax && room && !*progress; ++tries) {
     // A block that left the queue between two slices may be used for something else by now.
     const bool block_taken = victim_.block != kNoBlock && !Bit(in_queue_, victim_.block);
     if (victim_.next == victim_.last || block_taken || GroupOf(victim_.next).arriving > 0) {
       if (!NextVictim(most)) return Status::Ok();
       continue;
     }
-    const bool remap = victim_.remap && remaps();
-    const uint64_t first = victim_.next;
-    if (first >= victim_.first + kGroupPages) {  // The next of several groups.
-      victim_.first = first;
-      victim_.block = kNoBlock;
-    }
-    const uint64_t slice = remap ? most : count > 1 ? kGroupPages : kSlicePages;
-    uint64_t last = first + slice < victim_.last ? first + slice : victim_.last;
-    uint32_t block = victim_.block;
-    unsigned blocks = 1;
-    if (block == kNoBlock) {
-      const unsigned end = remap ? kMoveBlocks : kBlocksMax;
-      block = EmptyBlock(remap ? 0 : kMoveBlocks);
-      if (block >= end) return Status::Ok();
-      if (remap) blocks = EmptyBlocks(block, end);
-    }
-    if (last > victim_.first + blocks * kGroupPages) last = victim_.first + blocks * kGroupPages;
-    while (GroupOf(last - 1).arriving > 0) last -= kGroupPages;
-    victim_.next = last;
-    const auto begin = reinterpret_cast<uintptr_t>(PageAt(first));
-    const uintptr_t end_of_slice = begin + (last - first) * kPageBytes;
-    if (!pins_.BeginEvict(begin, end_of_slice)) {
-      pins_.Reclaim(sys::ThreadEnded);  // A thread that was cancelled inside a call pins for ever.
-      if (!pins_.BeginEvict(begin, end_of_slice)) continue;
-    }
-    unsigned went = 0;
-    for (uint64_t page = first; page < last;) {
-      const Area* area = areas_.Find(page);
-      if (area == nullptr) {
-        ++page;
-        continue;
-      }
-      const uint64_t end = area->last < last ? area->last : last;
-      // Trim to what is resident, so that the kernel walks no more than it must.
-      uint64_t from = page, to = end;
-      while (from < to && config_.table[from].state != PageEntry::State::kResident) ++from;
-      while (to > from && config_.table[to - 1].state != PageEntry::State::kResident) --to;
-      if (from < to && !area->foreign)
-        went += MoveOut(from, to, block * kGroupPages + static_cast<uint32_t>(from - victim_.first), *area);
-      page = end;
-    }
-    pins_.EndEvict();
-    if (went == 0) continue;
-    resident_ -= went;
-    populated_ += went;
-    for (uint32_t b = block; b < block + (last - victim_.first + kGroupPages - 1) / kGroupPages; ++b) {
-      if (staged_mask_[b] == 0 || Bit(in_queue_, b)) continue;
-      SetBit(not_empty_, b);
-      SetBit(in_queue_, b);
-      FARPOOL_ASSERT(staged_count_ < kBlocksMax);
-      staged_queue_[(staged_head_ + staged_count_++) % kBlocksMax] = b;
-    }
-    victim_.block = block;
-    *progress = true;
-    return Status::Ok();
+    *progress = EvictSlice(&victim_, count, most, &room) > 0;
   }
   return Status::Ok();
 }

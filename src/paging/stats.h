@@ -19,6 +19,7 @@ struct PagingStats {
   static constexpr unsigned kDistances = 17;
   static constexpr unsigned kDistancesPerLimit = 8;
   std::atomic<uint64_t> distances[kDistances];
+  std::atomic<uint64_t> hinted_in, hinted_out;  // Pages moved because the program said so.
   std::atomic<uint64_t> syscalls_prepared, syscalls_trapped, efault_uncured;
 };
 

@@ -15,6 +15,7 @@
 #include "preload/guard.h"
 #include "preload/monitor.h"
 #include "preload/own_thread.h"
+#include "preload/prefetcher.h"
 #include "preload/runtime.h"
 #include "preload/thread.h"
 #include "run/layout.h"
@@ -78,6 +79,7 @@ long GuardFork(GuardFrame* frame) {
       if (Status s = engine.AfterForkInChild(uffd, child_budget); !s.ok()) Fatal(s);
       OwnThreadsAfterFork();
       EvictorAfterFork();
+      PrefetcherAfterFork();
       if (g_runtime.monitor())
         if (Status s = StartMonitor(); !s.ok()) Fatal(s);
       return 0;

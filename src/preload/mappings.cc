@@ -14,7 +14,9 @@
 
 #include "base/sys.h"
 #include "base/uffd_abi.h"
+#include "farpool/hints.h"
 #include "preload/guard.h"
+#include "preload/prefetcher.h"
 #include "preload/runtime.h"
 #include "preload/thread.h"
 #include "run/layout.h"
@@ -22,6 +24,8 @@
 namespace farpool {
 
 namespace {
+
+static_assert(FARPOOL_FAR_BASE == kArenaBase && FARPOOL_FAR_BYTES == kArenaBytes);
 
 constexpr uint64_t kBrkPages = (uint64_t{1} << 40) / kPageBytes;  // The far heap's share of the arena: 1 TiB.
 uint64_t g_brk_pages = 0;  // Of the far heap, mapped now. Guarded by the engine's lock.
@@ -87,9 +91,9 @@ long UnmapLocked(uint64_t first, uint64_t last) {
 }
 
 // Maps [first, last), which holds nothing.
-long MapLocked(uint64_t first, uint64_t last, int protection) {
+long MapLocked(uint64_t first, uint64_t last, int protection, Access access = Access::kNormal) {
   Engine& engine = *g_runtime.engine;
-  if (!engine.areas().Set(first, last, protection)) return -ENOMEM;
+  if (!engine.areas().Set(first, last, protection, false, access)) return -ENOMEM;
   if (protection == PROT_NONE) return 0;
   const long r = Protect(first, last, protection);
   if (r != 0) engine.areas().Clear(first, last);
@@ -171,8 +175,40 @@ long FarMprotect(GuardFrame* frame) {
   for (uint64_t page = first; page < last;) {
     const Area area = *engine.areas().Find(page);
     const uint64_t end = area.last < last ? area.last : last;
-    if (!engine.areas().Set(page, end, protection & 7, area.foreign))
+    if (!engine.areas().Set(page, end, protection & 7, area.foreign, area.access))
       Fatal(Status::Exhausted("too many mappings"));
+    page = end;
+  }
+  return 0;
+}
+
+// Advice on how [first, last) will be used; contents do not change.
+long Advise(uint64_t first, uint64_t last, int advice) {
+  Engine& engine = *g_runtime.engine;
+  switch (advice) {
+    case MADV_WILLNEED:
+      engine.WillNeed(first, last);
+      CallPrefetcher();
+      return 0;
+    case MADV_COLD:
+      engine.EvictFirst(first, last);
+      return 0;
+    case MADV_PAGEOUT:
+      if (Status s = engine.EvictNow(first, last); !s.ok()) Fatal(s);
+      return 0;
+    default:
+      break;
+  }
+  const Access access = advice == MADV_RANDOM       ? Access::kRandom
+                        : advice == MADV_SEQUENTIAL ? Access::kSequential
+                                                    : Access::kNormal;
+  ExclusiveLock hold(&engine);
+  for (uint64_t page = first; page < last;) {
+    const Area* found = engine.areas().Find(page);
+    if (found == nullptr) return -ENOMEM;
+    const Area area = *found;
+    const uint64_t end = area.last < last ? area.last : last;
+    if (!engine.areas().Set(page, end, area.protection, area.foreign, access)) return -ENOMEM;
     page = end;
   }
   return 0;
@@ -209,17 +245,23 @@ long FarMadvise(GuardFrame* frame) {
     case MADV_RANDOM:
     case MADV_SEQUENTIAL:
     case MADV_WILLNEED:
+    case MADV_COLD:
+    case MADV_PAGEOUT: {
+      {
+        MutexLock hold(engine.lock());
+        if (!engine.areas().Covered(first, last)) return -ENOMEM;
+      }
+      return Advise(first, last, advice);
+    }
     case MADV_HUGEPAGE:
     case MADV_NOHUGEPAGE:
-    case MADV_COLD:
-    case MADV_PAGEOUT:
     case MADV_DONTDUMP:
     case MADV_DODUMP:
     case MADV_DOFORK:
     case MADV_MERGEABLE:
     case MADV_UNMERGEABLE:
     case MADV_COLLAPSE:
-      return 0;  // Advice; contents do not change.
+      return 0;  // Contents do not change.
     case MADV_POPULATE_READ:
     case MADV_POPULATE_WRITE:
       return MakePresent(address, bytes) ? 0 : -ENOMEM;
@@ -300,7 +342,7 @@ long FarMremap(GuardFrame* frame) {
     }
     if (last + (new_pages - old_pages) <= kArenaPages && engine.areas().Free(last, first + new_pages) &&
         (first < kBrkPages) == (first + new_pages <= kBrkPages)) {
-      const long r = MapLocked(last, first + new_pages, area.protection);
+      const long r = MapLocked(last, first + new_pages, area.protection, area.access);
       return r != 0 ? r : static_cast<long>(old_address);
     }
   }
@@ -315,7 +357,7 @@ long FarMremap(GuardFrame* frame) {
     to = FindPlace(new_pages);
     if (to == UINT64_MAX) return -ENOMEM;
   }
-  if (long r = MapLocked(to, to + new_pages, area.protection); r != 0) return r;
+  if (long r = MapLocked(to, to + new_pages, area.protection, area.access); r != 0) return r;
   const uint64_t moved = old_pages < new_pages ? old_pages : new_pages;
   // Contents move between writable mappings only.
   const bool writable = area.protection == (PROT_READ | PROT_WRITE);
@@ -413,6 +455,7 @@ long GuardMprotect(uint64_t address, uint64_t bytes, int protection) {
 }
 
 long GuardMadvise(uint64_t address, uint64_t bytes, int advice) {
+  if (advice == FARPOOL_ADVICE_ACTIVE && bytes == 0) return g_runtime.near ? -EINVAL : 0;
   if (!InArena(address)) return sys::Call(SYS_madvise, address, bytes, advice);
   return OnNearStack(&FarMadvise, {0, {address, bytes, static_cast<uint64_t>(advice)}, 0});
 }

@@ -139,6 +139,10 @@ std::string ReportText(const RunReport& r) {
        fmt::format("{}, {} without a write ({} clean, {} zero)", d.evictions, Percent(d.clean_share),
                    r.pages_clean, r.pages_zero));
   Line(&out, "prefetch", fmt::format("{} pages, {} used", r.pages_prefetched, Percent(d.prefetch_accuracy)));
+  if (r.hinted_in + r.hinted_out != 0)
+    Line(&out, "advice",
+         fmt::format("{} pages brought in ahead, {} put out, as the program asked", r.hinted_in,
+                     r.hinted_out));
   Line(&out, "system calls",
        fmt::format("{} prepared, {} trapped, {} failed on far memory", r.syscalls_prepared,
                    r.syscalls_trapped, r.efault_uncured));
@@ -178,6 +182,8 @@ std::string ReportJson(const RunReport& r) {
       {"pages_stayed", r.pages_stayed},
       {"pages_prefetched", r.pages_prefetched},
       {"prefetch_hits", r.prefetch_hits},
+      {"hinted_in", r.hinted_in},
+      {"hinted_out", r.hinted_out},
       {"bytes_in", r.bytes_in},
       {"bytes_out", r.bytes_out},
       {"syscalls_prepared", r.syscalls_prepared},

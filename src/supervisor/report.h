@@ -39,6 +39,7 @@ struct RunReport {
   uint64_t pages_prefetched = 0, prefetch_hits = 0;
   // Of `fetch`: faults that a larger limit would have saved, by how much larger (PagingStats::distances).
   std::array<uint64_t, PagingStats::kDistances> distances = {};
+  uint64_t hinted_in = 0, hinted_out = 0;
   uint64_t bytes_in = 0, bytes_out = 0;
   uint64_t syscalls_prepared = 0, syscalls_trapped = 0, efault_uncured = 0;
   double stall_s = 0;  // Sum over threads of time in faults.

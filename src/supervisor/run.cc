@@ -219,6 +219,8 @@ RunReport MakeReport(const RunOptions& options, const RunSegment& segment, const
   r.pages_zero = s.pages_zero.load();
   r.pages_stayed = s.pages_stayed.load();
   r.pages_prefetched = s.pages_prefetched.load();
+  r.hinted_in = s.hinted_in.load();
+  r.hinted_out = s.hinted_out.load();
   r.prefetch_hits = s.prefetch_hits.load();
   for (size_t i = 0; i < r.distances.size(); ++i) r.distances[i] = s.distances[i].load();
   r.bytes_in = r.pages_in * kPageBytes;

@@ -102,6 +102,26 @@ if wanted processes-killed-small-pool; then
   start_donor --unix "$work/small.sock" --memory 256M --slab 2M
   pool=unix://$work/small.sock compare processes-killed-small-pool 32M "$programs/processes" killed
 fi
+# Hints. The same output with and without farpool; by the report, what was hinted at did not fault, or went first.
+# hinted hints-KIND CONDITION: compares, then asks the report R.
+hinted() {
+  local name=$1 kind=${1#hints-} report=$work/report.json
+  wanted "$name" || return 0
+  "$programs/hints" "$kind" 96 >"$work/plain.out" 2>&1
+  if ! under 64M "$report" "$programs/hints" "$kind" 96 >"$work/far.out" 2>&1 || ! cmp -s "$work/plain.out" "$work/far.out"; then
+    bad "$name" "output differs: $(diff "$work/plain.out" "$work/far.out" | head -c 300 | tr '\n' '|')"
+  elif ! python3 -c "import json, sys; R = json.load(open(sys.argv[1])); sys.exit(0 if $2 else 1)" "$report"; then
+    bad "$name" "$(tr -d ' \n' <"$report" | grep -oE '"(hinted_in|hinted_out|pages_in|fetch":{"count)":[0-9]+' | tr '\n' ' ')are not as in $2"
+  else
+    ok "$name"
+  fi
+}
+hinted hints-plain 'R["hinted_in"] == R["hinted_out"] == 0 and R["fetch"]["count"] > 1000'
+hinted hints-prefetch 'R["hinted_in"] > 3500 and R["fetch"]["count"] < 500'
+hinted hints-evict 'R["hinted_out"] >= 1000'
+hinted hints-evict-first 'R["fetch"]["count"] < 1500'
+hinted hints-random 'R["pages_in"] == R["fetch"]["count"]'
+hinted hints-sequential 'R["fetch"]["count"] * 40 < R["pages_in"]'
 # libc's own calls reach the guard without a trap: in the first process of a run, which finds them, and in others.
 patched_calls() {  # NAME COMMAND...
   local name=$1 prepared trapped

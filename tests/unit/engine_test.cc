@@ -321,6 +321,12 @@ struct World {
     ASSERT_TRUE(s.ok()) << s.text();
     ASSERT_EQ(held(), 0u);
   }
+  void BringAllAhead() {
+    for (bool more = true; more;) {
+      const Status s = engine->BringAhead(&more);
+      ASSERT_TRUE(s.ok()) << s.text();
+    }
+  }
   void Protect(uint64_t first, uint64_t last, int protection) {
     MutexLock hold(engine->lock());
     ASSERT_EQ(mprotect(At(first), (last - first) * kPageBytes, protection), 0);
@@ -665,6 +671,209 @@ TEST_P(EngineTest, RandomReadsBringNothingElse) {
   for (uint64_t i = 0; i < 4000; ++i) ASSERT_TRUE(w.PageIs(order[i], order[i] * 1000 + 1));
   EXPECT_GE(w.store.state().pages_loaded, 3500u);
   EXPECT_LT(w.store.state().pages_loaded, 4400u);
+}
+
+// A range brought ahead costs no fault, comes by groups, and goes on as a stream.
+TEST_P(EngineTest, BringsAheadWhatIsWanted) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 2048);
+  w.EvictAll();
+  w.books->faults = 0;
+  w.store.state().loads = 0;
+  w.engine->WillNeed(10, 400);
+  w.BringAllAhead();
+  EXPECT_EQ(w.PresentPages(0, 10), 0u);
+  EXPECT_EQ(w.PresentPages(10, 390), 390u);
+  EXPECT_EQ(w.PresentPages(400, 1648), 0u);
+  EXPECT_LE(w.store.state().loads, 8u);
+  EXPECT_EQ(w.Wrong(10, 390), 0u);
+  EXPECT_EQ(w.books->faults, 0u);
+  EXPECT_EQ(w.books->stats.hinted_in, 390u);
+  EXPECT_EQ(w.Wrong(400, 600), 0u);
+  EXPECT_LE(w.books->faults, 12u);
+  w.ExpectBooksRight();
+}
+
+// What is wanted may be more than fits, or come piece by piece: half of what may be here is brought, and
+// stays until it is used, whatever was here before.
+TEST_P(EngineTest, BringsAheadNoMoreThanFits) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 8192);
+  w.EvictAll();
+  ASSERT_EQ(w.Wrong(4096, 2048), 0u);
+  for (uint64_t p = 0; p < 2048; p += 16) w.engine->WillNeed(p, p + 16);
+  w.BringAllAhead();
+  EXPECT_EQ(w.PresentPages(0, 512), 512u);
+  EXPECT_EQ(w.PresentPages(512, 1536), 0u);
+  w.books->faults = 0;
+  EXPECT_EQ(w.Wrong(0, 512), 0u);
+  EXPECT_EQ(w.books->faults, 0u);
+  w.ExpectBooksRight();
+}
+
+// With everything pinned a fault may have one page more; nobody waits for these.
+TEST_P(EngineTest, BringsNothingAheadBeyondTheLimit) {
+  Start({.limit = 512});
+  World& w = *world;
+  w.Fill(0, 2048);
+  const int pin = w.engine->pins().Pin(reinterpret_cast<uintptr_t>(w.arena),
+                                       reinterpret_cast<uintptr_t>(w.At(16384)), 1, 1);
+  w.engine->WillNeed(0, 2048);
+  w.BringAllAhead();
+  w.engine->pins().Unpin(pin);
+  w.ExpectBooksRight();  // And the peak.
+  EXPECT_EQ(w.Wrong(0, 2048), 0u);
+}
+
+TEST_P(EngineTest, BringsNothingAheadThatIsGone) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 1024);
+  w.EvictAll();
+  w.engine->WillNeed(0, 256);
+  w.engine->WillNeed(512, 768);
+  w.engine->WillNeed(900, 950);
+  bool more = false;
+  ASSERT_TRUE(w.engine->BringAhead(&more).ok());
+  EXPECT_TRUE(more);
+  w.engine->Discard(0, 256);
+  {
+    const ExclusiveLock hold(w.engine.get());
+    ASSERT_TRUE(w.engine->areas().Clear(540, 600));
+    ASSERT_TRUE(w.engine->areas().Set(900, 1024, PROT_NONE));
+  }
+  w.BringAllAhead();
+  EXPECT_EQ(w.PresentPages(0, 512), 0u);
+  EXPECT_EQ(w.PresentPages(540, 60), 0u);
+  EXPECT_EQ(w.PresentPages(512, 28), 28u);
+  EXPECT_EQ(w.PresentPages(600, 168), 168u);
+  EXPECT_EQ(w.PresentPages(768, 256), 0u);
+}
+
+// Method: a fault and a page brought ahead wait for each other in the store.
+TEST_P(EngineTest, FaultsDoNotWaitForWhatIsBroughtAhead) {
+  Start({.limit = 512});
+  World& w = *world;
+  w.Fill(0, 2048);
+  w.EvictAll();
+  w.engine->WillNeed(0, 64);
+  w.store.state().meet = 2;
+  std::thread other([&] {
+    bool more = false;
+    EXPECT_TRUE(w.engine->BringAhead(&more).ok());
+  });
+  EXPECT_TRUE(w.PageIs(1000, 1000 * 1000 + 1));
+  other.join();
+  EXPECT_EQ(w.store.state().meet, 0);
+  EXPECT_EQ(w.Wrong(0, 64), 0u);
+}
+
+// Nor is there anything that cannot be torn down in between: one thread asks for pages, one brings them, one
+// writes, reads and discards them.
+TEST_P(EngineTest, BringingAheadChangesNothing) {
+  Start({.limit = 512});
+  World& w = *world;
+  std::atomic<bool> done{false};
+  std::thread bring([&] {
+    for (bool more = false; !done;) EXPECT_TRUE(w.engine->BringAhead(&more).ok());
+  });
+  std::mt19937_64 random(7);
+  uint64_t wrong = 0;
+  for (int round = 0; round < kSteps / 2000; ++round) {
+    w.Fill(0, 2048, static_cast<uint64_t>(round));
+    for (int i = 0; i < 100; ++i) {
+      const uint64_t first = random() % 2000;
+      const uint64_t last = first + 1 + random() % 48;
+      w.engine->WillNeed(first, last);
+      if (i % 7 == 0) w.engine->EvictFirst(first, last);
+      if (i % 5 == 0) wrong += !w.engine->EvictNow(first, last).ok();
+      wrong += w.Wrong(random() % 2000, 40, static_cast<uint64_t>(round));
+      if (i % 9 != 0) continue;
+      w.engine->Discard(first, last);
+      for (uint64_t p = first; p < last; ++p) wrong += *w.Words(p) != 0;
+      w.Fill(first, last - first, static_cast<uint64_t>(round));
+    }
+  }
+  done = true;
+  bring.join();
+  EXPECT_EQ(wrong, 0u);
+  w.ExpectBooksRight();
+}
+
+TEST_P(EngineTest, EvictsNowWhatItIsTold) {
+  Start({.limit = 2048});
+  World& w = *world;
+  w.Fill(0, 1024);
+  EXPECT_EQ(w.store.state().pages_stored, 0u);
+  ASSERT_TRUE(w.engine->EvictNow(100, 700).ok());
+  EXPECT_EQ(w.PresentPages(100, 600), 0u);
+  EXPECT_EQ(w.PresentPages(0, 1024), 424u);
+  EXPECT_EQ(w.store.state().pages_stored, 600u);
+  EXPECT_EQ(w.books->stats.hinted_out, 600u);
+  EXPECT_LE(w.engine->staging_pages(), 64u);  // Given back.
+  w.ExpectBooksRight();
+  const int pin = w.engine->pins().Pin(reinterpret_cast<uintptr_t>(w.arena),
+                                       reinterpret_cast<uintptr_t>(w.At(128)), 1, 1);
+  ASSERT_TRUE(w.engine->EvictNow(0, 1024).ok());
+  w.engine->pins().Unpin(pin);
+  EXPECT_EQ(w.PresentPages(0, 1024), 100u);
+  EXPECT_EQ(w.Wrong(0, 1024), 0u);
+  w.ExpectBooksRight();
+}
+
+// Others have been in the staging area for longer.
+TEST_P(EngineTest, EvictsNowBeforeWhatIsStaged) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 4096);
+  ASSERT_EQ(w.Wrong(64, 64), 0u);
+  const uint64_t staging = w.engine->staging_pages();
+  ASSERT_GT(staging, 0u);
+  ASSERT_TRUE(w.engine->EvictNow(64, 128).ok());
+  for (uint64_t p = 64; p < 128; ++p) EXPECT_EQ(w.table[p].state, PageEntry::State::kStored) << p;
+  EXPECT_EQ(w.engine->staging_pages(), staging);
+  w.ExpectBooksRight();
+}
+
+TEST_P(EngineTest, EvictsFirstWhatItIsTold) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 768);
+  w.engine->EvictFirst(300, 500);
+  w.Fill(4096, 320);
+  // Room for as much as did not fit, and a staging area.
+  EXPECT_LT(w.PresentPages(300, 200), 100u);
+  EXPECT_EQ(w.PresentPages(0, 300), 300u);
+  EXPECT_EQ(w.PresentPages(500, 268), 268u);
+  EXPECT_EQ(w.Wrong(0, 768), 0u);
+  // What holds nothing any more is forgotten.
+  w.Fill(8192, 128);
+  w.engine->EvictFirst(8192, 8320);
+  w.engine->Discard(8192, 8320);
+  w.Fill(8192, 128);
+  w.Fill(12288, 128);
+  EXPECT_GE(w.PresentPages(8192, 128), 64u);  // As hinted none would be left.
+  w.ExpectBooksRight();
+}
+
+TEST_P(EngineTest, AccessIsAsAdvised) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.Fill(0, 2048);
+  w.EvictAll();
+  {
+    const ExclusiveLock hold(w.engine.get());
+    ASSERT_TRUE(w.engine->areas().Set(0, 1024, PROT_READ | PROT_WRITE, false, Access::kRandom));
+    ASSERT_TRUE(w.engine->areas().Set(1024, 2048, PROT_READ | PROT_WRITE, false, Access::kSequential));
+  }
+  w.books->faults = 0;
+  EXPECT_EQ(w.Wrong(0, 256), 0u);
+  EXPECT_EQ(w.books->faults, 256u);
+  w.books->faults = 0;
+  for (const uint64_t group : {20, 28, 16, 24, 30}) EXPECT_EQ(w.Wrong(group * 64, 64), 0u);
+  EXPECT_EQ(w.books->faults, 5u);
 }
 
 TEST_P(EngineTest, ReadOnlyAndUnreadableAreasKeepTheirContents) {

@@ -31,6 +31,7 @@ RunReport Example() {
   r.pages_clean = 50;
   r.pages_zero = 10;
   r.pages_prefetched = 100;
+  r.hinted_in = 7;
   r.prefetch_hits = 75;
   r.distances[1] = 10;  // Of the 60 fetches.
   r.distances[2] = 20;
@@ -178,6 +179,8 @@ TEST(ReportTest, JsonHasEveryFieldUnderItsName) {
   EXPECT_EQ(json["pages_clean"], 50);
   EXPECT_EQ(json["pages_zero"], 10);
   EXPECT_EQ(json["pages_prefetched"], 100);
+  EXPECT_EQ(json["hinted_in"], 7);
+  EXPECT_EQ(json["hinted_out"], 0);
   EXPECT_EQ(json["prefetch_hits"], 75);
   EXPECT_EQ(json["bytes_in"], r.bytes_in);
   EXPECT_EQ(json["bytes_out"], r.bytes_out);

@@ -1,0 +1,147 @@
+// What the program says it will do: pages brought in ahead of their faults, and victims it named.
+
+#include <bit>
+
+#include "base/assert.h"
+#include "paging/engine.h"
+
+namespace farpool {
+
+namespace {
+// Entries looked at in one go, under the lock.
+constexpr uint64_t kLookMax = 4096;
+constexpr unsigned kGroupsLookMax = 1024;
+// Left to faults of the program.
+constexpr int kFaultFlights = 4;
+}  // namespace
+
+// More than half of what it may hold would send away what it brought first.
+void Engine::WillNeed(uint64_t first, uint64_t last) {
+  MutexLock hold(&lock_);
+  ahead_.Add(first, last, config_.budget.share() / 2);
+}
+
+// As a fault on the first page that is away would bring it, in the middle of a stream that goes on to the end
+// of the range. So whoever then reads beyond the range finds the stream, too.
+Status Engine::BringAhead(bool* more) {
+  MutexLock hold(&lock_);
+  while (std::popcount(flights_) + kFaultFlights > static_cast<int>(kFlightsMax)) AwaitLanding();
+  *more = !ahead_.empty();
+  if (ahead_.empty()) return Status::Ok();
+  HintQueue::Hint& hint = ahead_.oldest();
+  const uint64_t most = hint.most;
+  const size_t at = areas_.LowerBound(hint.first);
+  if (most == 0 || hint.first >= hint.last || at == areas_.size() || areas_.at(at).first >= hint.last) {
+    ahead_.Pop();
+    return Status::Ok();
+  }
+  Area area = areas_.at(at);
+  if (hint.first < area.first) hint.first = area.first;
+  if (hint.last < area.last) area.last = hint.last;
+  const bool ours = !area.foreign && area.protection != PROT_NONE;
+  uint64_t page = ours ? hint.first : area.last;
+  for (const uint64_t begin = page; page < area.last && page - begin < kLookMax;) {
+    const PageEntry::State state = config_.table[page].state;
+    if (state == PageEntry::State::kStored || state == PageEntry::State::kStaged) break;
+    const Group& group = GroupOf(page);
+    page = !group.used || group.resident == kGroupPages ? (page / kGroupPages + 1) * kGroupPages : page + 1;
+  }
+  if (page > area.last) page = area.last;
+  hint.first = page;
+  if (page == area.last) return Status::Ok();
+  const PageEntry::State state = config_.table[page].state;
+  if (state != PageEntry::State::kStored && state != PageEntry::State::kStaged) return Status::Ok();
+  if (area.last - page > most) area.last = page + most;
+  area.first = page;
+  area.access = Access::kSequential;
+  Flight flight = {.load = static_cast<unsigned>(std::countr_one(flights_)),
+                   .page = page,
+                   .frame = 0,
+                   .count = 0,
+                   .before = state,
+                   .copy = false,
+                   .timed = false,
+                   .ahead = true,
+                   .unclean = 0,
+                   .area = area};
+  PageIo io[kGroupPages];
+  const Status s =
+      state == PageEntry::State::kStored ? Fetch(page, &flight, io) : SecondChance(page, &flight);
+  if (!s.ok()) return s;
+  // Without frames it is not worth more.
+  hint.first = flight.count > 0 ? page + flight.count : hint.last;
+  hint.most -= flight.count;
+  if (flight.count == 0) return Status::Ok();
+  Count(config_.stats->hinted_in, flight.count);
+  // Worth more than what has been kept for long, like what came back soon.
+  Group& group = GroupOf(page);
+  if (!group.hot) ++owed_;
+  group.hot = true;
+  return Fly(&flight, io);
+}
+
+void Engine::EvictFirst(uint64_t first, uint64_t last) {
+  MutexLock hold(&lock_);
+  evict_first_.Add(first, last, last - first);
+}
+
+// The group stays in the queue it is in, and is none of those that come back: nothing is learnt from it.
+bool Engine::NextHintedVictim() {
+  for (unsigned looked = 0; looked < kGroupsLookMax && !evict_first_.empty(); ++looked) {
+    HintQueue::Hint& hint = evict_first_.oldest();
+    const uint64_t group = hint.first / kGroupPages;
+    const uint64_t end = (group + 1) * kGroupPages;
+    const uint64_t first = hint.first;
+    const uint64_t last = end < hint.last ? end : hint.last;
+    if (last == hint.last) {
+      evict_first_.Pop();
+    } else {
+      hint.first = last;
+    }
+    if (groups_[group].resident == 0 || groups_[group].arriving > 0) continue;
+    victim_ = {.first = group * kGroupPages,
+               .last = last,
+               .next = first,
+               .block = kNoBlock,
+               .remap = ByRemap(group * kGroupPages)};
+    return true;
+  }
+  return false;
+}
+
+Status Engine::EvictNow(uint64_t first, uint64_t last) {
+  for (uint64_t page = first; page < last;) {
+    const uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
+    const uint64_t end = group_end < last ? group_end : last;
+    // A group at a time, so that the program's faults get their turn.
+    MutexLock hold(&lock_);
+    while (GroupOf(page).arriving > 0) AwaitLanding();
+    Victim victim = {.first = group_end - kGroupPages,
+                     .last = end,
+                     .next = page,
+                     .block = kNoBlock,
+                     .remap = ByRemap(group_end - kGroupPages)};
+    bool room = true;
+    if (GroupOf(page).resident > 0)
+      Count(config_.stats->hinted_out, EvictSlice(&victim, kGroupPages, kGroupPages, &room));
+    if (!room && Compact()) continue;
+    if (const uint32_t block = victim.block; block != kNoBlock) {
+      // To the head of the queue, not behind what has been staged for longer, and out of it again.
+      const unsigned drained = drained_;
+      drained_ = 0;
+      staged_head_ = (staged_head_ + kBlocksMax - 1) % kBlocksMax;
+      staged_queue_[staged_head_] = block;
+      if (Status s = Drain(kGroupPages, Hot::kGoes); !s.ok()) return s;
+      FARPOOL_ASSERT(staged_mask_[block] == 0 && staged_queue_[staged_head_] == block);
+      staged_head_ = (staged_head_ + 1) % kBlocksMax;
+      --staged_count_;
+      drained_ = drained;
+      in_queue_[block / 64] &= ~(uint64_t{1} << (block % 64));
+      DropFreeBlock(block);
+    }
+    page = end;
+  }
+  return Status::Ok();
+}
+
+}  // namespace farpool
