@@ -31,6 +31,10 @@ _farpool() {
       mapfile -t COMPREPLY < <(compgen -W "slabs even weighted" -- "$cur")
       return
       ;;
+    --compress)
+      mapfile -t COMPREPLY < <(compgen -W "auto on off" -- "$cur")
+      return
+      ;;
     --only)
       mapfile -t COMPREPLY < <(compgen -W "kmeans quicksort linpack mbw stream nn redis memcached sqlite graph" -- "$cur")
       return
@@ -56,7 +60,7 @@ _farpool() {
       ;;
   esac
   case $command in
-    run) flags="--local --pool --placement --handoff --via --threshold --near --report --report-json --trace --config --help" ;;
+    run) flags="--local --pool --placement --compress --handoff --via --threshold --near --report --report-json --trace --config --help" ;;
     donor) flags="--listen --rdma --unix --memory --rack --slab --quota --allow-anyone --config --help" ;;
     status) flags="--pool --json --config --help" ;;
     swap) flags="--size --driver --pool --json --config --help" ;;

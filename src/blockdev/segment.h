@@ -20,7 +20,7 @@ struct SwapSegment {
   uint32_t queues;  // I/O threads.
   std::atomic<uint32_t> takeovers;
   BlockCounters counters;
-  SlabTable slabs;  // Sparse, 8 GiB; the map follows.
+  SlabTable slabs;  // Sparse, 16 GiB; the map follows.
 
   MapEntry* map() { return reinterpret_cast<MapEntry*>(this + 1); }
 };

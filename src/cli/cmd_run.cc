@@ -49,6 +49,17 @@ void SetPlacement(const std::string& text, RunOptions* options) {
                                "'" + text.substr(0, 40) + "' is unknown; use slabs, even or weighted");
 }
 
+void SetCompress(const std::string& text, RunOptions* options) {
+  if (text == "auto")
+    options->compress = SlabTable::kWhatIsSooner;
+  else if (text == "on")
+    options->compress = SlabTable::kPack;
+  else if (text == "off")
+    options->compress = SlabTable::kPlain;
+  else
+    throw CLI::ValidationError("--compress", "'" + text.substr(0, 40) + "' is unknown; use auto, on or off");
+}
+
 void SetVia(const std::string& text, RunOptions* options) {
   if (text != "preload" && text != "swap")
     throw CLI::ValidationError("--via", "'" + text.substr(0, 40) + "' is unknown; use preload or swap");
@@ -85,6 +96,11 @@ Command AddRun(CLI::App& root, const std::vector<std::string>* program) {
          "each, "
          "measured when the run starts")
       ->type_name("slabs|even|weighted");
+  app->add_option_function<std::string>(
+         "--compress", [o](const std::string& text) { SetCompress(text, o); },
+         "Whether pages travel packed by LZ4 to donors on other hosts: auto packs where that is sooner, as "
+         "measured for each donor while the program runs (default)")
+      ->type_name("auto|on|off");
   app->add_option_function<std::string>(
          "--via", [o](const std::string& text) { SetVia(text, o); },
          "How the program gets far memory: a preloaded library (preload, the default), or a swap device and "

@@ -60,7 +60,7 @@ struct RunSegment {
   ProcessEntry processes[kProcessesMax];
   CallSites call_sites;
   TraceRing trace;  // Sparse.
-  SlabTable slabs;  // Last: sparse, 8 GiB.
+  SlabTable slabs;  // Last: sparse, 16 GiB.
 };
 
 }  // namespace farpool

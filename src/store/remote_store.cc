@@ -2,9 +2,12 @@
 
 #include <sys/mman.h>
 
+#include <bit>
 #include <cstring>
+#include <span>
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/prefetch.h"
 
 namespace farpool {
@@ -22,6 +25,8 @@ void RemoteStore::Init(SlabTable* table, SlabProvider* provider) {
 
 void RemoteStore::AfterFork() {
   links_lock_.Reset();
+  pack_lock_.Reset();
+  choices_lock_.Reset();
   for (unsigned i = 0; i < kDonorsMax; ++i) {
     if (channel_[i] < 0) continue;
     if (provider_->verbs(i) != nullptr) rdma_[i]->Abandon();
@@ -234,7 +239,97 @@ void RemoteStore::Start(Transfer* transfer, LinkOp::Kind kind, const PageIo* pag
   transfer->kind = kind;
   transfer->pages = pages;
   transfer->count = count;
-  PostAll(transfer);
+  std::memset(transfer->packed, 0, count * sizeof(transfer->packed[0]));
+}
+
+void RemoteStore::StartLoad(unsigned load, const PageIo* pages, unsigned count) {
+  if ((loads_made_ >> load & 1) == 0) loads_[load].Make();
+  loads_made_ |= 1U << load;
+  Transfer& transfer = *loads_[load];
+  Start(&transfer, LinkOp::Kind::kRead, pages, count);
+  if (transfer.mapped != nullptr) return;
+  if (table_->compress != SlabTable::kPlain)
+    for (unsigned i = 0; i < count; ++i) transfer.packed[i] = PackedSize(pages[i].slot);
+  PostAll(&transfer);
+}
+
+// They have come to where the pages belong.
+Status RemoteStore::Unpack(const Transfer& transfer) {
+  for (unsigned i = 0; i < transfer.count; ++i) {
+    const uint16_t bytes = transfer.packed[i];
+    if (bytes == 0) continue;
+    std::byte packed[kPackedMax];
+    FARPOOL_ASSERT(bytes <= kPackedMax);
+    std::memcpy(packed, transfer.pages[i].page, bytes);
+    if (!UnpackPage({packed, bytes}, transfer.pages[i].page))
+      return Status::Corrupt("a packed page came back changed from its donor");
+    table_->packed_in_pages.fetch_add(1, std::memory_order_relaxed);
+    table_->packed_in_bytes.fetch_add(bytes, std::memory_order_relaxed);
+  }
+  return Status::Ok();
+}
+
+void RemoteStore::Pack(Transfer* transfer, uint64_t pack) {
+  for (unsigned i = 0; i < transfer->count; ++i) {
+    const PageIo& io = transfer->pages[i];
+    if ((pack >> table_->slabs[SlabOf(io.slot)].donor & 1) == 0) continue;
+    transfer->packed[i] = static_cast<uint16_t>(PackPage(&pack_state_, io.page, pack_room_[i]));
+  }
+}
+
+void RemoteStore::NotePacked(const Transfer& transfer) {
+  for (unsigned i = 0; i < transfer.count; ++i) {
+    const uint16_t bytes = transfer.packed[i];
+    const SlotId slot = transfer.pages[i].slot;
+    // Of most slots nobody need know: their part of the table takes no memory.
+    if (PackedSize(slot) != bytes) PackedSize(slot) = bytes;
+    if (bytes == 0) continue;
+    table_->packed_out_pages.fetch_add(1, std::memory_order_relaxed);
+    table_->packed_out_bytes.fetch_add(bytes, std::memory_order_relaxed);
+  }
+}
+
+Status RemoteStore::StoreAll(Transfer* transfer, const PageIo* pages, unsigned count) {
+  Start(transfer, LinkOp::Kind::kWrite, pages, count);
+  uint64_t donors = 0;  // Bit per donor; those that pages may travel packed to.
+  unsigned pages_for[kDonorsMax] = {};
+  for (unsigned i = 0; i < count && table_->compress != SlabTable::kPlain; ++i) {
+    const uint32_t donor = table_->slabs[SlabOf(pages[i].slot)].donor;
+    if (provider_->shared_memory(donor)) continue;
+    donors |= uint64_t{1} << donor;
+    ++pages_for[donor];
+  }
+  if (donors == 0) {
+    PostAll(transfer);
+    return Finish(transfer);
+  }
+  uint64_t pack = donors;
+  if (table_->compress == SlabTable::kWhatIsSooner) {
+    MutexLock hold(&choices_lock_);
+    for (uint64_t left = donors; left != 0; left &= left - 1) {
+      const int donor = std::countr_zero(left);
+      if (!choices_[donor].Pack(pages_for[donor])) pack &= ~(uint64_t{1} << donor);
+    }
+  }
+  const uint64_t began = NowNs();
+  Status s;
+  if (pack != 0) {
+    MutexLock hold(&pack_lock_);
+    Pack(transfer, pack);
+    PostAll(transfer);
+    s = Finish(transfer);
+  } else {
+    PostAll(transfer);
+    s = Finish(transfer);
+  }
+  if (!s.ok()) return s;
+  NotePacked(*transfer);
+  MutexLock hold(&choices_lock_);
+  for (uint64_t left = donors; left != 0; left &= left - 1) {
+    const int donor = std::countr_zero(left);
+    choices_[donor].Took((pack >> donor & 1) != 0, pages_for[donor], NowNs() - began);
+  }
+  return s;
 }
 
 void RemoteStore::PostAll(Transfer* transfer) {
@@ -242,7 +337,7 @@ void RemoteStore::PostAll(Transfer* transfer) {
   const unsigned count = transfer->count;
   transfer->ops = 0;
   transfer->status = Status::Ok();
-  // Writes to one donor go together; reads at once, since the first is the one that somebody waits for.
+  // What goes to one donor goes together, but for the first read, which somebody waits for.
   LinkOp* batch[kStoreBatchMax];
   unsigned batched = 0;
   Link* batch_link = nullptr;
@@ -251,7 +346,8 @@ void RemoteStore::PostAll(Transfer* transfer) {
     Link* link = nullptr;
     if (transfer->status = LinkFor(slab, &link); !transfer->status.ok()) break;
     FARPOOL_ASSERT(link != nullptr);
-    if (batched > 0 && (link != batch_link || transfer->kind == LinkOp::Kind::kRead)) {
+    if (batched > 0 &&
+        (link != batch_link || (transfer->kind == LinkOp::Kind::kRead && transfer->ops == 1))) {
       batch_link->Post(batch, batched);
       batched = 0;
     }
@@ -260,11 +356,12 @@ void RemoteStore::PostAll(Transfer* transfer) {
     op.kind = transfer->kind;
     op.slab = link == &shm_ ? SlabId{slab} : table_->slabs[slab].id;
     op.offset = static_cast<uint64_t>(SlotOf(pages[i].slot)) * kPageBytes;
-    op.local = pages[i].page;
-    op.bytes = kPageBytes;
-    // Neighbours on both sides travel as one operation.
+    const uint16_t packed = transfer->packed[i];
+    op.local = packed != 0 && op.kind == LinkOp::Kind::kWrite ? pack_room_[i] : pages[i].page;
+    op.bytes = packed != 0 ? packed : kPageBytes;
+    // Neighbours on both sides travel as one operation, unless they are packed.
     unsigned k = i + 1;
-    while (k < count && op.bytes < kMaxLinkBytes &&
+    while (k < count && packed == 0 && transfer->packed[k] == 0 && op.bytes < kMaxLinkBytes &&
            static_cast<uint32_t>(pages[k].slot) == static_cast<uint32_t>(pages[k - 1].slot) + 1 &&
            SlabOf(pages[k].slot) == slab &&
            pages[k].page == static_cast<std::byte*>(pages[k - 1].page) + kPageBytes) {
@@ -316,7 +413,7 @@ Status RemoteStore::Finish(Transfer* transfer) {
     PostAll(transfer);
     last = WaitAll(transfer);
   }
-  return last;
+  return last.ok() && transfer->kind == LinkOp::Kind::kRead ? Unpack(*transfer) : last;
 }
 
 }  // namespace farpool

@@ -7,7 +7,9 @@
 
 #include "base/later.h"
 #include "base/mutex.h"
+#include "base/page_codec.h"
 #include "base/sys.h"
+#include "store/pack_or_plain.h"
 #include "store/page_store.h"
 #include "store/slab_table.h"
 #include "transport/rdma/rdma_link.h"
@@ -57,20 +59,12 @@ class RemoteStore final : public PageStore {
     StartLoad(0, pages, count);
     return FinishLoad(0);
   }
-  Status Store(const PageIo* pages, unsigned count) override {
-    Start(&stores_, LinkOp::Kind::kWrite, pages, count);
-    return Finish(&stores_);
-  }
-  void StartLoad(unsigned load, const PageIo* pages, unsigned count) override {
-    if ((loads_made_ >> load & 1) == 0) loads_[load].Make();
-    loads_made_ |= 1U << load;
-    Start(&*loads_[load], LinkOp::Kind::kRead, pages, count);
-  }
+  Status Store(const PageIo* pages, unsigned count) override { return StoreAll(&stores_, pages, count); }
+  void StartLoad(unsigned load, const PageIo* pages, unsigned count) override;
   Status FinishLoad(unsigned load) override { return Finish(&*loads_[load]); }
   Status StoreBeside(const PageIo* pages, unsigned count) override {
     Transfer stores;
-    Start(&stores, LinkOp::Kind::kWrite, pages, count);
-    return Finish(&stores);
+    return StoreAll(&stores, pages, count);
   }
 
   // In a forked child, before anything else: connections are the parent's; mappings of slabs are shared and
@@ -86,12 +80,22 @@ class RemoteStore final : public PageStore {
     const PageIo* pages;
     unsigned count;
     const std::byte* mapped = nullptr;  // A single page to be copied from there; no operation then.
+    uint16_t packed[kStoreBatchMax];    // Size of page i where it travels packed, else 0.
     unsigned ops;                       // Used of `op` and `link`.
     Status status;                      // Why not everything could be posted.
     LinkOp op[kStoreBatchMax];
     Link* link[kStoreBatchMax];
   };
   void Start(Transfer* transfer, LinkOp::Kind kind, const PageIo* pages, unsigned count);
+  // Pages that packing makes no smaller than this travel as they are.
+  static constexpr size_t kPackedMax = kPageBytes / 4 * 3;
+  Status StoreAll(Transfer* transfer, const PageIo* pages, unsigned count);
+  // Packs the pages for donors that have a bit in `pack`, where that makes them smaller.
+  void Pack(Transfer* transfer, uint64_t pack);
+  // Notes what is in the slots now.
+  void NotePacked(const Transfer& transfer);
+  Status Unpack(const Transfer& transfer);
+  uint16_t& PackedSize(SlotId slot) { return table_->packed[SlabOf(slot)][SlotOf(slot)]; }
   void PostAll(Transfer* transfer);
   Status WaitAll(Transfer* transfer);
   Status Finish(Transfer* transfer);
@@ -141,6 +145,12 @@ class RemoteStore final : public PageStore {
   uint32_t loads_made_ = 0;                                                // Bit per load.
   Later<Transfer> loads_[kLoadsMax];
   Transfer stores_;
+  // Stores with packed pages go one at a time: the link they are for is slower than that.
+  Mutex pack_lock_;
+  PackState pack_state_;
+  std::byte pack_room_[kStoreBatchMax][kPackedMax];
+  Mutex choices_lock_;
+  PackOrPlain choices_[kDonorsMax];
 };
 
 }  // namespace farpool

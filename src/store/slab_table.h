@@ -34,14 +34,21 @@ struct SlabEntry {
   std::atomic<uint32_t> cursor;  // Where to look next for a free slot: a hint.
 };
 
-struct SlabTable {
+struct alignas(64) SlabTable {
   std::atomic<uint32_t> count;  // Highest slab index that was ever ready, plus 1; at least 1.
   std::atomic<uint64_t> used_slots;
   // What share of each batch of pages a donor gets; all 0: a batch goes to one slab. Constant once there are
   // slabs.
   uint32_t weights[kDonorsMax];
+  // Whether pages travel packed, to donors that are not on this host. Constant once there are slabs.
+  enum Compress : uint32_t { kPlain = 0, kPack = 1, kWhatIsSooner = 2 };
+  Compress compress;
+  std::atomic<uint64_t> packed_out_pages, packed_out_bytes;  // Stored packed, and bytes that took.
+  std::atomic<uint64_t> packed_in_pages, packed_in_bytes;
   SlabEntry slabs[kSlabsMax];
   std::atomic<uint16_t> holders[kSlabsMax][kSlotsPerSlabMax];  // 8 GiB, sparse: only used slabs take memory.
+  // Size of what is in the slot where that is a packed page, else 0. Whoever may write the slot writes it.
+  uint16_t packed[kSlabsMax][kSlotsPerSlabMax];  // As sparse.
 
   void Retain(SlotId slot) { holders[SlabOf(slot)][SlotOf(slot)].fetch_add(1, std::memory_order_relaxed); }
   void Release(SlotId slot) {

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/size_text.h"
+#include "farpool/types.h"
 
 namespace farpool {
 
@@ -118,6 +119,11 @@ std::string ReportText(const RunReport& r) {
   Line(&out, "moved",
        fmt::format("in {} ({} pages), out {} ({} pages)", FormatSize(r.bytes_in), r.pages_in,
                    FormatSize(r.bytes_out), r.pages_out));
+  if (r.packed_in_pages + r.packed_out_pages != 0)
+    Line(&out, "compressed",
+         fmt::format("in {} to {}, out {} to {}", FormatSize(r.packed_in_pages * kPageBytes),
+                     FormatSize(r.packed_in_bytes), FormatSize(r.packed_out_pages * kPageBytes),
+                     FormatSize(r.packed_out_bytes)));
   Line(&out, "stalled",
        fmt::format("{:.2f} s in faults over all threads, {} of the run time", r.stall_s,
                    Percent(d.stall_share)));
@@ -186,6 +192,10 @@ std::string ReportJson(const RunReport& r) {
       {"hinted_out", r.hinted_out},
       {"bytes_in", r.bytes_in},
       {"bytes_out", r.bytes_out},
+      {"packed_in_pages", r.packed_in_pages},
+      {"packed_in_bytes", r.packed_in_bytes},
+      {"packed_out_pages", r.packed_out_pages},
+      {"packed_out_bytes", r.packed_out_bytes},
       {"syscalls_prepared", r.syscalls_prepared},
       {"syscalls_trapped", r.syscalls_trapped},
       {"efault_uncured", r.efault_uncured},

@@ -40,6 +40,8 @@ struct RunReport {
   // Of `fetch`: faults that a larger limit would have saved, by how much larger (PagingStats::distances).
   std::array<uint64_t, PagingStats::kDistances> distances = {};
   uint64_t hinted_in = 0, hinted_out = 0;
+  // Of those moved, pages that travelled packed, and bytes that took.
+  uint64_t packed_in_pages = 0, packed_in_bytes = 0, packed_out_pages = 0, packed_out_bytes = 0;
   uint64_t bytes_in = 0, bytes_out = 0;
   uint64_t syscalls_prepared = 0, syscalls_trapped = 0, efault_uncured = 0;
   double stall_s = 0;  // Sum over threads of time in faults.

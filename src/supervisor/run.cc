@@ -225,6 +225,11 @@ RunReport MakeReport(const RunOptions& options, const RunSegment& segment, const
   for (size_t i = 0; i < r.distances.size(); ++i) r.distances[i] = s.distances[i].load();
   r.bytes_in = r.pages_in * kPageBytes;
   r.bytes_out = r.pages_out * kPageBytes;
+  const SlabTable& slabs = segment.slabs;
+  r.packed_in_pages = slabs.packed_in_pages.load();
+  r.packed_in_bytes = slabs.packed_in_bytes.load();
+  r.packed_out_pages = slabs.packed_out_pages.load();
+  r.packed_out_bytes = slabs.packed_out_bytes.load();
   r.syscalls_prepared = s.syscalls_prepared.load();
   r.syscalls_trapped = s.syscalls_trapped.load();
   r.efault_uncured = s.efault_uncured.load();
@@ -285,6 +290,7 @@ int RunProgram(const RunOptions& options) {
   Result<RunSegment*> made = MakeSegment(options, library.value(), &segment_fd);
   if (!made.ok()) return Refuse(kExitFarpoolFailed, made.status().text());
   RunSegment* segment = made.value();
+  segment->slabs.compress = options.compress;
   Donors donors;
   if (Status s = donors.Open(pool, kGraceMs, &segment->slabs, {}, options.placement); !s.ok())
     return Refuse(kExitFarpoolFailed, s.text());

@@ -20,6 +20,7 @@ struct RunOptions {
   std::string near_programs;         // Programs whose memory stays near: comma list of names with * and ?.
   std::string handoff = "auto";      // auto, direct, monitor.
   Placement placement = Placement::kSlabs;
+  SlabTable::Compress compress = SlabTable::kWhatIsSooner;
   bool via_swap = false;             // --via swap: no preloading.
   std::string report_path;           // Text report: a file, "-" for stderr, empty for none.
   std::string report_json_path;      // JSON report: a file, "-" for stdout, empty for none.

@@ -97,6 +97,8 @@ int RunViaSwap(const RunOptions& options) {
     return Refuse(kExitFarpoolFailed, "--via swap needs --pool: donors that lend the memory");
   if (options.placement != Placement::kSlabs)
     return Refuse(kExitFarpoolFailed, "--via swap places pages slab by slab: leave --placement away");
+  if (options.compress == SlabTable::kPack)
+    return Refuse(kExitFarpoolFailed, "--via swap sends pages as they are: leave --compress away");
   if (!options.report_path.empty() || !options.report_json_path.empty() || !options.near_programs.empty() ||
       !options.trace_path.empty() || options.threshold_bytes != 0 || options.handoff != "auto")
     return Refuse(kExitFarpoolFailed,

@@ -75,6 +75,7 @@ for action in on off delete; do
   expect_refusal "swap $action nothing" 2 "name the device, as in: farpool swap $action /dev/nbd0" "$farpool" swap "$action"
 done
 expect_refusal "swap of others" 1 "(no swap device of farpool's|run farpool swap as root)" "$farpool" swap off /dev/null
+expect_refusal "unknown compression" 125 "'gzip' is unknown; use auto, on or off" "$farpool" run --compress gzip -- true
 expect_refusal "unknown placement" 125 "'fair' is unknown; use slabs, even or weighted" "$farpool" run --placement fair -- true
 expect_refusal "unknown way" 125 "'ptrace' is unknown; use preload or swap" "$farpool" run --via ptrace -- true
 expect_refusal "run via swap" 125 '(run it as root|needs --local SIZE)' "$farpool" run --via swap -- true
