@@ -196,7 +196,8 @@ std::string LimitsSection(const Results& results) {
   std::string out =
       "<p class=\"dim\">Two donors, one behind 2 Gbit/s and one behind 1. slabs: slab by slab; even: each "
       "batch of pages "
-      "in equal shares; weighted: by measured bandwidth.</p>\n<div class=\"charts\">\n";
+      "in equal shares; weighted: by measured bandwidth. sort@50: one donor behind 100 Mbit/s, pages as they "
+      "are (off), packed (on), or as is sooner (auto).</p>\n<div class=\"charts\">\n";
   for (const std::string& what : results.Cases()) out += Bars(results, what, "time");
   return out + "</div>\n";
 }

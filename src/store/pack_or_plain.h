@@ -15,7 +15,8 @@ class PackOrPlain {
 
   // For the next batch of so many pages.
   bool Pack(unsigned pages) {
-    const bool pack = pack_ns_ != 0 && pack_ns_ < plain_ns_;
+    // Clearly sooner: packed pages do not travel as neighbours.
+    const bool pack = pack_ns_ != 0 && pack_ns_ + pack_ns_ / 8 < plain_ns_;
     if (pages < kPagesMin) return pack;
     const bool probe = ++batches_ % (pack_ns_ == 0 ? kFirstProbe : kProbeEvery) == 0;
     return pack != probe;
@@ -24,8 +25,11 @@ class PackOrPlain {
   void Took(bool packed, unsigned pages, uint64_t ns) {
     if (pages < kPagesMin) return;
     uint64_t& median = packed ? pack_ns_ : plain_ns_;
+    uint32_t& steps = packed ? pack_steps_ : plain_steps_;
     const uint64_t each = ns / pages + 1;
-    const uint64_t step = median / 16 + 1;
+    // Larger at first: a limited link takes the first pages at once.
+    const uint64_t step = median / (steps < kLargeSteps ? 2 : 16) + 1;
+    ++steps;
     if (median == 0) {
       median = each;
     } else {
@@ -34,10 +38,13 @@ class PackOrPlain {
   }
 
  private:
-  static constexpr uint32_t kFirstProbe = 8;
+  static constexpr uint32_t kFirstProbe = 4;
+  static constexpr uint32_t kLargeSteps = 8;
   static constexpr uint32_t kProbeEvery = 128;
   uint64_t plain_ns_ = 0;
   uint64_t pack_ns_ = 0;
+  uint32_t plain_steps_ = 0;
+  uint32_t pack_steps_ = 0;
   uint32_t batches_ = 0;
 };
 

@@ -77,6 +77,7 @@ elif ! command -v tc >/dev/null; then
   echo "limits is left out: no tc (iproute2)"
 elif bench limits; then
   expect limits "slabs even weighted" stream@50 "time moved"
+  expect "limits, compressed" "off auto on" sort@50 "time moved"
   ip netns | grep -q farpool-bench && bad "limits cleans up" "namespaces are left" || ok "limits cleans up"
 else
   bad limits "$(tail -1 "$log")"

@@ -15,15 +15,18 @@ done
 
 start_donor --unix "$work/donor.sock" --memory "$donor_memory"
 start_donor --listen tcp://127.0.0.1:0 --memory "$donor_memory"
-pool=unix://$work/donor.sock,tcp://127.0.0.1:$donor_port
+tcp_pool=tcp://127.0.0.1:$donor_port
+pool=unix://$work/donor.sock,$tcp_pool
 seconds_max=$((long ? 7200 : 600))
 handoff=auto
+compress=auto
 
 # under LIMIT REPORT COMMAND...: runs it, stdout and stderr as given.
 under() {
   local limit=$1 report=$2
   shift 2
   as_user timeout -k 5 "$seconds_max" "$farpool" run --local "$limit" --handoff "$handoff" \
+    --compress "$compress" \
     --pool "$pool" --report-json "$report" -- "$@"
 }
 

@@ -257,6 +257,29 @@ FARPOOL_TEST_FILL=copy compare fork-copy 32M "$programs/forker" fork
 FARPOOL_TEST_FILL=copy compare threads-copy 32M "$programs/threads" 96
 FARPOOL_TEST_FILL=copy compare mmaps-copy 32M "$programs/mmaps" 3 1500
 
+# --- pages packed on their way to the TCP donor; children share packed pages
+both_pools=$pool
+compress=on pool=$tcp_pool
+compare fork-compress 32M "$programs/forker" fork
+compare threads-compress 32M "$programs/threads" 96
+compare mmaps-compress 32M "$programs/mmaps" 6 1500
+compare structures-compress 8M "$programs/structures" 24
+# What it saves: text.
+if wanted compressed-bytes; then
+  seq -f 'line %.0f' 1000000 | as_user tee "$work/lines" | sort >"$work/plain.out"
+  under 16M "$work/report.json" sort -S 256M --parallel=1 "$work/lines" >"$work/far.out" 2>"$work/far.err"
+  pages=$(json_field "$work/report.json" packed_out_pages) bytes=$(json_field "$work/report.json" packed_out_bytes)
+  if ! cmp -s "$work/plain.out" "$work/far.out"; then
+    bad compressed-bytes "output differs: $(head -c 300 "$work/far.err")"
+  elif [ "$pages" -gt 1000 ] && [ "$bytes" -lt $((pages * 4096 / 2)) ]; then
+    ok "compressed-bytes ($pages pages in the room of $((bytes / 4096)))"
+  else
+    bad compressed-bytes "$pages pages were packed into $bytes bytes"
+  fi
+  rm -f "$work/lines" "$work"/plain.* "$work"/far.* "$work/report.json"
+fi
+compress=auto pool=$both_pools
+
 # --- events to a thread of the runtime's own instead of signals: needs root
 if [ "$(id -u)" = 0 ]; then
   unprivileged=("${user[@]}")

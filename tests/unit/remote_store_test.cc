@@ -134,8 +134,12 @@ class TestProvider final : public SlabProvider {
   size_t next_ = 0;
 };
 
-struct RemoteStoreTest : testing::Test {
-  void Start() { store->Init(provider.table, &provider); }
+// The parameter: whether pages travel packed.
+struct RemoteStoreTest : testing::TestWithParam<SlabTable::Compress> {
+  void Start() {
+    provider.table->compress = GetParam();
+    store->Init(provider.table, &provider);
+  }
   ~RemoteStoreTest() override { store->AfterFork(); }  // Closes the channels.
 
   std::vector<SlotId> Reserve(unsigned count) {
@@ -153,16 +157,22 @@ struct RemoteStoreTest : testing::Test {
     }
     return slots;
   }
+  // Two pages in three can be packed.
+  static uint64_t Word(uint64_t value, size_t i) {
+    const uint64_t mixed = (value * kPageBytes + i + 1) * 0x9e3779b97f4a7c15;
+    return value % 3 == 0 ? mixed ^ mixed >> 29 ^ mixed << 31 : value * 0x9e3779b97f4a7c15 + i;
+  }
   static void Fill(void* page, uint64_t value) {
     auto* words = static_cast<uint64_t*>(page);
-    for (size_t i = 0; i < kPageBytes / 8; ++i) words[i] = value * 0x9e3779b97f4a7c15 + i;
+    for (size_t i = 0; i < kPageBytes / 8; ++i) words[i] = Word(value, i);
   }
   static bool Is(const void* page, uint64_t value) {
     const auto* words = static_cast<const uint64_t*>(page);
     for (size_t i = 0; i < kPageBytes / 8; ++i)
-      if (words[i] != value * 0x9e3779b97f4a7c15 + i) return false;
+      if (words[i] != Word(value, i)) return false;
     return true;
   }
+  uint16_t PackedSize(SlotId slot) const { return provider.table->packed[SlabOf(slot)][SlotOf(slot)]; }
   // One page, from the start of the buffer.
   Status StoreOne(SlotId slot, uint64_t value) {
     Fill(buffer.data(), value);
@@ -189,9 +199,81 @@ struct RemoteStoreTest : testing::Test {
   std::vector<std::byte> buffer = std::vector<std::byte>(256 * kPageBytes);
 };
 
+INSTANTIATE_TEST_SUITE_P(, RemoteStoreTest,
+                         testing::Values(SlabTable::kPlain, SlabTable::kPack, SlabTable::kWhatIsSooner),
+                         [](const auto& compress) {
+                           return compress.param == SlabTable::kPlain  ? "Plain"
+                                  : compress.param == SlabTable::kPack ? "Pack"
+                                                                       : "WhatIsSooner";
+                         });
+
+// What a donor keeps of a page that can be packed is the packed page; what it cannot be, and what lies on
+// shared memory, is as it was. A slot may hold the one after the other.
+TEST_P(RemoteStoreTest, PacksWhatGetsSmaller) {
+  provider.AddTcp(1);
+  provider.AddShm(1);
+  Start();
+  if (GetParam() != SlabTable::kPack) GTEST_SKIP();
+  const std::vector<SlotId> slots = Reserve(kTcpSlots + kShmSlots);
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const bool tcp = provider.table->slabs[SlabOf(slots[i])].donor == 0;
+    for (const uint64_t value : {3 * i, 3 * i + 1, 3 * i}) {
+      ASSERT_TRUE(StoreOne(slots[i], value).ok());
+      ASSERT_EQ(PackedSize(slots[i]) != 0, tcp && value % 3 != 0);
+      ASSERT_LE(PackedSize(slots[i]), kPageBytes / 4 * 3);
+      ASSERT_TRUE(LoadOne(slots[i], value).ok());
+    }
+  }
+  const SlabTable& table = *provider.table;
+  EXPECT_EQ(table.packed_out_pages, kTcpSlots);
+  EXPECT_EQ(table.packed_in_pages, kTcpSlots);
+  EXPECT_EQ(table.packed_in_bytes, table.packed_out_bytes);
+  EXPECT_LT(table.packed_out_bytes, kTcpSlots * kPageBytes / 4 * 3);
+}
+
+// Method: each byte of a packed page is changed at the donor. Either the store says so, or it is for whoever
+// keeps the page's hash to see (EngineTest.ChangedPageIsReportedAndNeverMapped); nothing else is written to.
+TEST_P(RemoteStoreTest, ChangedPackedPagesAreNeverTakenForTheirs) {
+  provider.AddTcp(1);
+  Start();
+  if (GetParam() != SlabTable::kPack) GTEST_SKIP();
+  const SlotId slot = Reserve(1)[0];
+  ASSERT_TRUE(StoreOne(slot, 1).ok());
+  const uint16_t bytes = PackedSize(slot);
+  ASSERT_GT(bytes, 0);
+  provider.table->packed[SlabOf(slot)][SlotOf(slot)] = 0;  // As it is at the donor.
+  const PageIo raw{slot, buffer.data() + 2 * kPageBytes};
+  ASSERT_TRUE(store->Load(&raw, 1).ok());
+  const std::vector<std::byte> packed(buffer.begin() + 2 * kPageBytes, buffer.begin() + 3 * kPageBytes);
+  unsigned refused = 0, changed = 0;
+  std::mt19937_64 random(2);
+  for (unsigned at = 0; at < bytes; ++at) {
+    std::copy(packed.begin(), packed.end(), buffer.begin() + 2 * kPageBytes);
+    buffer[2 * kPageBytes + at] ^= std::byte(1 + random() % 255);
+    provider.table->compress = SlabTable::kPlain;
+    ASSERT_TRUE(store->Store(&raw, 1).ok());
+    provider.table->compress = SlabTable::kPack;
+    provider.table->packed[SlabOf(slot)][SlotOf(slot)] = bytes;
+    const PageIo io{slot, buffer.data()};
+    std::memset(buffer.data(), 0xcc, 2 * kPageBytes);
+    const Status s = store->Load(&io, 1);
+    if (!s.ok()) {
+      ASSERT_EQ(s.code(), Status::Code::kCorrupt);
+      ++refused;
+    } else if (!Is(buffer.data(), 1)) {
+      ++changed;
+    }
+    ASSERT_TRUE(std::all_of(buffer.begin() + kPageBytes, buffer.begin() + 2 * kPageBytes, [](std::byte b) {
+      return b == std::byte{0xcc};
+    })) << at;
+  }
+  EXPECT_GT(refused, 0u);
+  EXPECT_GT(changed, bytes / 4U);  // The rest are other ways to pack the same page.
+}
+
 // Method: every group of pages is on the donors in the proportion of their weights; when one donor is full
 // the others take its part, to the last slot of the pool.
-TEST_F(RemoteStoreTest, BatchesAreDividedByWeight) {
+TEST_P(RemoteStoreTest, BatchesAreDividedByWeight) {
   provider.AddTcp(1);
   provider.AddTcp(4);
   provider.AddShm(1);  // No weight, so the last to be asked.
@@ -220,7 +302,7 @@ TEST_F(RemoteStoreTest, BatchesAreDividedByWeight) {
 
 // Method: random batches against what each slot should hold; neighbours in slots, in memory, in both and in
 // neither; stores while a load is under way.
-TEST_F(RemoteStoreTest, WhatIsStoredIsLoadedBack) {
+TEST_P(RemoteStoreTest, WhatIsStoredIsLoadedBack) {
   provider.AddTcp(2);
   provider.AddShm(2);
   provider.AddTcp(2);
@@ -282,7 +364,7 @@ TEST_F(RemoteStoreTest, WhatIsStoredIsLoadedBack) {
   EXPECT_EQ(provider.donors[2].connects, 1u);
 }
 
-TEST_F(RemoteStoreTest, SlabIsFilledBeforeTheNextIsAskedFor) {
+TEST_P(RemoteStoreTest, SlabIsFilledBeforeTheNextIsAskedFor) {
   provider.AddShm(3);
   Start();
   std::vector<SlotId> slots = Reserve(kShmSlots);
@@ -295,7 +377,7 @@ TEST_F(RemoteStoreTest, SlabIsFilledBeforeTheNextIsAskedFor) {
   for (SlotId slot : slots) EXPECT_NE(slot, SlotId::kNone);
 }
 
-TEST_F(RemoteStoreTest, FullPoolIsReportedAndAReleasedSlotIsGivenAgain) {
+TEST_P(RemoteStoreTest, FullPoolIsReportedAndAReleasedSlotIsGivenAgain) {
   provider.AddShm(2);
   provider.AddShm(1);
   Start();
@@ -325,7 +407,7 @@ TEST_F(RemoteStoreTest, FullPoolIsReportedAndAReleasedSlotIsGivenAgain) {
   EXPECT_EQ(out[0], slots[7]);
 }
 
-TEST_F(RemoteStoreTest, BrokenLinkIsReplaced) {
+TEST_P(RemoteStoreTest, BrokenLinkIsReplaced) {
   provider.AddTcp(1);
   Start();
   const std::vector<SlotId> slots = Reserve(64);
@@ -342,7 +424,7 @@ TEST_F(RemoteStoreTest, BrokenLinkIsReplaced) {
 }
 
 // The link breaks while a load travels, and is replaced for a store in between.
-TEST_F(RemoteStoreTest, LoadUnderWaySurvivesABreak) {
+TEST_P(RemoteStoreTest, LoadUnderWaySurvivesABreak) {
   provider.AddTcp(1);
   Start();
   const std::vector<SlotId> slots = Reserve(128);
@@ -365,7 +447,7 @@ TEST_F(RemoteStoreTest, LoadUnderWaySurvivesABreak) {
   EXPECT_TRUE(LoadOne(slots[0], 5).ok());
 }
 
-TEST_F(RemoteStoreTest, TwoBrokenLinksInOneTransfer) {
+TEST_P(RemoteStoreTest, TwoBrokenLinksInOneTransfer) {
   provider.AddTcp(1);
   provider.AddTcp(1);
   provider.AddShm(1);
@@ -383,7 +465,7 @@ TEST_F(RemoteStoreTest, TwoBrokenLinksInOneTransfer) {
   for (size_t i = 0; i < io.size(); ++i) EXPECT_TRUE(Is(io[i].page, i)) << i;
 }
 
-TEST_F(RemoteStoreTest, LostDonorEndsWithTheProvidersWord) {
+TEST_P(RemoteStoreTest, LostDonorEndsWithTheProvidersWord) {
   provider.AddTcp(1);
   provider.AddShm(1);
   Start();
@@ -405,7 +487,7 @@ TEST_F(RemoteStoreTest, LostDonorEndsWithTheProvidersWord) {
   EXPECT_EQ(provider.donors[0].connects, connects);
 }
 
-TEST_F(RemoteStoreTest, LostSlabGivesNoMoreSlots) {
+TEST_P(RemoteStoreTest, LostSlabGivesNoMoreSlots) {
   provider.AddShm(2);
   Start();
   const SlotId first = Reserve(1)[0];
@@ -413,7 +495,7 @@ TEST_F(RemoteStoreTest, LostSlabGivesNoMoreSlots) {
   for (SlotId slot : Reserve(kShmSlots)) EXPECT_NE(SlabOf(slot), SlabOf(first));
 }
 
-TEST_F(RemoteStoreTest, LinkThatKeepsBreakingIsGivenUp) {
+TEST_P(RemoteStoreTest, LinkThatKeepsBreakingIsGivenUp) {
   provider.AddTcp(1);
   Start();
   const SlotId slot = Reserve(1)[0];
@@ -430,7 +512,7 @@ TEST_F(RemoteStoreTest, LinkThatKeepsBreakingIsGivenUp) {
 }
 
 // A forked child makes channels of its own; slabs in shared memory and what is on donors stay what they are.
-TEST_F(RemoteStoreTest, WorksOnAfterFork) {
+TEST_P(RemoteStoreTest, WorksOnAfterFork) {
   provider.AddTcp(1);
   provider.AddShm(1);
   Start();

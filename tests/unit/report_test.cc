@@ -32,6 +32,8 @@ RunReport Example() {
   r.pages_zero = 10;
   r.pages_prefetched = 100;
   r.hinted_in = 7;
+  r.packed_out_pages = 3;
+  r.packed_out_bytes = 5000;
   r.prefetch_hits = 75;
   r.distances[1] = 10;  // Of the 60 fetches.
   r.distances[2] = 20;
@@ -180,6 +182,9 @@ TEST(ReportTest, JsonHasEveryFieldUnderItsName) {
   EXPECT_EQ(json["pages_zero"], 10);
   EXPECT_EQ(json["pages_prefetched"], 100);
   EXPECT_EQ(json["hinted_in"], 7);
+  EXPECT_EQ(json["packed_in_pages"], 0);
+  EXPECT_EQ(json["packed_out_pages"], 3);
+  EXPECT_EQ(json["packed_out_bytes"], 5000);
   EXPECT_EQ(json["hinted_out"], 0);
   EXPECT_EQ(json["prefetch_hits"], 75);
   EXPECT_EQ(json["bytes_in"], r.bytes_in);
