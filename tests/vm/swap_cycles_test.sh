@@ -10,13 +10,13 @@ cycles=5
 . "$(dirname "$0")/swap_lib.sh"
 
 two_donors
-"$programs/pagewalker_static" 4 >"$work/plain"
+"$programs/pagewalker_static" 9 >"$work/plain"
 
 one_cycle() {  # DRIVER: what went wrong, in a word
   local device written
   device=$("$farpool" swap create --driver "$1" --size 64M --pool "$pool" 2>"$work/err") || { echo "create: $(cat "$work/err")"; return; }
   "$farpool" swap on "$device" || { echo on; return; }
-  limited 2 "$programs/pagewalker_static" 4 >"$work/swapped" 2>"$work/err" || { echo "program: $(tail -1 "$work/err")"; return; }
+  limited 4 "$programs/pagewalker_static" 9 >"$work/swapped" 2>"$work/err" || { echo "program: $(tail -1 "$work/err")"; return; }
   cmp -s "$work/plain" "$work/swapped" || { echo "wrong words"; return; }
   written=$(swap_field pages_written)
   [ "$written" -gt 100 ] || { echo "only $written pages swapped"; return; }
