@@ -2,12 +2,12 @@
  * to link.
  *
  * Each function may be called in any program, on any memory, whether or not it runs under `farpool run`: it
- * never changes what memory holds, only how long touching it takes. Without farpool, and for memory that is not far,
- * nothing is done. They are madvise(2) with the kernel's own advice, which a program may use instead; what these
- * add is that they do nothing elsewhere and take any range.
+ * never changes what memory holds, only how long touching it takes. Without farpool, and for memory that is
+ * not far, nothing is done. They are madvise(2) with the kernel's own advice, which a program may use
+ * instead; what these add is that they do nothing elsewhere and take any range.
  *
- * Those that return int say: 1, farpool has taken the hint; 0, there was nothing to do (no far memory, or less
- * than a page); -1, it has not, and errno says why (ENOMEM: a part of the range is not mapped). */
+ * Those that return int say: 1, farpool has taken the hint; 0, there was nothing to do (no far memory, or
+ * less than a page); -1, it has not, and errno says why (ENOMEM: a part of the range is not mapped). */
 #ifndef FARPOOL_HINTS_H
 #define FARPOOL_HINTS_H
 
@@ -50,12 +50,13 @@ static inline int farpool_advise(const void* address, size_t bytes, int advice) 
   return farpool_advise_pages(begin, ((uintptr_t)address + bytes) & ~(FARPOOL_PAGE_BYTES - 1), advice);
 }
 
-/* The range is going to be used: brings it in, in another thread, while the program goes on. Not more than half of
- * what the program may have here; what is over is left to be fetched when it is touched. */
+/* The range is going to be used: brings it in, in another thread, while the program goes on. Not more than
+ * half of what the program may have here; what is over is left to be fetched when it is touched. */
 static inline int farpool_prefetch(const void* address, size_t bytes) {
   const uintptr_t end = ((uintptr_t)address + bytes + FARPOOL_PAGE_BYTES - 1) & ~(FARPOOL_PAGE_BYTES - 1);
-  return bytes == 0 ? 0
-                    : farpool_advise_pages((uintptr_t)address & ~(FARPOOL_PAGE_BYTES - 1), end, MADV_WILLNEED);
+  return bytes == 0
+             ? 0
+             : farpool_advise_pages((uintptr_t)address & ~(FARPOOL_PAGE_BYTES - 1), end, MADV_WILLNEED);
 }
 
 /* The range is not going to be used soon: when room is needed, it is made there first. */
@@ -68,13 +69,13 @@ static inline int farpool_evict(const void* address, size_t bytes) {
   return farpool_advise(address, bytes, 21 /* MADV_PAGEOUT */);
 }
 
-/* How the range will be gone through until another hint says otherwise: in no order (no page is fetched but the one
- * touched), or from its beginning to its end (the whole neighbourhood from the first touch on). */
+/* How the range will be gone through until another hint says otherwise: in no order (no page is fetched but
+ * the one touched), or from its beginning to its end (the whole neighbourhood from the first touch on). */
 static inline int farpool_access(const void* address, size_t bytes, enum farpool_order order) {
   return farpool_advise(address, bytes,
                         order == FARPOOL_RANDOM       ? MADV_RANDOM
                         : order == FARPOOL_SEQUENTIAL ? MADV_SEQUENTIAL
-                                                       : MADV_NORMAL);
+                                                      : MADV_NORMAL);
 }
 
 #ifdef __cplusplus

@@ -4,6 +4,7 @@
 
 #include "preload/own_thread.h"
 #include "preload/runtime.h"
+#include "preload/thread.h"
 
 namespace farpool {
 
@@ -22,7 +23,9 @@ std::atomic<bool> g_running{false};
 }  // namespace
 
 void StartEvictor() {
-  if (g_running.load(std::memory_order_relaxed) || g_running.exchange(true)) return;
+  if (g_running.load(std::memory_order_relaxed)) return;
+  if (InVforkChild()) return;  // A thread started there would be the child's, and end with it.
+  if (g_running.exchange(true)) return;
   // Without it others get less; nothing is wrong for that.
   if (!StartOwnThread(&Evict).ok()) g_running.store(false);
 }
