@@ -333,10 +333,10 @@ Status Engine::KeepReserve(unsigned count, Departure* departure) {
 void Engine::Returned(const Flight& flight) {
   if (flight.before == PageEntry::State::kNone) return;
   const bool staged = flight.before == PageEntry::State::kStaged;
-  const bool touched = flight.count <= kTouchedMax;
+  const bool touched = !flight.ahead && flight.count <= kTouchedMax;
   const uint64_t limit = config_.budget.limit();
   const auto since = [&](const PageEntry& entry) -> uint64_t { return (left_ - entry.frame) & kClockMask; };
-  if (!staged) {
+  if (!staged && !flight.ahead) {
     const uint64_t distance = since(config_.table[flight.page]) * PagingStats::kDistancesPerLimit / limit;
     constexpr uint64_t kLast = PagingStats::kDistances - 1;
     Count(config_.stats->distances[distance < kLast ? distance : kLast]);
@@ -465,7 +465,11 @@ Status Engine::Drain(unsigned most, Hot hot) {
       if (Status d = DropResidentSlots(kGroupPages, &dropped); !d.ok()) return d;
       if (dropped > 0) continue;
     }
-    if (!s.ok()) return s;
+    if (!s.ok()) {
+      for (unsigned k = 0; k < dirty; ++k)
+        if (io[k].slot != config_.table[owner_[frames[k]]].slot) config_.store->Release(io[k].slot);
+      return s;
+    }
     without_slot -= reserved;
     for (unsigned k = 0; k < reserved; ++i) {
       if (io[i].slot != SlotId::kNone) continue;

@@ -41,9 +41,10 @@ Status Engine::BringAhead(bool* more) {
   const bool ours = !area.foreign && area.protection != PROT_NONE;
   uint64_t page = ours ? hint.first : area.last;
   for (const uint64_t begin = page; page < area.last && page - begin < kLookMax;) {
-    const PageEntry::State state = config_.table[page].state;
-    if (state == PageEntry::State::kStored || state == PageEntry::State::kStaged) break;
     const Group& group = GroupOf(page);
+    // Entries of groups that were never used have no memory yet.
+    const PageEntry::State state = group.used ? config_.table[page].state : PageEntry::State::kNone;
+    if (state == PageEntry::State::kStored || state == PageEntry::State::kStaged) break;
     page = !group.used || group.resident == kGroupPages ? (page / kGroupPages + 1) * kGroupPages : page + 1;
   }
   if (page > area.last) page = area.last;
@@ -116,14 +117,17 @@ Status Engine::EvictNow(uint64_t first, uint64_t last) {
     // A group at a time, so that the program's faults get their turn.
     MutexLock hold(&lock_);
     while (GroupOf(page).arriving > 0) AwaitLanding();
+    if (GroupOf(page).resident == 0) {
+      page = end;
+      continue;
+    }
     Victim victim = {.first = group_end - kGroupPages,
                      .last = end,
                      .next = page,
                      .block = kNoBlock,
                      .remap = ByRemap(group_end - kGroupPages)};
     bool room = true;
-    if (GroupOf(page).resident > 0)
-      Count(config_.stats->hinted_out, EvictSlice(&victim, kGroupPages, kGroupPages, &room));
+    Count(config_.stats->hinted_out, EvictSlice(&victim, kGroupPages, kGroupPages, &room));
     if (!room && Compact()) continue;
     if (const uint32_t block = victim.block; block != kNoBlock) {
       // To the head of the queue, not behind what has been staged for longer, and out of it again.
@@ -131,7 +135,10 @@ Status Engine::EvictNow(uint64_t first, uint64_t last) {
       drained_ = 0;
       staged_head_ = (staged_head_ + kBlocksMax - 1) % kBlocksMax;
       staged_queue_[staged_head_] = block;
-      if (Status s = Drain(kGroupPages, Hot::kGoes); !s.ok()) return s;
+      Status s = Drain(kGroupPages, Hot::kGoes);
+      if (s.code() == Status::Code::kExhausted)
+        return Status::Ok();  // No room in the pool: they stay staged.
+      if (!s.ok()) return s;
       FARPOOL_ASSERT(staged_mask_[block] == 0 && staged_queue_[staged_head_] == block);
       staged_head_ = (staged_head_ + 1) % kBlocksMax;
       --staged_count_;

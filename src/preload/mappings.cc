@@ -204,6 +204,7 @@ long Advise(uint64_t first, uint64_t last, int advice) {
                                                     : Access::kNormal;
   ExclusiveLock hold(&engine);
   for (uint64_t page = first; page < last;) {
+    if (engine.areas().size() > kAreasMax / 2) return 0;  // The rest of the room is for mappings.
     const Area* found = engine.areas().Find(page);
     if (found == nullptr) return -ENOMEM;
     const Area area = *found;

@@ -1202,6 +1202,17 @@ TEST_P(EngineTest, FaultsOfTwoThreadsTravelAtOnce) {
 }
 
 // Method: a page is on its way when others want it, too.
+// What the pool has no room for stays, whatever is advised.
+TEST_P(EngineTest, EvictNowIntoAFullPoolLosesNothing) {
+  Start({.pages = 4096, .limit = 1024, .slots = 400});
+  World& w = *world;
+  w.Fill(0, 1100);
+  const Status s = w.engine->EvictNow(0, 800);
+  EXPECT_TRUE(s.ok()) << s.text();
+  EXPECT_EQ(w.Wrong(0, 1100), 0u);
+  w.ExpectBooksRight();
+}
+
 // One thread's stream makes room while another thread works: its faults go on, but for those on the pages
 // that leave, which find them as they were.
 TEST_P(EngineTest, PagesOfAStreamLeaveBesideTheFaultsOfOthers) {

@@ -435,7 +435,13 @@ class Worker {
                                       MADV_NORMAL,   MADV_RANDOM, MADV_SEQUENTIAL};
     Range range;
     if (!Choose(&range, PROT_READ, 512)) return;
-    (void)madvise(range.at(), range.bytes(), kAdvice[random_.Below(6)]);  // May be refused.
+    const unsigned advice = random_.Below(6);
+    // How a part is going to be accessed makes it a mapping of its own, which mremap does not cross.
+    if (advice < 3) {
+      (void)madvise(range.at(), range.bytes(), kAdvice[advice]);  // May be refused.
+    } else {
+      (void)madvise(range.region->at, range.region->pages * kPage, kAdvice[advice]);
+    }
     range.Verify();
   }
   void MapOver() {
