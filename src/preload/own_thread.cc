@@ -10,6 +10,7 @@
 
 #include "base/sys.h"
 #include "preload/runtime.h"
+#include "preload/thread.h"
 
 namespace farpool {
 
@@ -45,6 +46,11 @@ Status StartOwnThread(void (*entry)()) {
   if (r < 0) return Status::FromErrno("starting a thread of farpool's", static_cast<int>(-r));
   g_started.fetch_add(1);
   return Status::Ok();
+}
+
+void OwnThread::Start() {
+  if (running_.load(std::memory_order_relaxed) || InVforkChild() || running_.exchange(true)) return;
+  if (!StartOwnThread(entry_).ok()) running_.store(false);
 }
 
 void OwnThreadsAfterFork() { g_started.store(0); }
