@@ -108,16 +108,7 @@ Status Engine::Fault(uintptr_t address, bool* foreign) {
     if (state == PageEntry::State::kArriving || state == PageEntry::State::kLeaving ||
         std::popcount(flights_) == kFlightsMax)
       continue;
-    Flight flight = {.load = static_cast<unsigned>(std::countr_one(flights_)),
-                     .page = page,
-                     .frame = 0,
-                     .count = 0,
-                     .before = state,
-                     .copy = false,
-                     .timed = false,
-                     .ahead = false,
-                     .unclean = 0,
-                     .area = *area};
+    Flight flight = FlightFor(page, *area);
     PageIo io[kGroupPages];
     Histogram* times = &config_.stats->fetch;
     Status s;
@@ -136,6 +127,13 @@ Status Engine::Fault(uintptr_t address, bool* foreign) {
     times->Add(NowNs() - start);
     return s;
   }
+}
+
+Engine::Flight Engine::FlightFor(uint64_t page, const Area& area) const {
+  return {.load = static_cast<unsigned>(std::countr_one(flights_)),
+          .page = page,
+          .before = config_.table[page].state,
+          .area = area};
 }
 
 Status Engine::Fly(Flight* flight, const PageIo* io) {

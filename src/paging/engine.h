@@ -192,13 +192,13 @@ class Engine {
   struct Flight {
     unsigned load;  // Its number, and that of its load from the store.
     uint64_t page;
-    uint32_t frame;
-    unsigned count;
+    uint32_t frame = 0;
+    unsigned count = 0;
     PageEntry::State before;  // kStored: to be loaded and checked.
-    bool copy;                // By COPY, with budget of their own: the frames stay.
-    bool timed;
-    bool ahead;        // Nobody waits for it: never at the price of the limit.
-    uint64_t unclean;  // Bit per page: to be filled with zeros.
+    bool copy = false;        // By COPY, with budget of their own: the frames stay.
+    bool timed = false;
+    bool ahead = false;    // Nobody waits for it: never at the price of the limit.
+    uint64_t unclean = 0;  // Bit per page: to be filled with zeros.
     Area area;
   };
 
@@ -221,6 +221,8 @@ class Engine {
 
   // All frames, nothing in them; `fixed` is MAP_FIXED or MAP_FIXED_NOREPLACE.
   Status MapStaging(int fixed);
+  // The next flight, for `page`: no frames and no others yet.
+  Flight FlightFor(uint64_t page, const Area& area) const;
   // What a fault does before its pages take off: which pages, from which frames. `flight->count` is 0 if
   // there are no frames before something has arrived.
   Status FirstTouch(uint64_t page, Flight* flight);

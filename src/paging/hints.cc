@@ -55,16 +55,8 @@ Status Engine::BringAhead(bool* more) {
   if (area.last - page > most) area.last = page + most;
   area.first = page;
   area.access = Access::kSequential;
-  Flight flight = {.load = static_cast<unsigned>(std::countr_one(flights_)),
-                   .page = page,
-                   .frame = 0,
-                   .count = 0,
-                   .before = state,
-                   .copy = false,
-                   .timed = false,
-                   .ahead = true,
-                   .unclean = 0,
-                   .area = area};
+  Flight flight = FlightFor(page, area);
+  flight.ahead = true;
   PageIo io[kGroupPages];
   const Status s =
       state == PageEntry::State::kStored ? Fetch(page, &flight, io) : SecondChance(page, &flight);
