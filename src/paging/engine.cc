@@ -592,7 +592,7 @@ Status Engine::BeforeFork(PageEntry* child_table, Budget child) {
   // that other processes do not take it meanwhile.
   Status s;
   for (bool progress = true; s.ok();) {
-    while (s.ok() && staged_ > 0) s = Drain(kGroupPages, Hot::kGoes);
+    while (s.ok() && staged_ > 0) s = Drain(kGroupPages);
     DropFreeFrames(&child);
     const uint64_t has = child.mine();
     if (!s.ok() || has >= resident_ || child.TryTake(resident_ - has)) break;

@@ -13,9 +13,8 @@
 // is `arriving`; one that is hashed and stored while others work is `leaving`.
 //
 // Eviction goes by group (64 neighbouring pages): most are kept, the rest passes through (NextVictim in
-// evict.cc). Single pages that were touched soon after they went are hot: they stay staged for longer. mremap
-// moves a group in one call, as page table entries and with one flush of the TLB; UFFDIO_MOVE, page by page,
-// is for when that could take a page from under a device (DevicesMayPin) or fails.
+// evict.cc). mremap moves a group in one call, as page table entries and with one flush of the TLB;
+// UFFDIO_MOVE, page by page, is for when that could take a page from under a device (DevicesMayPin) or fails.
 //
 // Threads: every public function takes the engine's lock unless it says otherwise; no handler of the
 // program may run in a thread meanwhile, since its faults take the same lock: signals are blocked or, in the
@@ -54,9 +53,8 @@ struct PageEntry {
   PageHash hash;                // Of the slot's contents; meaningful while slot is not kNone.
   SlotId slot = SlotId::kNone;  // Kept while resident, so that a clean page goes out without a write.
   State state : 4 = State::kNone;
-  uint32_t hot : 1 = 0;  // Was touched soon after it went; stays staged for longer.
   // While staged: its frame there. While stored: pages that had left before it.
-  uint32_t frame : 27 = 0;
+  uint32_t frame : 28 = 0;
 };
 static_assert(sizeof(PageEntry) == 24);
 
@@ -176,12 +174,6 @@ class Engine {
     uint32_t stamp;
     uint32_t ahead;  // Pages the last fetch brought beyond the one asked for.
   };
-  // What became of staged pages, of late.
-  struct Chances {
-    uint32_t touched = 0;
-    uint32_t missed = 0;
-    void Count(uint32_t more_touched, uint32_t more_missed);
-  };
   // Pages of one group around a fault that are wanted together.
   struct Range {
     uint64_t first;
@@ -272,10 +264,8 @@ class Engine {
   void DropFreeFrames(Budget* heir);  // Their pages go to `heir`, or back if there is none.
   uint64_t StagingTarget() const;
 
-  enum class Hot { kMayStay, kGoes };
-  Status Drain(unsigned most, Hot hot);
-  bool NextBlock(Hot hot);
-  bool MayStay() const;
+  Status Drain(unsigned most);
+  bool NextBlock();
   void Returned(const Flight& flight);
   // Needs no lock.
   Fate Examine(uint32_t frame, bool fresh, PageHash* hash) const;
@@ -334,9 +324,7 @@ class Engine {
   uint32_t turn_ = 0;        // Counts victims.
   uint32_t owed_ = 0;        // Victims to be taken from kKept next.
   Victim victim_ = {.first = 0, .last = 0, .next = 0, .block = kNoBlock, .remap = false};  // None.
-  Chances chances_[2];    // Of others, and of hot pages.
-  uint64_t left_ = 0;     // Pages that have left for the store so far.
-  uint64_t staying_ = 0;  // Staged pages in blocks that stay.
+  uint64_t left_ = 0;  // Pages that have left for the store so far.
   HintQueue ahead_;
   HintQueue evict_first_;
   uint64_t resident_ = 0;
@@ -348,7 +336,6 @@ class Engine {
   uint64_t free_[kBlocksMax] = {};  // Bit per frame: has memory, contents unwanted.
   uint64_t zero_[kBlocksMax] = {};  // Subset of free_: contents are known to be zero.
   uint64_t staged_mask_[kBlocksMax] = {};
-  uint8_t rounds_[kBlocksMax] = {};           // For which a block has stayed; only hot pages are left then.
   uint8_t in_flight_[kBlocksMax] = {};        // Flights from this block.
   uint64_t any_free_[kBlocksMax / 64] = {};   // Blocks with a free frame.
   uint64_t not_empty_[kBlocksMax / 64] = {};  // Blocks with any memory, in flight or in the staged queue.
@@ -358,7 +345,6 @@ class Engine {
   uint32_t staged_queue_[kBlocksMax] = {};    // Ring of blocks, oldest first.
   uint32_t staged_head_ = 0;
   uint32_t staged_count_ = 0;
-  unsigned drained_ = 0;  // Frames of the oldest block that were looked at.
 
   static constexpr unsigned kStreams = 16;
   Stream streams_[kStreams] = {};

@@ -56,19 +56,7 @@ constexpr uint32_t kKeptTurn = 8;
 // Groups that begin to be kept, for each victim.
 constexpr unsigned kKeptAtOnce = 16;
 // The clock of departures that fits a page table entry.
-constexpr uint32_t kClockMask = (1 << 27) - 1;
-// A page that is back before so small a share of the limit has left came back soon.
-constexpr uint64_t kPageSoonShare = 8;
-// Streams bring more at once.
-constexpr unsigned kTouchedMax = 8;
-// Hot pages stay so many rounds.
-constexpr uint8_t kRoundsMax = 14;
-// At most this share of what the process holds stays.
-constexpr uint64_t kStayingShare = UINT64_MAX;  // None: with a fifth a run was seen to exceed its limit.
-// And none when so many blocks are staged.
-constexpr unsigned kStayingBlocksMax = Engine::kBlocksMax / 4;
-// Staged pages over which their chances are counted.
-constexpr uint32_t kChancesWindow = 1024;
+constexpr uint32_t kClockMask = (1 << 28) - 1;
 // Shares of a page copied on write by an atomic OR before a MOVE is tried again.
 constexpr int kUnshareTriesMax = 3;
 
@@ -97,9 +85,7 @@ uint64_t Engine::StagingTarget() const {
   const uint64_t holds = config_.budget.mine();
   if (holds < 4 * kStagingPagesMin) return holds / 4 < kStagingPagesLeast ? kStagingPagesLeast : holds / 4;
   const uint64_t share = config_.budget.limit() / kStagingShare;
-  return staying_ + (share < kStagingPagesMin   ? kStagingPagesMin
-                     : share > kStagingPagesMax ? kStagingPagesMax
-                                                : share);
+  return share < kStagingPagesMin ? kStagingPagesMin : share > kStagingPagesMax ? kStagingPagesMax : share;
 }
 
 void Engine::QueueGroup(uint64_t group, QueueName name) {
@@ -141,13 +127,11 @@ void Engine::FramesTaken(uint32_t first, unsigned count) {
 void Engine::EnterStaging(uint32_t first, unsigned count) {
   staged_mask_[first / kGroupPages] |= BitsOf(first, count);
   staged_ += count;
-  if (rounds_[first / kGroupPages] > 0) staying_ += count;
 }
 
 void Engine::LeaveStaging(uint32_t first, unsigned count) {
   staged_mask_[first / kGroupPages] &= ~BitsOf(first, count);
   staged_ -= count;
-  if (rounds_[first / kGroupPages] > 0) staying_ -= count;
 }
 
 // Some frames of the block are gone.
@@ -246,7 +230,7 @@ Status Engine::MakeRoom(unsigned count, bool* taken) {
     // A whole group of it is going to go.
     if (Status s = FillStaging(StagingTarget() + kGroupPages, kGroupPages); !s.ok()) return s;
     if (staged_ == 0) return Status::Ok();
-    if (Status s = Drain(kGroupPages, Hot::kMayStay); !s.ok()) return s;
+    if (Status s = Drain(kGroupPages); !s.ok()) return s;
   }
   return Status::Ok();
 }
@@ -291,7 +275,7 @@ Status Engine::TakeFrames(unsigned count, bool ahead, uint32_t* first, unsigned*
     // At the limit: the oldest staged pages give their frames.
     if (Status s = FillStaging(StagingTarget() + count, count); !s.ok()) return s;
     if (staged_ > 0) {
-      if (Status s = Drain(count > kWritePages ? kGroupPages : count, Hot::kMayStay); !s.ok()) return s;
+      if (Status s = Drain(count > kWritePages ? kGroupPages : count); !s.ok()) return s;
       if (round < 4) continue;
     }
     if (count > 1 && round < 6 && Compact()) continue;
@@ -325,65 +309,26 @@ Status Engine::KeepReserve(unsigned count, Departure* departure) {
     if (Status s = Evict(count, kNeighboursPages, &progress); !s.ok()) return s;
   if (staged_ == 0) return Status::Ok();
   if (stream && Depart(kGroupPages, departure)) return Status::Ok();
-  return Drain(stream ? kGroupPages : count, Hot::kMayStay);
+  return Drain(stream ? kGroupPages : count);
 }
 
-// Pages are back. If few came, from staging or soon after they had left for the store, they are hot. Streams
-// say nothing about single pages.
+// A page is back from its donor: what else has left since it had.
 void Engine::Returned(const Flight& flight) {
-  if (flight.before == PageEntry::State::kNone) return;
-  const bool staged = flight.before == PageEntry::State::kStaged;
-  const bool touched = !flight.ahead && flight.count <= kTouchedMax;
-  const uint64_t limit = config_.budget.limit();
-  const auto since = [&](const PageEntry& entry) -> uint64_t { return (left_ - entry.frame) & kClockMask; };
-  if (!staged && !flight.ahead) {
-    const uint64_t distance = since(config_.table[flight.page]) * PagingStats::kDistancesPerLimit / limit;
-    constexpr uint64_t kLast = PagingStats::kDistances - 1;
-    Count(config_.stats->distances[distance < kLast ? distance : kLast]);
-  }
-  if (staged && touched) chances_[config_.table[flight.page].hot].Count(1, 0);
-  for (unsigned i = 0; i < flight.count; ++i) {
-    PageEntry& entry = config_.table[flight.page + i];
-    entry.hot = touched && (staged || since(entry) < limit / kPageSoonShare);
-  }
+  if (flight.before != PageEntry::State::kStored || flight.ahead) return;
+  const uint64_t since = (left_ - config_.table[flight.page].frame) & kClockMask;
+  const uint64_t distance = since * PagingStats::kDistancesPerLimit / config_.budget.limit();
+  constexpr uint64_t kLast = PagingStats::kDistances - 1;
+  Count(config_.stats->distances[distance < kLast ? distance : kLast]);
 }
 
-void Engine::Chances::Count(uint32_t more_touched, uint32_t more_missed) {
-  touched += more_touched;
-  missed += more_missed;
-  if (touched + missed < kChancesWindow) return;
-  touched /= 2;
-  missed /= 2;
-}
-
-// Hot pages must be touched in staging clearly more often than others: where touches are random they are not.
-bool Engine::MayStay() const {
-  if (staying_ >= config_.budget.mine() / kStayingShare || staged_count_ >= kStayingBlocksMax) return false;
-  const uint64_t others = chances_[0].touched + chances_[0].missed;
-  const uint64_t hot = chances_[1].touched + chances_[1].missed;
-  return 2 * chances_[1].touched * others > 3 * chances_[0].touched * hot;
-}
-
-// Looks for the oldest block that has pages to be drained. What is left of the others goes round once more.
-bool Engine::NextBlock(Hot hot) {
-  for (; staged_count_ > 0; drained_ = 0) {
+// Looks for the oldest block that has staged pages.
+bool Engine::NextBlock() {
+  for (; staged_count_ > 0; --staged_count_) {
     const unsigned block = staged_queue_[staged_head_];
-    const uint64_t staged = staged_mask_[block];
-    if (drained_ < kGroupPages && staged >> drained_ != 0) {
-      if (rounds_[block] == 0 || rounds_[block] == kRoundsMax || hot == Hot::kGoes || !MayStay()) return true;
-      chances_[1].Count(0, static_cast<uint32_t>(std::popcount(staged)));
-    }
+    if (staged_mask_[block] != 0) return true;
+    ClearBit(in_queue_, block);
+    BlockLeft(block);
     staged_head_ = (staged_head_ + 1) % kBlocksMax;
-    --staged_count_;
-    if (staged != 0) {
-      if (rounds_[block] == 0) staying_ += static_cast<uint64_t>(std::popcount(staged));
-      if (rounds_[block] < kRoundsMax) ++rounds_[block];
-      staged_queue_[(staged_head_ + staged_count_++) % kBlocksMax] = block;
-    } else {
-      rounds_[block] = 0;
-      ClearBit(in_queue_, block);
-      BlockLeft(block);
-    }
   }
   return false;
 }
@@ -409,15 +354,14 @@ void Engine::Settle(uint32_t frame, Fate fate, const PageHash& hash) {
   }
   if (fate == Fate::kChanged) entry.hash = hash;
   entry.state = PageEntry::State::kStored;
-  entry.hot = 0;
   entry.frame = left_++ & kClockMask;
   Count(fate == Fate::kChanged ? config_.stats->pages_out : config_.stats->pages_clean);
 }
 
 // Hashes the oldest staged pages, `most` of them or as many more as make up a write of kWritePages, writes
 // those that changed, frees their frames. On an error they stay staged.
-Status Engine::Drain(unsigned most, Hot hot) {
-  if (!NextBlock(hot)) return Status::Ok();
+Status Engine::Drain(unsigned most) {
+  if (!NextBlock()) return Status::Ok();
   const unsigned block = staged_queue_[staged_head_];
   PageIo io[kGroupPages];
   PageHash hashes[kGroupPages];
@@ -425,17 +369,10 @@ Status Engine::Drain(unsigned most, Hot hot) {
   unsigned dirty = 0;
   unsigned without_slot = 0;
   unsigned looked = 0;
-  for (uint64_t bits = staged_mask_[block] >> drained_ << drained_; bits != 0; bits &= bits - 1) {
+  for (uint64_t bits = staged_mask_[block]; bits != 0; bits &= bits - 1, ++looked) {
     if (looked >= most && (dirty == 0 || dirty >= kWritePages)) break;
     const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
     PageEntry& entry = config_.table[owner_[frame]];
-    drained_ = frame % kGroupPages + 1;
-    chances_[entry.hot].Count(0, 1);
-    if (entry.hot && rounds_[block] == 0 && hot == Hot::kMayStay && MayStay()) {
-      Count(config_.stats->pages_stayed);
-      continue;
-    }
-    ++looked;
     if (const uint64_t rest = bits & (bits - 1); rest != 0)
       PrefetchPage(FrameAt(block * kGroupPages + static_cast<uint32_t>(std::countr_zero(rest))));
     PageHash hash;
@@ -491,22 +428,12 @@ Status Engine::Drain(unsigned most, Hot hot) {
 bool Engine::Depart(unsigned most, Departure* departure) {
   uint32_t* const frames = departure->frames;
   unsigned count = 0;
-  if (!NextBlock(Hot::kMayStay)) return false;
-  const bool hot_stay = MayStay();
+  if (!NextBlock()) return false;
   for (uint32_t i = 0; i < staged_count_ && count < most; ++i) {
     const unsigned block = staged_queue_[(staged_head_ + i) % kBlocksMax];
-    if (i > 0 && rounds_[block] > 0 && hot_stay) continue;
-    const unsigned from = i == 0 ? drained_ : 0;
-    for (uint64_t bits = staged_mask_[block] >> from << from; bits != 0 && count < most; bits &= bits - 1) {
+    for (uint64_t bits = staged_mask_[block]; bits != 0 && count < most; bits &= bits - 1) {
       const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
-      const PageEntry& entry = config_.table[owner_[frame]];
-      if (entry.hot && rounds_[block] == 0 && hot_stay) {
-        // The oldest block will not be looked at from here on.
-        if (i == 0) drained_ = frame % kGroupPages + 1;
-        Count(config_.stats->pages_stayed);
-        continue;
-      }
-      const SlotId slot = entry.slot;
+      const SlotId slot = config_.table[owner_[frame]].slot;
       if (slot == SlotId::kNone) {
         departure->fresh |= uint64_t{1} << count;
       } else if (!config_.store->Exclusive(slot)) {
@@ -532,7 +459,6 @@ bool Engine::Depart(unsigned most, Departure* departure) {
     for (unsigned k = 0; k < reserved; ++k, without &= without - 1) slot_of(without) = slots[k];
   }
   for (unsigned i = 0; i < count; ++i) {
-    chances_[config_.table[owner_[frames[i]]].hot].Count(0, 1);
     LeaveStaging(frames[i], 1);
     ++in_flight_[frames[i] / kGroupPages];
     config_.table[owner_[frames[i]]].state = PageEntry::State::kLeaving;
@@ -883,7 +809,7 @@ Status Engine::YieldShare() {
   const uint64_t target = holds - share < kYieldPages ? share : holds - kYieldPages;
   for (bool progress = true; progress && config_.budget.mine() > target;) {
     if (Status s = Evict(kGroupPages, kGroupPages, &progress); !s.ok()) return s;
-    if (Status s = Drain(kGroupPages, Hot::kGoes); !s.ok()) return s;
+    if (Status s = Drain(kGroupPages); !s.ok()) return s;
     DropFreeFrames(nullptr);
   }
   return Status::Ok();
@@ -896,7 +822,7 @@ Status Engine::Shrink(uint64_t pages) {
     if (resident_ > 0 && resident_ + populated_ > pages)
       if (Status s = Evict(kGroupPages, kGroupPages, &progress); !s.ok()) return s;
     while (staged_ > 0)
-      if (Status s = Drain(kGroupPages, Hot::kGoes); !s.ok()) return s;
+      if (Status s = Drain(kGroupPages); !s.ok()) return s;
     DropFreeFrames(nullptr);
     if (!progress) break;
   }

@@ -123,18 +123,15 @@ Status Engine::EvictNow(uint64_t first, uint64_t last) {
     if (!room && Compact()) continue;
     if (const uint32_t block = victim.block; block != kNoBlock) {
       // To the head of the queue, not behind what has been staged for longer, and out of it again.
-      const unsigned drained = drained_;
-      drained_ = 0;
       staged_head_ = (staged_head_ + kBlocksMax - 1) % kBlocksMax;
       staged_queue_[staged_head_] = block;
-      Status s = Drain(kGroupPages, Hot::kGoes);
+      Status s = Drain(kGroupPages);
       if (s.code() == Status::Code::kExhausted)
         return Status::Ok();  // No room in the pool: they stay staged.
       if (!s.ok()) return s;
       FARPOOL_ASSERT(staged_mask_[block] == 0 && staged_queue_[staged_head_] == block);
       staged_head_ = (staged_head_ + 1) % kBlocksMax;
       --staged_count_;
-      drained_ = drained;
       in_queue_[block / 64] &= ~(uint64_t{1} << (block % 64));
       DropFreeBlock(block);
     }

@@ -185,7 +185,6 @@ std::string ReportJson(const RunReport& r) {
       {"pages_out", r.pages_out},
       {"pages_clean", r.pages_clean},
       {"pages_zero", r.pages_zero},
-      {"pages_stayed", r.pages_stayed},
       {"pages_prefetched", r.pages_prefetched},
       {"prefetch_hits", r.prefetch_hits},
       {"hinted_in", r.hinted_in},

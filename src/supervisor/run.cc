@@ -217,7 +217,6 @@ RunReport MakeReport(const RunOptions& options, const RunSegment& segment, const
   r.pages_out = s.pages_out.load();
   r.pages_clean = s.pages_clean.load();
   r.pages_zero = s.pages_zero.load();
-  r.pages_stayed = s.pages_stayed.load();
   r.pages_prefetched = s.pages_prefetched.load();
   r.hinted_in = s.hinted_in.load();
   r.hinted_out = s.hinted_out.load();

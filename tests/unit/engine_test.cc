@@ -1093,7 +1093,7 @@ class Zipf {
 // Method: the same trace goes through the engine and through LRU of single pages with the same limit. Ranks
 // are scattered over the pages, so that every group has hot and cold ones, or lie in groups.
 TEST_P(EngineTest, ZipfTouchesFindAsMuchAsLruWould) {
-  GTEST_SKIP() << "hot pages do not stay for now (kStayingShare)";
+  GTEST_SKIP() << "finds 1 to 2 points less; docs/fault-engine.md has what was tried";
   if (GetParam() == Way::kCopy) GTEST_SKIP() << "what is copied leaves frames free, by the group";
   for (const uint64_t times : {2, 4}) {
     for (const bool scattered : {true, false}) {
@@ -1131,23 +1131,9 @@ TEST_P(EngineTest, ZipfTouchesFindAsMuchAsLruWould) {
   }
 }
 
-// Of what is touched at random nothing is worth more than the rest.
-TEST_P(EngineTest, UniformTouchesLetNothingStay) {
-  Start({.limit = 4096});
-  World& w = *world;
-  w.Fill(0, 8192);
-  std::mt19937_64 random(3);
-  for (int i = 0; i < kSteps * 4; ++i) {
-    const uint64_t page = random() % 8192;
-    ASSERT_EQ(*w.Words(page), (page * 1000 + 1) * 0x9e3779b97f4a7c15);
-  }
-  EXPECT_LT(w.books->stats.pages_stayed * 4, w.books->stats.fetch.count());
-}
-
-// Method: as many writes as reads, so that pages stay that hold what no donor has, beside a scan, which makes
-// pages leave without the lock.
-TEST_P(EngineTest, PagesThatStayKeepTheirContents) {
-  GTEST_SKIP() << "hot pages do not stay for now (kStayingShare)";
+// Method: as many writes as reads, so that pages leave and come back that hold what no donor has, beside a
+// scan, which makes pages leave without the lock.
+TEST_P(EngineTest, ZipfTouchesBesideAScanKeepTheirContents) {
   Start({.limit = 1024});
   World& w = *world;
   const uint64_t pages = 4096;
@@ -1162,7 +1148,6 @@ TEST_P(EngineTest, PagesThatStayKeepTheirContents) {
     ASSERT_EQ(*w.Words(scanned), static_cast<uint64_t>(i) / 16 / pages);
     ++*w.Words(scanned);
   }
-  EXPECT_GT(w.books->stats.pages_stayed, 0u);
   w.ExpectBooksRight();
 }
 
