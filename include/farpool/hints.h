@@ -64,7 +64,7 @@ static inline int farpool_evict_first(const void* address, size_t bytes) {
   return farpool_advise(address, bytes, 20 /* MADV_COLD */);
 }
 
-/* The same, and room is needed now: returns once the range is away. */
+/* The same, and room is needed now: returns once the range is away, as far as the pool has room for it. */
 static inline int farpool_evict(const void* address, size_t bytes) {
   return farpool_advise(address, bytes, 21 /* MADV_PAGEOUT */);
 }

@@ -707,6 +707,10 @@ TEST(RdmaFakeTest, WithoutFencesOperationsKeepTheirOrderToo) {
 
 TEST(RdmaFakeTest, ADeviceTooSmallIsRefusedAndNothingIsLeft) {
   auto medium = FakeRdma();
+  // The donor registers a slab beside its work; what is read has been.
+  uint64_t word = 0;
+  LinkOp read = ReadOp(medium->slab, 0, &word, 8);
+  ASSERT_EQ(RunOp(medium->NewLink(), &read), Status::Code::kOk);
   auto fd = medium->session->OpenDataChannel();
   ASSERT_TRUE(fd.ok());
   const int before = medium->fake->objects;
