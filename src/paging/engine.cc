@@ -24,11 +24,11 @@ namespace {
 constexpr unsigned kFirstTouchPages = 4;
 // While less than half the limit is in use memory is not scarce: fill more at once.
 constexpr unsigned kFirstTouchPagesPlenty = 16;
-// A fault this many pages after where a stream was expected still belongs to it.
-constexpr uint64_t kStreamSlack = 8;
+// A fault behind where a stream was expected still belongs to it within this part of its window.
+constexpr uint64_t kStreamSlackShare = 8;
 // And so many, if what lies between is resident.
 constexpr uint64_t kStreamSkip = 8192;
-constexpr unsigned kStreamWindowMin = 4;
+constexpr unsigned kStreamWindowMin = 2;
 // Tries to place a frame that the kernel calls busy; most of them yield the processor.
 constexpr int kBusyTriesMax = 10000;
 // Looks before whoever waits for a landing sleeps: a few microseconds, longer than most flights.
@@ -147,7 +147,7 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
   if (flight->before == PageEntry::State::kStored) {
     config_.store->StartLoad(flight->load, io, flight->count);
     // While they travel: frames for the next fault.
-    s = KeepReserve(flight->count, &departure);
+    s = KeepReserve(*flight, &departure);
   }
   // Who waits for the lock alone should not wait for ever.
   const bool keep_lock = exclusive_waiters_ > 0;
@@ -173,7 +173,7 @@ void Engine::TakeOff(const Flight& flight) {
   for (unsigned i = 0; i < flight.count; ++i)
     config_.table[flight.page + i].state = PageEntry::State::kArriving;
   ++GroupOf(flight.page).arriving;
-  ++in_flight_[flight.frame / kGroupPages];
+  for (unsigned i = 0; i < flight.count && !flight.bounce; ++i) ++in_flight_[flight.frames[i] / kGroupPages];
   if (flights_ == 0) {
     if (crowd_ > 0) --crowd_;
   } else if (crowd_ < kCrowdMax) {
@@ -182,10 +182,11 @@ void Engine::TakeOff(const Flight& flight) {
   flights_ |= 1U << flight.load;
 }
 
-// Pages that are copied need budget of their own.
+// Of pages that have frames. Those that are copied need budget of their own.
 Status Engine::ChooseWay(Flight* flight) {
-  bool copy = true;
-  if (config_.move && flight->area.protection == (PROT_READ | PROT_WRITE)) {
+  if (flight->bounce) return Status::Ok();
+  bool copy = !Movable(*flight);
+  if (!copy && flight->before == PageEntry::State::kStaged) {
     const MoveOrCopy::Choice choice = move_or_copy_.Next(flight->count);
     flight->timed = choice.timed;
     copy = choice.copy;
@@ -199,12 +200,11 @@ Status Engine::ChooseWay(Flight* flight) {
 // The frames get their contents.
 Status Engine::Load(const Flight& flight) {
   for (unsigned i = 0; i < flight.count; ++i)
-    if ((flight.unclean >> i & 1) != 0) std::memset(FrameAt(flight.frame + i), 0, kPageBytes);
+    if ((flight.unclean >> i & 1) != 0) std::memset(Source(flight, i), 0, kPageBytes);
   if (flight.before != PageEntry::State::kStored) return Status::Ok();
   if (Status s = config_.store->FinishLoad(flight.load); !s.ok()) return s;
   for (unsigned i = 0; i < flight.count; ++i) {
-    if (HashPage(FrameAt(flight.frame + i), config_.hash_seed) == config_.table[flight.page + i].hash)
-      continue;
+    if (HashPage(Source(flight, i), config_.hash_seed) == config_.table[flight.page + i].hash) continue;
     TextBuffer<128> text;
     text.Add("a page came back changed from its donor (address ");
     text.AddHex(reinterpret_cast<uint64_t>(PageAt(flight.page + i))).Add(")");
@@ -216,7 +216,6 @@ Status Engine::Load(const Flight& flight) {
 // Not tried: pages and frames are what they were. Lost: nobody may ever see these pages again; others who
 // touch them wait until the program is stopped.
 void Engine::Land(const Flight& flight, Outcome outcome) {
-  const unsigned block = flight.frame / kGroupPages;
   const bool staged = flight.before == PageEntry::State::kStaged;
   bool frames_stay = false;  // Free ones.
   if (outcome == Outcome::kArrived) {
@@ -225,17 +224,19 @@ void Engine::Land(const Flight& flight, Outcome outcome) {
     frames_stay = flight.copy;
   } else if (outcome == Outcome::kNotTried) {
     for (unsigned i = 0; i < flight.count; ++i) config_.table[flight.page + i].state = flight.before;
-    if (staged) EnterStaging(flight.frame, flight.count);
+    if (staged) EnterStaging(flight.frames[0], flight.count);
     if (flight.copy) {
-      config_.budget.Give(flight.count);
+      spare_ += flight.count;
     } else {
       populated_ += flight.count;
     }
     frames_stay = !staged;
   }
-  for (unsigned i = 0; i < flight.count && frames_stay; ++i) FrameFreed(flight.frame + i);
-  --in_flight_[block];
-  BlockLeft(block);
+  for (unsigned i = 0; i < flight.count && !flight.bounce; ++i) {
+    if (frames_stay) FrameFreed(flight.frames[i]);
+    const unsigned block = flight.frames[i] / kGroupPages;
+    if (--in_flight_[block] == 0) BlockLeft(block);
+  }
   --GroupOf(flight.page).arriving;
   flights_ &= ~(1U << flight.load);
   landings_.fetch_add(1, std::memory_order_relaxed);
@@ -245,11 +246,14 @@ void Engine::Land(const Flight& flight, Outcome outcome) {
 // Whether a stream has gone over [first, last) without a fault.
 bool Engine::Passed(uint64_t first, uint64_t last) const {
   if (last - first > kStreamSkip) return false;
-  for (uint64_t group = first / kGroupPages; group <= (last - 1) / kGroupPages; ++group) {
-    const uint64_t begin = group * kGroupPages;
-    const uint64_t inside =
-        (last < begin + kGroupPages ? last : begin + kGroupPages) - (first > begin ? first : begin);
-    if (groups_[group].resident < inside) return false;
+  for (uint64_t page = first; page < last;) {
+    const Group& group = groups_[page / kGroupPages];
+    if (group.resident == 0) return false;
+    if (group.resident == kGroupPages) {
+      page = (page / kGroupPages + 1) * kGroupPages;
+    } else if (config_.table[page++].state != PageEntry::State::kResident) {
+      return false;
+    }
   }
   return true;
 }
@@ -262,7 +266,7 @@ Engine::Stream* Engine::StreamOf(uint64_t page) {
     if (s.asked == page + 1) return &s;  // Once more: there were no frames.
     // Only one that has gone on before is looked for behind what is resident: most are random touches.
     const auto continues = [&](uint64_t from, uint64_t to) {
-      return to - from <= kStreamSlack || (s.window > 1 && Passed(from, to));
+      return to - from <= s.window / kStreamSlackShare || (s.window > 1 && Passed(from, to));
     };
     const bool up = s.next != 0 && page >= s.next && continues(s.next, page);
     const bool down = page < s.previous && continues(page + 1, s.previous);
@@ -347,13 +351,16 @@ unsigned Engine::Move(std::byte* to, std::byte* from, unsigned pages, uint64_t m
 // refuses: it wants both sides writable with equal protection. Without budget of their own the copies have
 // the frames'.
 Status Engine::Install(const Flight& flight) {
-  bool move = !flight.copy && config_.move && flight.area.protection == (PROT_READ | PROT_WRITE);
-  unsigned chunk = flight.count;
+  bool move = !flight.copy && Movable(flight);
+  unsigned chunk_max = flight.count;
   int busy_tries = 0;
   for (unsigned done = 0; done < flight.count;) {
-    if (chunk > flight.count - done) chunk = flight.count - done;
+    unsigned chunk = 1;
+    while (chunk < chunk_max && done + chunk < flight.count &&
+           Source(flight, done + chunk) == Source(flight, done) + chunk * kPageBytes)
+      ++chunk;
     std::byte* const to = PageAt(flight.page + done);
-    std::byte* const from = FrameAt(flight.frame + done);
+    std::byte* const from = Source(flight, done);
     unsigned through = 0;
     int error = 0;
     if (move) {
@@ -374,14 +381,14 @@ Status Engine::Install(const Flight& flight) {
       // Came out by mremap while shared with a forked process: a write makes it ours alone. Or somebody reads
       // this process's memory just now.
       for (unsigned i = done; i < flight.count; ++i)
-        __atomic_fetch_or(reinterpret_cast<unsigned char*>(FrameAt(flight.frame + i)), 0, __ATOMIC_RELAXED);
+        __atomic_fetch_or(reinterpret_cast<unsigned char*>(Source(flight, i)), 0, __ATOMIC_RELAXED);
       if (busy_tries > 3) sys::Call(SYS_sched_yield);
       continue;
     }
     // The kernel may keep alike neighbours as two mappings, and no call may span two (COPY answers ENOENT):
     // in halves, then.
     if ((error == EINVAL || (error == ENOENT && !move)) && chunk > 1) {
-      chunk /= 2;
+      chunk_max = chunk / 2;
     } else if (error == EINVAL && move) {
       move = false;
     } else {
@@ -403,17 +410,13 @@ Status Engine::FirstTouch(uint64_t page, Flight* flight) {
   while (last % block != 0 && last < area.last && untouched(last)) ++last;
   while (first % block != 0 && first > area.first && untouched(first - 1)) --first;
   count = static_cast<unsigned>(last - first);
-  uint32_t frame;
-  if (Status s = TakeFrames(count, false, &frame, &count); !s.ok() || count == 0) return s;
+  if (Status s = TakeFrames(count, flight); !s.ok() || flight->count == 0) return s;
+  count = flight->count;
   if (first + count <= page)
     first = page + 1 - count;  // Fewer frames than asked for: the page itself at least.
-  flight->unclean = ~zero_[frame / kGroupPages] >> (frame % kGroupPages);
-  FramesTaken(frame, count);
   config_.budget.AddFar(count);
   GoOn(stream, {first, count});
   flight->page = first;
-  flight->frame = frame;
-  flight->count = count;
   return Status::Ok();
 }
 
@@ -427,9 +430,9 @@ Status Engine::SecondChance(uint64_t page, Flight* flight) {
            entry.frame / kGroupPages == frame / kGroupPages;
   });
   flight->page = wanted.first;
-  flight->frame = config_.table[wanted.first].frame;
   flight->count = wanted.count;
-  LeaveStaging(flight->frame, flight->count);
+  for (unsigned i = 0; i < wanted.count; ++i) flight->frames[i] = config_.table[wanted.first + i].frame;
+  LeaveStaging(flight->frames[0], flight->count);
   GoOn(stream, wanted);
   return Status::Ok();
 }
@@ -439,18 +442,26 @@ Status Engine::Fetch(uint64_t page, Flight* flight, PageIo* io) {
   auto [first, count] = Wanted(*stream, page, flight->area, [&](uint64_t p) {
     return config_.table[p].state == PageEntry::State::kStored;
   });
-  uint32_t frame;
-  if (Status s = TakeFrames(count, flight->ahead, &frame, &count); !s.ok() || count == 0) return s;
-  if (first + count <= page) first = page + 1 - count;  // Fewer frames than asked for.
-  FramesTaken(frame, count);
-  for (unsigned i = 0; i < count; ++i) io[i] = {config_.table[first + i].slot, FrameAt(frame + i)};
+  if (Movable(*flight) && !flight->ahead) {
+    const MoveOrCopy::Choice choice = move_or_copy_.Next(count);
+    flight->timed = choice.timed;
+    if (choice.copy && count <= kBouncePages)
+      if (Status s = MakeRoom(count, &flight->copy); !s.ok()) return s;
+    flight->bounce = flight->copy;
+  }
+  if (flight->bounce) {
+    flight->count = count;
+  } else {
+    if (Status s = TakeFrames(count, flight); !s.ok() || flight->count == 0) return s;
+    count = flight->count;
+    if (first + count <= page) first = page + 1 - count;  // Fewer frames than asked for.
+  }
+  for (unsigned i = 0; i < count; ++i) io[i] = {config_.table[first + i].slot, Source(*flight, i)};
   GoOn(stream, {first, count});
   Count(config_.stats->pages_in, count);
   stream->ahead = flight->ahead ? 0 : count - 1;
   if (count > 1 && !flight->ahead) Count(config_.stats->pages_prefetched, count - 1);
   flight->page = first;
-  flight->frame = frame;
-  flight->count = count;
   return Status::Ok();
 }
 

@@ -136,6 +136,8 @@ class Engine {
   bool LetGoLocked(uint64_t first, uint64_t last);
   uint64_t resident_pages() const { return resident_; }
   uint64_t staging_pages() const { return populated_; }
+  // Held of the budget beyond those two, with nothing there.
+  uint64_t spare_pages() const { return spare_; }
 
  private:
   struct Group {
@@ -180,17 +182,18 @@ class Engine {
     unsigned count;
   };
 
-  // Pages of one group on their way from neighbouring frames of one block into place.
+  // Pages of one group on their way from frames, or from a buffer, into place.
   struct Flight {
     unsigned load;  // Its number, and that of its load from the store.
     uint64_t page;
-    uint32_t frame = 0;
     unsigned count = 0;
     PageEntry::State before;  // kStored: to be loaded and checked.
-    bool copy = false;        // By COPY, with budget of their own: the frames stay.
+    bool copy = false;        // By COPY, with budget of their own: frames stay.
+    bool bounce = false;      // Only with `copy`: from the flight's own buffer, there are no frames.
     bool timed = false;
     bool ahead = false;    // Nobody waits for it: never at the price of the limit.
     uint64_t unclean = 0;  // Bit per page: to be filled with zeros.
+    uint32_t frames[kGroupPages];
     Area area;
   };
 
@@ -209,6 +212,10 @@ class Engine {
   std::byte* FrameAt(uint32_t frame) const {
     return config_.staging + static_cast<size_t>(frame) * kPageBytes;
   }
+  // Where page `i` of the flight comes from.
+  std::byte* Source(const Flight& flight, unsigned i) {
+    return flight.bounce ? bounce_[flight.load] + i * kPageBytes : FrameAt(flight.frames[i]);
+  }
   Group& GroupOf(uint64_t page) { return groups_[page / kGroupPages]; }
 
   // All frames, nothing in them; `fixed` is MAP_FIXED or MAP_FIXED_NOREPLACE.
@@ -221,6 +228,9 @@ class Engine {
   Status SecondChance(uint64_t page, Flight* flight);
   Status Fetch(uint64_t page, Flight* flight, PageIo* io);
   Status ChooseWay(Flight* flight);
+  bool Movable(const Flight& flight) const {
+    return config_.move && flight.area.protection == (PROT_READ | PROT_WRITE);
+  }
   Status Fly(Flight* flight, const PageIo* io);
   void TakeOff(const Flight& flight);
   // Neither needs the lock.
@@ -239,19 +249,20 @@ class Engine {
   static void GoOn(Stream* stream, Range got);
   void BecameResident(uint64_t page, unsigned count);
 
-  // Frames: `count` neighbouring free ones; fewer (at least one) if there is no such run.
-  // With `ahead` none at all rather than one beyond the limit.
-  Status TakeFrames(unsigned count, bool ahead, uint32_t* first, unsigned* got);
-  // Frees `count` frames for the next fault, if that means eviction. Takes none itself. Pages of a stream
-  // only begin to leave: the rest is for Store(), without the lock, and Left(), with it.
-  Status KeepReserve(unsigned count, Departure* departure);
-  bool FindRun(unsigned count, uint32_t* first);
+  // Frames for `count` pages of the flight, or fewer: half of them at least, unless there is only less (then
+  // perhaps none), in few runs.
+  Status TakeFrames(unsigned count, Flight* flight);
+  // Frees as many frames for the next fault as this one took, if that means eviction, or room for what it will
+  // copy. Takes none itself. Pages of a stream only begin to leave: the rest is for Store(), without the lock,
+  // and Left(), with it.
+  Status KeepReserve(const Flight& flight, Departure* departure);
+  unsigned FindRun(unsigned count, uint32_t* first) const;
   bool Populate(bool even_over_limit);
   bool Compact();
   bool OnlyFree(unsigned block) const {
     return free_[block] != 0 && in_flight_[block] == 0 && staged_mask_[block] == 0;
   }
-  void DropFreeBlock(unsigned block);
+  uint64_t DropFreeBlock(unsigned block);
   Status FillStaging(uint64_t target, unsigned count);
   Status MakeRoom(unsigned count, bool* taken);
   void FrameFreed(uint32_t frame);
@@ -266,6 +277,7 @@ class Engine {
 
   Status Drain(unsigned most);
   bool NextBlock();
+  void GiveSpare();
   void Returned(const Flight& flight);
   // Needs no lock.
   Fate Examine(uint32_t frame, bool fresh, PageHash* hash) const;
@@ -330,13 +342,17 @@ class Engine {
   uint64_t resident_ = 0;
   std::atomic<bool> evicts_{false};
   std::atomic<bool> remap_{false};
-  uint64_t populated_ = 0;  // Frames with memory: free or staged.
+  uint64_t populated_ = 0;  // Frames with memory: free, staged or leaving.
+  uint64_t free_frames_ = 0;
   uint64_t staged_ = 0;
+  // Budget that is held for pages to be copied, with no memory behind it: what was a free frame is not
+  // populated again between two copies.
+  uint64_t spare_ = 0;
 
   uint64_t free_[kBlocksMax] = {};  // Bit per frame: has memory, contents unwanted.
   uint64_t zero_[kBlocksMax] = {};  // Subset of free_: contents are known to be zero.
   uint64_t staged_mask_[kBlocksMax] = {};
-  uint8_t in_flight_[kBlocksMax] = {};        // Flights from this block.
+  uint16_t in_flight_[kBlocksMax] = {};       // Frames of this block that are in flight.
   uint64_t any_free_[kBlocksMax / 64] = {};   // Blocks with a free frame.
   uint64_t not_empty_[kBlocksMax / 64] = {};  // Blocks with any memory, in flight or in the staged queue.
   uint64_t in_queue_[kBlocksMax / 64] = {};   // Blocks in the staged queue.
@@ -345,6 +361,11 @@ class Engine {
   uint32_t staged_queue_[kBlocksMax] = {};    // Ring of blocks, oldest first.
   uint32_t staged_head_ = 0;
   uint32_t staged_count_ = 0;
+
+  // What is copied in comes to these buffers instead of to frames. Beyond the limit, but few. More pages than
+  // that are never copied where they can be moved.
+  static constexpr unsigned kBouncePages = 16;
+  alignas(kPageBytes) std::byte bounce_[kFlightsMax][kBouncePages * kPageBytes];
 
   static constexpr unsigned kStreams = 16;
   Stream streams_[kStreams] = {};

@@ -46,6 +46,8 @@ constexpr uint64_t kYieldPages = 4 * kGroupPages;
 constexpr unsigned kEvictTriesMax = 256;
 // Evictions at most for one fault.
 constexpr unsigned kEvictionsMax = 4;
+// Runs of frames for one flight, each of which is a call of its own, where that gives half of it at least.
+constexpr unsigned kFrameRunsMax = 4;
 // Free frames in a block that are worth giving it back for, and tries to find such a block.
 constexpr int kRoomPages = 4;
 constexpr int kRoomRoundsMax = 8;
@@ -69,15 +71,6 @@ uint64_t BitsOf(uint32_t first, unsigned count) {
   return (count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1) << (first % kGroupPages);
 }
 
-// Lowest start of `count` set bits in a row, or 64.
-unsigned RunIn(uint64_t bits, unsigned count) {
-  for (unsigned have = 1; have < count && bits != 0;) {
-    const unsigned step = have < count - have ? have : count - have;
-    bits &= bits >> step;
-    have += step;
-  }
-  return bits == 0 ? 64 : static_cast<unsigned>(std::countr_zero(bits));
-}
 }  // namespace
 
 uint64_t Engine::StagingTarget() const {
@@ -111,6 +104,7 @@ void Engine::FrameFreed(uint32_t frame) {
   const unsigned block = frame / kGroupPages;
   const uint64_t bit = uint64_t{1} << (frame % kGroupPages);
   free_[block] |= bit;
+  ++free_frames_;
   zero_[block] &= ~bit;
   SetBit(any_free_, block);
 }
@@ -120,6 +114,7 @@ void Engine::FramesTaken(uint32_t first, unsigned count) {
   FARPOOL_ASSERT((first + count - 1) / kGroupPages == block);
   const uint64_t bits = BitsOf(first, count);
   free_[block] &= ~bits;
+  free_frames_ -= count;
   zero_[block] &= ~bits;
   if (free_[block] == 0) ClearBit(any_free_, block);
 }
@@ -167,33 +162,50 @@ bool Engine::Populate(bool even_over_limit) {
   free_[block] = bits;
   zero_[block] = bits;
   populated_ += pages;
+  free_frames_ += pages;
   SetBit(any_free_, block);
   SetBit(not_empty_, block);
   return true;
 }
 
-bool Engine::FindRun(unsigned count, uint32_t* first) {
+// Free frames of one block in a row: the shortest run of at least `count`, so that longer ones last; else the
+// longest there is. 0: no frame is free.
+unsigned Engine::FindRun(unsigned count, uint32_t* first) const {
+  unsigned best = 0;
   for (unsigned word = 0; word < kBlocksMax / 64; ++word) {
     for (uint64_t blocks = any_free_[word]; blocks != 0; blocks &= blocks - 1) {
       const unsigned block = word * 64 + static_cast<unsigned>(std::countr_zero(blocks));
-      const unsigned at = RunIn(free_[block], count);
-      if (at == 64) continue;
-      *first = block * kGroupPages + at;
-      return true;
+      for (uint64_t bits = free_[block]; bits != 0;) {
+        const auto at = static_cast<unsigned>(std::countr_zero(bits));
+        const auto run = static_cast<unsigned>(std::countr_one(bits >> at));
+        if (best < count ? run > best : run >= count && run < best) {
+          best = run;
+          *first = block * kGroupPages + at;
+          if (best == count) return count;
+        }
+        bits &= ~BitsOf(at, run);
+      }
     }
   }
-  return false;
+  return best < count ? best : count;
 }
 
-// The block's frames go back; it has no other pages than free ones.
-void Engine::DropFreeBlock(unsigned block) {
-  const auto pages = static_cast<unsigned>(std::popcount(free_[block]));
+// The block's frames lose their memory; it has no other pages than free ones. Their budget is the caller's.
+uint64_t Engine::DropFreeBlock(unsigned block) {
+  const auto pages = static_cast<uint64_t>(std::popcount(free_[block]));
   sys::Call(SYS_madvise, FrameAt(block * kGroupPages), kGroupPages * kPageBytes, MADV_DONTNEED);
   free_[block] = zero_[block] = 0;
   ClearBit(any_free_, block);
   BlockLeft(block);
   populated_ -= pages;
-  config_.budget.Give(pages);
+  free_frames_ -= pages;
+  return pages;
+}
+
+// What is held for copies goes back.
+void Engine::GiveSpare() {
+  config_.budget.Give(spare_);
+  spare_ = 0;
 }
 
 // Free frames lie scattered where single faults left them. Gives their memory back, so that whole blocks can
@@ -202,7 +214,7 @@ bool Engine::Compact() {
   bool any = false;
   for (unsigned block = 0; block < kBlocksMax; ++block) {
     if (!OnlyFree(block) || free_[block] == ~uint64_t{0}) continue;
-    DropFreeBlock(block);
+    config_.budget.Give(DropFreeBlock(block));
     any = true;
   }
   return any;
@@ -212,8 +224,15 @@ bool Engine::Compact() {
 // most one flush of the TLB for many pages. False if there is none.
 Status Engine::MakeRoom(unsigned count, bool* taken) {
   for (int round = 0; round < kRoomRoundsMax; ++round) {
+    *taken = spare_ >= count;
+    if (*taken) {
+      spare_ -= count;
+      return Status::Ok();
+    }
     *taken = config_.budget.TryTake(count);
     if (*taken) return Status::Ok();
+    evicts_.store(true, std::memory_order_relaxed);
+    config_.budget.AtLimit();
     unsigned most = kBlocksMax;
     for (unsigned word = 0; word < kBlocksMax / 64; ++word) {
       for (uint64_t blocks = any_free_[word]; blocks != 0; blocks &= blocks - 1) {
@@ -224,7 +243,7 @@ Status Engine::MakeRoom(unsigned count, bool* taken) {
       }
     }
     if (most != kBlocksMax && std::popcount(free_[most]) >= kRoomPages) {
-      DropFreeBlock(most);
+      spare_ += DropFreeBlock(most);
       continue;
     }
     // A whole group of it is going to go.
@@ -245,6 +264,12 @@ Status Engine::FillStaging(uint64_t target, unsigned count) {
 }
 
 void Engine::DropFreeFrames(Budget* heir) {
+  if (heir != nullptr) {
+    config_.budget.TransferTo(heir, spare_);
+    spare_ = 0;
+  } else {
+    GiveSpare();
+  }
   for (unsigned block = 0; block < kBlocksMax; ++block) {
     while (free_[block] != 0) {
       const auto at = static_cast<unsigned>(std::countr_zero(free_[block]));
@@ -263,12 +288,9 @@ void Engine::DropFreeFrames(Budget* heir) {
   }
 }
 
-Status Engine::TakeFrames(unsigned count, bool ahead, uint32_t* first, unsigned* got) {
-  for (int round = 0;; ++round) {
-    if (FindRun(count, first)) {
-      *got = count;
-      return Status::Ok();
-    }
+Status Engine::TakeFrames(unsigned count, Flight* flight) {
+  const auto enough = [&](unsigned pages) { return free_frames_ * 2 >= pages && free_frames_ > 0; };
+  while (!enough(count)) {
     if (Populate(false)) continue;
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();
@@ -276,25 +298,42 @@ Status Engine::TakeFrames(unsigned count, bool ahead, uint32_t* first, unsigned*
     if (Status s = FillStaging(StagingTarget() + count, count); !s.ok()) return s;
     if (staged_ > 0) {
       if (Status s = Drain(count > kWritePages ? kGroupPages : count); !s.ok()) return s;
-      if (round < 4) continue;
-    }
-    if (count > 1 && round < 6 && Compact()) continue;
-    if (count > 1) {  // No run of that length; a shorter one will do.
-      count /= 2;
       continue;
     }
-    if (staged_ > 0) continue;
-    if (ahead || flights_ != 0) {  // What arrives can be evicted.
-      *got = 0;
-      return Status::Ok();
+    if (spare_ > 0) {
+      GiveSpare();
+      continue;
     }
+    if (free_frames_ > 0) break;
+    if (flight->ahead || flights_ != 0) return Status::Ok();  // What arrives can be evicted.
     if (Populate(true)) continue;
     return Status::Exhausted(
         "no memory for a page: everything resident is pinned, or the host is out of memory");
   }
+  for (unsigned runs = 0; flight->count < count && free_frames_ > 0; ++runs) {
+    if (runs >= kFrameRunsMax && flight->count * 2 >= count) break;
+    uint32_t first = 0;
+    const unsigned got = FindRun(count - flight->count, &first);
+    const unsigned block = first / kGroupPages;
+    if (flight->before == PageEntry::State::kNone)
+      flight->unclean |= (~zero_[block] >> (first % kGroupPages) & BitsOf(0, got)) << flight->count;
+    FramesTaken(first, got);
+    for (unsigned i = 0; i < got; ++i) flight->frames[flight->count++] = first + i;
+  }
+  return Status::Ok();
 }
 
-Status Engine::KeepReserve(unsigned count, Departure* departure) {
+Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
+  const unsigned count = flight.count;
+  if (flight.bounce) {
+    // As many pages as it took go, one by one; when a block is empty MakeRoom() gives up its memory.
+    if (spare_ + (populated_ - staged_) >= kGroupPages + count) return Status::Ok();
+    if (config_.budget.used() + kGroupPages <= config_.budget.limit()) return Status::Ok();
+    bool progress = true;
+    if (populated_ < StagingTarget() + kGroupPages)
+      if (Status s = Evict(count, kNeighboursPages, &progress); !s.ok()) return s;
+    return Drain(count);
+  }
   // A stream's next fault may be another thread's, while this one's pages still leave.
   const bool stream = count > kWritePages;
   uint64_t reserve = count;

@@ -272,7 +272,9 @@ struct World {
   std::byte* At(uint64_t page) const { return arena + page * kPageBytes; }
   uint64_t* Words(uint64_t page) const { return reinterpret_cast<uint64_t*>(At(page)); }
   Status Fault(uint64_t page) { return engine->Fault(reinterpret_cast<uintptr_t>(At(page))); }
-  uint64_t held() const { return engine->resident_pages() + engine->staging_pages(); }
+  uint64_t held() const {
+    return engine->resident_pages() + engine->staging_pages() + engine->spare_pages();
+  }
 
   // What the kernel says is there.
   static uint64_t Present(const std::byte* from, uint64_t pages) {
