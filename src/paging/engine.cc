@@ -89,7 +89,8 @@ void Engine::AwaitLanding() {
 
 Status Engine::Fault(uintptr_t address, bool* foreign) {
   const uint64_t start = NowNs();
-  const uint64_t page = (address - reinterpret_cast<uintptr_t>(config_.arena)) / kPageBytes;
+  address -= reinterpret_cast<uintptr_t>(config_.arena);
+  const uint64_t page = address / kPageBytes;
   MutexLock hold(&lock_);
   for (;; AwaitLanding()) {
     const Area* area = areas_.Find(page);
@@ -113,13 +114,13 @@ Status Engine::Fault(uintptr_t address, bool* foreign) {
     Histogram* times = &config_.stats->fetch;
     Status s;
     if (state == PageEntry::State::kStored) {
-      s = Fetch(page, &flight, io);
+      s = Fetch(page, address, &flight, io);
     } else if (state == PageEntry::State::kNone) {
       times = &config_.stats->first_touch;
       s = FirstTouch(page, &flight);
     } else {
       times = &config_.stats->second_chance;
-      s = SecondChance(page, &flight);
+      s = SecondChance(page, address, &flight);
     }
     if (!s.ok()) return s;
     if (flight.count == 0) continue;
@@ -130,10 +131,11 @@ Status Engine::Fault(uintptr_t address, bool* foreign) {
 }
 
 Engine::Flight Engine::FlightFor(uint64_t page, const Area& area) const {
-  return {.load = static_cast<unsigned>(std::countr_one(flights_)),
-          .page = page,
-          .before = config_.table[page].state,
-          .area = area};
+  Flight flight;  // Its lists stay as they are.
+  flight.load = static_cast<unsigned>(std::countr_one(flights_));
+  flight.before = config_.table[page].state;
+  flight.area = area;
+  return flight;
 }
 
 Status Engine::Fly(Flight* flight, const PageIo* io) {
@@ -153,6 +155,7 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
   const bool keep_lock = exclusive_waiters_ > 0;
   if (!keep_lock) lock_.Unlock();
   if (departure.count > 0) s = Store(&departure);
+  if (departure.block != kNoBlock) DropBlock(departure.block);
   Status arrived = Load(*flight);
   Outcome outcome = Outcome::kNotTried;
   const uint64_t before = flight->timed ? NowNs() : 0;
@@ -170,10 +173,11 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
 
 // From here on these pages and frames are the flight's.
 void Engine::TakeOff(const Flight& flight) {
-  for (unsigned i = 0; i < flight.count; ++i)
-    config_.table[flight.page + i].state = PageEntry::State::kArriving;
-  ++GroupOf(flight.page).arriving;
-  for (unsigned i = 0; i < flight.count && !flight.bounce; ++i) ++in_flight_[flight.frames[i] / kGroupPages];
+  for (unsigned i = 0; i < flight.count; ++i) {
+    config_.table[flight.pages[i]].state = PageEntry::State::kArriving;
+    ++GroupOf(flight.pages[i]).arriving;
+    if (!flight.bounce) ++in_flight_[flight.frames[i] / kGroupPages];
+  }
   if (flights_ == 0) {
     if (crowd_ > 0) --crowd_;
   } else if (crowd_ < kCrowdMax) {
@@ -204,10 +208,10 @@ Status Engine::Load(const Flight& flight) {
   if (flight.before != PageEntry::State::kStored) return Status::Ok();
   if (Status s = config_.store->FinishLoad(flight.load); !s.ok()) return s;
   for (unsigned i = 0; i < flight.count; ++i) {
-    if (HashPage(Source(flight, i), config_.hash_seed) == config_.table[flight.page + i].hash) continue;
+    if (HashPage(Source(flight, i), config_.hash_seed) == config_.table[flight.pages[i]].hash) continue;
     TextBuffer<128> text;
     text.Add("a page came back changed from its donor (address ");
-    text.AddHex(reinterpret_cast<uint64_t>(PageAt(flight.page + i))).Add(")");
+    text.AddHex(reinterpret_cast<uint64_t>(PageAt(flight.pages[i]))).Add(")");
     return Status::Corrupt(text.c_str());
   }
   return Status::Ok();
@@ -220,10 +224,10 @@ void Engine::Land(const Flight& flight, Outcome outcome) {
   bool frames_stay = false;  // Free ones.
   if (outcome == Outcome::kArrived) {
     Returned(flight);
-    BecameResident(flight.page, flight.count);
+    for (unsigned i = 0; i < flight.count; ++i) BecameResident(flight.pages[i]);
     frames_stay = flight.copy;
   } else if (outcome == Outcome::kNotTried) {
-    for (unsigned i = 0; i < flight.count; ++i) config_.table[flight.page + i].state = flight.before;
+    for (unsigned i = 0; i < flight.count; ++i) config_.table[flight.pages[i]].state = flight.before;
     if (staged) EnterStaging(flight.frames[0], flight.count);
     if (flight.copy) {
       spare_ += flight.count;
@@ -232,12 +236,13 @@ void Engine::Land(const Flight& flight, Outcome outcome) {
     }
     frames_stay = !staged;
   }
-  for (unsigned i = 0; i < flight.count && !flight.bounce; ++i) {
+  for (unsigned i = 0; i < flight.count; ++i) {
+    --GroupOf(flight.pages[i]).arriving;
+    if (flight.bounce) continue;
     if (frames_stay) FrameFreed(flight.frames[i]);
     const unsigned block = flight.frames[i] / kGroupPages;
     if (--in_flight_[block] == 0) BlockLeft(block);
   }
-  --GroupOf(flight.page).arriving;
   flights_ &= ~(1U << flight.load);
   landings_.fetch_add(1, std::memory_order_relaxed);
   if (landing_waiters_ > 0) sys::Call(SYS_futex, &landings_, FUTEX_WAKE_PRIVATE, INT_MAX);
@@ -310,16 +315,14 @@ void Engine::GoOn(Stream* stream, Range got) {
   if (stream->previous != 0) stream->previous = got.first;
 }
 
-void Engine::BecameResident(uint64_t page, unsigned count) {
-  for (unsigned i = 0; i < count; ++i) {
-    config_.table[page + i].state = PageEntry::State::kResident;
-    Group& group = GroupOf(page + i);
-    ++group.resident;
-    group.used = true;
-    if (group.away) CameBack(&group);
-    if (!group.queued) QueueGroup((page + i) / kGroupPages, kPassing);
-  }
-  resident_ += count;
+void Engine::BecameResident(uint64_t page) {
+  config_.table[page].state = PageEntry::State::kResident;
+  Group& group = GroupOf(page);
+  ++group.resident;
+  group.used = true;
+  if (group.away) CameBack(&group);
+  if (!group.queued) QueueGroup(page / kGroupPages, kPassing);
+  ++resident_;
 }
 
 // Linux 6.18 can move pages and yet report an error: after a page was busy for a moment (somebody looks
@@ -357,9 +360,10 @@ Status Engine::Install(const Flight& flight) {
   for (unsigned done = 0; done < flight.count;) {
     unsigned chunk = 1;
     while (chunk < chunk_max && done + chunk < flight.count &&
+           flight.pages[done + chunk] == flight.pages[done] + chunk &&
            Source(flight, done + chunk) == Source(flight, done) + chunk * kPageBytes)
       ++chunk;
-    std::byte* const to = PageAt(flight.page + done);
+    std::byte* const to = PageAt(flight.pages[done]);
     std::byte* const from = Source(flight, done);
     unsigned through = 0;
     int error = 0;
@@ -410,17 +414,23 @@ Status Engine::FirstTouch(uint64_t page, Flight* flight) {
   while (last % block != 0 && last < area.last && untouched(last)) ++last;
   while (first % block != 0 && first > area.first && untouched(first - 1)) --first;
   count = static_cast<unsigned>(last - first);
-  if (Status s = TakeFrames(count, flight); !s.ok() || flight->count == 0) return s;
-  count = flight->count;
+  if (Status s = TakeFrames(count, flight, &count); !s.ok() || count == 0) return s;
   if (first + count <= page)
     first = page + 1 - count;  // Fewer frames than asked for: the page itself at least.
   config_.budget.AddFar(count);
   GoOn(stream, {first, count});
-  flight->page = first;
+  SetPages({first, count}, flight);
   return Status::Ok();
 }
 
-Status Engine::SecondChance(uint64_t page, Flight* flight) {
+void Engine::SetPages(Range range, Flight* flight) {
+  flight->count = range.count;
+  for (unsigned i = 0; i < range.count; ++i) flight->pages[i] = static_cast<uint32_t>(range.first + i);
+}
+
+Status Engine::SecondChance(uint64_t page, uint64_t address, Flight* flight) {
+  // A trend goes on behind it.
+  if (Strides::Trend* trend = TrendOf(address, *flight); trend != nullptr) Strides::Covered(trend, 1);
   const uint32_t frame = config_.table[page].frame;
   Stream* const stream = StreamOf(page);
   // Neighbours that are staged as such.
@@ -429,39 +439,85 @@ Status Engine::SecondChance(uint64_t page, Flight* flight) {
     return entry.state == PageEntry::State::kStaged && entry.frame + page == frame + p &&
            entry.frame / kGroupPages == frame / kGroupPages;
   });
-  flight->page = wanted.first;
-  flight->count = wanted.count;
+  SetPages(wanted, flight);
   for (unsigned i = 0; i < wanted.count; ++i) flight->frames[i] = config_.table[wanted.first + i].frame;
   LeaveStaging(flight->frames[0], flight->count);
   GoOn(stream, wanted);
   return Status::Ok();
 }
 
-Status Engine::Fetch(uint64_t page, Flight* flight, PageIo* io) {
-  Stream* const stream = StreamOf(page);
-  auto [first, count] = Wanted(*stream, page, flight->area, [&](uint64_t p) {
-    return config_.table[p].state == PageEntry::State::kStored;
-  });
+Strides::Trend* Engine::TrendOf(uint64_t address, const Flight& flight) {
+  if (flight.ahead || flight.area.access != Access::kNormal) return nullptr;
+  Strides::Trend* const trend = strides_.GoesOn(address);
+  if (trend == nullptr) return nullptr;
+  // It went on behind what was brought ahead: that was used.
+  if (trend->ahead > 0) Count(config_.stats->prefetch_hits, trend->ahead);
+  trend->ahead = 0;
+  return trend;
+}
+
+unsigned Engine::FollowTrend(const Strides::Trend& trend, uint64_t address, Flight* flight) const {
+  uint64_t page = address / kPageBytes;
+  SetPages({page, 1}, flight);
+  unsigned steps = 1;
+  for (; flight->count < trend.window && steps < 2 * trend.window; ++steps) {
+    page = (address + steps * static_cast<uint64_t>(trend.stride)) / kPageBytes;
+    if (page < flight->area.first || page >= flight->area.last) break;
+    if (config_.table[page].state == PageEntry::State::kStored)
+      flight->pages[flight->count++] = static_cast<uint32_t>(page);
+  }
+  return steps;
+}
+
+Status Engine::Fetch(uint64_t page, uint64_t address, Flight* flight, PageIo* io) {
+  Strides::Trend* trend = TrendOf(address, *flight);
+  Stream* stream = nullptr;
+  unsigned steps = 1;
+  if (trend == nullptr) {
+    stream = StreamOf(page);
+    const Range range = Wanted(*stream, page, flight->area, [&](uint64_t p) {
+      return config_.table[p].state == PageEntry::State::kStored;
+    });
+    SetPages(range, flight);
+    if (stream->window <= kStreamWindowMin && flight->area.access == Access::kNormal && !flight->ahead)
+      trend = strides_.Begins(address);
+  }
+  if (trend != nullptr) steps = FollowTrend(*trend, address, flight);
+  unsigned count = flight->count;
   if (Movable(*flight) && !flight->ahead) {
-    const MoveOrCopy::Choice choice = move_or_copy_.Next(count);
+    // Pages that are not neighbours go one by one whichever way.
+    const MoveOrCopy::Choice choice =
+        trend != nullptr ? MoveOrCopy::Choice{move_or_copy_.interrupts(), false} : move_or_copy_.Next(count);
     flight->timed = choice.timed;
     if (choice.copy && count <= kBouncePages)
       if (Status s = MakeRoom(count, &flight->copy); !s.ok()) return s;
     flight->bounce = flight->copy;
   }
-  if (flight->bounce) {
-    flight->count = count;
-  } else {
-    if (Status s = TakeFrames(count, flight); !s.ok() || flight->count == 0) return s;
-    count = flight->count;
-    if (first + count <= page) first = page + 1 - count;  // Fewer frames than asked for.
+  if (!flight->bounce) {
+    const unsigned wanted = count;
+    if (Status s = TakeFrames(wanted, flight, &count); !s.ok() || count == 0) {
+      flight->count = 0;
+      return s;
+    }
+    if (count < wanted && trend != nullptr) {
+      steps = flight->count = count;
+    } else if (count < wanted) {
+      // The page itself at least.
+      const uint64_t first = flight->pages[0];
+      SetPages({first + count <= page ? page + 1 - count : first, count}, flight);
+    }
   }
-  for (unsigned i = 0; i < count; ++i) io[i] = {config_.table[first + i].slot, Source(*flight, i)};
-  GoOn(stream, {first, count});
+  for (unsigned i = 0; i < count; ++i) io[i] = {config_.table[flight->pages[i]].slot, Source(*flight, i)};
+  if (trend != nullptr) {
+    Strides::Covered(trend, steps);
+    trend->ahead = count - 1;
+  }
+  if (stream != nullptr) {
+    GoOn(stream, trend != nullptr ? Range{page, 1} : Range{flight->pages[0], count});
+    stream->ahead = trend != nullptr || flight->ahead ? 0 : count - 1;
+  }
   Count(config_.stats->pages_in, count);
-  stream->ahead = flight->ahead ? 0 : count - 1;
   if (count > 1 && !flight->ahead) Count(config_.stats->pages_prefetched, count - 1);
-  flight->page = first;
   return Status::Ok();
 }
 
@@ -567,7 +623,7 @@ Status Engine::RemapLocked(uint64_t from, uint64_t to, uint64_t count) {
         --GroupOf(from + i + done + k).resident;
         --resident_;
         config_.table[to + i + done + k] = kept;
-        BecameResident(to + i + done + k, 1);
+        BecameResident(to + i + done + k);
       }
       done += moved;
       if (error == 0 || error == EAGAIN) continue;
@@ -587,7 +643,7 @@ Status Engine::RemapLocked(uint64_t from, uint64_t to, uint64_t count) {
       --GroupOf(from + i + done).resident;
       --resident_;
       config_.table[to + i + done] = kept;
-      BecameResident(to + i + done, 1);
+      BecameResident(to + i + done);
       sys::Call(SYS_madvise, PageAt(from + i + done), kPageBytes, MADV_DONTNEED);
       ++done;
     }

@@ -37,6 +37,7 @@
 #include "paging/move_or_copy.h"
 #include "paging/pins.h"
 #include "paging/stats.h"
+#include "paging/strides.h"
 #include "store/page_store.h"
 
 namespace farpool {
@@ -182,25 +183,27 @@ class Engine {
     unsigned count;
   };
 
-  // Pages of one group on their way from frames, or from a buffer, into place.
+  // Pages of one area on their way from frames, or from a buffer, into place.
   struct Flight {
     unsigned load;  // Its number, and that of its load from the store.
-    uint64_t page;
     unsigned count = 0;
     PageEntry::State before;  // kStored: to be loaded and checked.
     bool copy = false;        // By COPY, with budget of their own: frames stay.
     bool bounce = false;      // Only with `copy`: from the flight's own buffer, there are no frames.
     bool timed = false;
-    bool ahead = false;    // Nobody waits for it: never at the price of the limit.
-    uint64_t unclean = 0;  // Bit per page: to be filled with zeros.
+    bool ahead = false;           // Nobody waits for it: never at the price of the limit.
+    uint64_t unclean = 0;         // Bit per page: to be filled with zeros.
+    uint32_t pages[kGroupPages];  // Ascending, if neighbours.
     uint32_t frames[kGroupPages];
     Area area;
   };
 
   // What becomes of a staged page.
   enum class Fate : uint8_t { kZero, kClean, kChanged };
-  // Staged pages on their way to their slots.
+  // Staged pages on their way to their slots, and a block of free frames whose memory goes back.
   struct Departure {
+    uint32_t block = kNoBlock;
+    uint64_t pages = 0;  // Free frames it had.
     unsigned count = 0;
     uint64_t fresh = 0;  // Bit per page: nothing is in its slot yet.
     uint32_t frames[kGroupPages];
@@ -220,13 +223,19 @@ class Engine {
 
   // All frames, nothing in them; `fixed` is MAP_FIXED or MAP_FIXED_NOREPLACE.
   Status MapStaging(int fixed);
-  // The next flight, for `page`: no frames and no others yet.
+  // The next flight, for `page`: no pages and no frames yet.
   Flight FlightFor(uint64_t page, const Area& area) const;
   // What a fault does before its pages take off: which pages, from which frames. `flight->count` is 0 if
   // there are no frames before something has arrived.
   Status FirstTouch(uint64_t page, Flight* flight);
-  Status SecondChance(uint64_t page, Flight* flight);
-  Status Fetch(uint64_t page, Flight* flight, PageIo* io);
+  Status SecondChance(uint64_t page, uint64_t address, Flight* flight);
+  Status Fetch(uint64_t page, uint64_t address, Flight* flight, PageIo* io);
+  static void SetPages(Range range, Flight* flight);
+  // The trend that a fault at `address` goes on.
+  Strides::Trend* TrendOf(uint64_t address, const Flight& flight);
+  // The flight's pages: that of the fault, and what is stored along the trend. Returns how many steps that
+  // is.
+  unsigned FollowTrend(const Strides::Trend& trend, uint64_t address, Flight* flight) const;
   Status ChooseWay(Flight* flight);
   bool Movable(const Flight& flight) const {
     return config_.move && flight.area.protection == (PROT_READ | PROT_WRITE);
@@ -247,14 +256,14 @@ class Engine {
   template <typename Fits>
   static Range Wanted(const Stream& stream, uint64_t page, const Area& area, Fits fits);
   static void GoOn(Stream* stream, Range got);
-  void BecameResident(uint64_t page, unsigned count);
+  void BecameResident(uint64_t page);
 
   // Frames for `count` pages of the flight, or fewer: half of them at least, unless there is only less (then
   // perhaps none), in few runs.
-  Status TakeFrames(unsigned count, Flight* flight);
-  // Frees as many frames for the next fault as this one took, if that means eviction, or room for what it will
-  // copy. Takes none itself. Pages of a stream only begin to leave: the rest is for Store(), without the lock,
-  // and Left(), with it.
+  Status TakeFrames(unsigned count, Flight* flight, unsigned* got);
+  // Frees as many frames for the next fault as this one took, if that means eviction, or room for what it
+  // will copy. Takes none itself. What has to leave only begins to: the rest is for Store(), without the
+  // lock, and Left(), with it.
   Status KeepReserve(const Flight& flight, Departure* departure);
   unsigned FindRun(unsigned count, uint32_t* first) const;
   bool Populate(bool even_over_limit);
@@ -263,6 +272,10 @@ class Engine {
     return free_[block] != 0 && in_flight_[block] == 0 && staged_mask_[block] == 0;
   }
   uint64_t DropFreeBlock(unsigned block);
+  unsigned BlockToDrop() const;
+  // The frames of a block that has no others than free ones are no longer; how many they were.
+  uint64_t BlockTaken(unsigned block);
+  long DropBlock(unsigned block) const;  // Needs no lock.
   Status FillStaging(uint64_t target, unsigned count);
   Status MakeRoom(unsigned count, bool* taken);
   void FrameFreed(uint32_t frame);
@@ -369,6 +382,7 @@ class Engine {
 
   static constexpr unsigned kStreams = 16;
   Stream streams_[kStreams] = {};
+  Strides strides_;
   uint32_t stream_clock_ = 0;
 };
 

@@ -50,6 +50,8 @@ constexpr unsigned kEvictionsMax = 4;
 constexpr unsigned kFrameRunsMax = 4;
 // Free frames in a block that are worth giving it back for, and tries to find such a block.
 constexpr int kRoomPages = 4;
+// With less room than that, in pages, for what is to be copied more is made ahead.
+constexpr uint64_t kSpareLow = 32;
 constexpr int kRoomRoundsMax = 8;
 // A group that is back before so small a share of the groups has left came back soon.
 constexpr uint64_t kSoonShare = 5;
@@ -190,16 +192,41 @@ unsigned Engine::FindRun(unsigned count, uint32_t* first) const {
   return best < count ? best : count;
 }
 
-// The block's frames lose their memory; it has no other pages than free ones. Their budget is the caller's.
-uint64_t Engine::DropFreeBlock(unsigned block) {
+long Engine::DropBlock(unsigned block) const {
+  return sys::Call(SYS_madvise, FrameAt(block * kGroupPages), kGroupPages * kPageBytes, MADV_DONTNEED);
+}
+
+uint64_t Engine::BlockTaken(unsigned block) {
   const auto pages = static_cast<uint64_t>(std::popcount(free_[block]));
-  sys::Call(SYS_madvise, FrameAt(block * kGroupPages), kGroupPages * kPageBytes, MADV_DONTNEED);
   free_[block] = zero_[block] = 0;
   ClearBit(any_free_, block);
-  BlockLeft(block);
   populated_ -= pages;
   free_frames_ -= pages;
   return pages;
+}
+
+// The block's frames lose their memory; it has no other pages than free ones. Their budget is the caller's.
+uint64_t Engine::DropFreeBlock(unsigned block) {
+  DropBlock(block);
+  const uint64_t pages = BlockTaken(block);
+  BlockLeft(block);
+  return pages;
+}
+
+// The one with most free frames, and no others, to which no more of a group is going to come. kNoBlock: it is
+// not worth it.
+unsigned Engine::BlockToDrop() const {
+  unsigned most = kNoBlock;
+  int frames = kRoomPages - 1;
+  for (unsigned word = 0; word < kBlocksMax / 64; ++word) {
+    for (uint64_t blocks = any_free_[word]; blocks != 0; blocks &= blocks - 1) {
+      const unsigned block = word * 64 + static_cast<unsigned>(std::countr_zero(blocks));
+      if (!OnlyFree(block) || block == victim_.block || std::popcount(free_[block]) <= frames) continue;
+      most = block;
+      frames = std::popcount(free_[block]);
+    }
+  }
+  return most;
 }
 
 // What is held for copies goes back.
@@ -233,17 +260,8 @@ Status Engine::MakeRoom(unsigned count, bool* taken) {
     if (*taken) return Status::Ok();
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();
-    unsigned most = kBlocksMax;
-    for (unsigned word = 0; word < kBlocksMax / 64; ++word) {
-      for (uint64_t blocks = any_free_[word]; blocks != 0; blocks &= blocks - 1) {
-        const unsigned block = word * 64 + static_cast<unsigned>(std::countr_zero(blocks));
-        if (OnlyFree(block) &&
-            (most == kBlocksMax || std::popcount(free_[block]) > std::popcount(free_[most])))
-          most = block;
-      }
-    }
-    if (most != kBlocksMax && std::popcount(free_[most]) >= kRoomPages) {
-      spare_ += DropFreeBlock(most);
+    if (const unsigned block = BlockToDrop(); block != kNoBlock) {
+      spare_ += DropFreeBlock(block);
       continue;
     }
     // A whole group of it is going to go.
@@ -288,7 +306,8 @@ void Engine::DropFreeFrames(Budget* heir) {
   }
 }
 
-Status Engine::TakeFrames(unsigned count, Flight* flight) {
+Status Engine::TakeFrames(unsigned count, Flight* flight, unsigned* got) {
+  *got = 0;
   const auto enough = [&](unsigned pages) { return free_frames_ * 2 >= pages && free_frames_ > 0; };
   while (!enough(count)) {
     if (Populate(false)) continue;
@@ -310,51 +329,55 @@ Status Engine::TakeFrames(unsigned count, Flight* flight) {
     return Status::Exhausted(
         "no memory for a page: everything resident is pinned, or the host is out of memory");
   }
-  for (unsigned runs = 0; flight->count < count && free_frames_ > 0; ++runs) {
-    if (runs >= kFrameRunsMax && flight->count * 2 >= count) break;
+  for (unsigned runs = 0; *got < count && free_frames_ > 0; ++runs) {
+    if (runs >= kFrameRunsMax && *got * 2 >= count) break;
     uint32_t first = 0;
-    const unsigned got = FindRun(count - flight->count, &first);
+    const unsigned run = FindRun(count - *got, &first);
     const unsigned block = first / kGroupPages;
     if (flight->before == PageEntry::State::kNone)
-      flight->unclean |= (~zero_[block] >> (first % kGroupPages) & BitsOf(0, got)) << flight->count;
-    FramesTaken(first, got);
-    for (unsigned i = 0; i < got; ++i) flight->frames[flight->count++] = first + i;
+      flight->unclean |= (~zero_[block] >> (first % kGroupPages) & BitsOf(0, run)) << *got;
+    FramesTaken(first, run);
+    for (unsigned i = 0; i < run; ++i) flight->frames[(*got)++] = first + i;
   }
   return Status::Ok();
 }
 
 Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
   const unsigned count = flight.count;
-  if (flight.bounce) {
-    // As many pages as it took go, one by one; when a block is empty MakeRoom() gives up its memory.
-    if (spare_ + (populated_ - staged_) >= kGroupPages + count) return Status::Ok();
-    if (config_.budget.used() + kGroupPages <= config_.budget.limit()) return Status::Ok();
-    bool progress = true;
-    if (populated_ < StagingTarget() + kGroupPages)
-      if (Status s = Evict(count, kNeighboursPages, &progress); !s.ok()) return s;
-    return Drain(count);
-  }
-  // A stream's next fault may be another thread's, while this one's pages still leave.
-  const bool stream = count > kWritePages;
+  const bool many = count > kWritePages;
+  const uint64_t target = StagingTarget();
+  // A stream's next fault may be another thread's, while this one's pages still leave. For what is copied, a
+  // whole block of frames has to become free before its memory is given up.
   uint64_t reserve = count;
-  if (stream) reserve *= 1 + static_cast<unsigned>(std::popcount(flights_));
-  if (reserve > count && reserve > StagingTarget() / kReserveShare) reserve = count;
-  if (populated_ - staged_ >= reserve) return Status::Ok();
-  if (config_.budget.used() + kGroupPages <= config_.budget.limit())
-    return Status::Ok();  // Populate() will do.
+  if (flight.bounce) {
+    reserve += kGroupPages;
+  } else if (many && count * (1 + static_cast<unsigned>(std::popcount(flights_))) <= target / kReserveShare) {
+    reserve *= 1 + static_cast<unsigned>(std::popcount(flights_));
+  }
+  if (flight.bounce && spare_ < kSpareLow) {
+    if (const unsigned block = BlockToDrop(); block != kNoBlock) {
+      departure->block = block;
+      departure->pages = BlockTaken(block);
+      in_flight_[block] += kGroupPages;  // Until Left().
+    }
+  }
+  const uint64_t room = flight.bounce ? spare_ + departure->pages : 0;
+  if (populated_ - staged_ + room >= reserve) return Status::Ok();
+  if (config_.budget.used() + kGroupPages <= config_.budget.limit()) return Status::Ok();  // There is room.
   config_.budget.AtLimit();
   bool progress = true;
-  if (populated_ < StagingTarget())
+  if (populated_ < target + (flight.bounce ? kGroupPages : 0))
     if (Status s = Evict(count, kNeighboursPages, &progress); !s.ok()) return s;
   if (staged_ == 0) return Status::Ok();
-  if (stream && Depart(kGroupPages, departure)) return Status::Ok();
-  return Drain(stream ? kGroupPages : count);
+  const unsigned most = many && !flight.bounce ? kGroupPages : many ? count : kWritePages;
+  // Nobody else wants the lock of a thread that is alone.
+  return (many || crowd_ > 0) && Depart(most, departure) ? Status::Ok() : Drain(count);
 }
 
 // A page is back from its donor: what else has left since it had.
 void Engine::Returned(const Flight& flight) {
   if (flight.before != PageEntry::State::kStored || flight.ahead) return;
-  const uint64_t since = (left_ - config_.table[flight.page].frame) & kClockMask;
+  const uint64_t since = (left_ - config_.table[flight.pages[0]].frame) & kClockMask;
   const uint64_t distance = since * PagingStats::kDistancesPerLimit / config_.budget.limit();
   constexpr uint64_t kLast = PagingStats::kDistances - 1;
   Count(config_.stats->distances[distance < kLast ? distance : kLast]);
@@ -524,6 +547,10 @@ void Engine::Left(const Departure& departure) {
     Settle(departure.frames[i], departure.fates[i], departure.hashes[i]);
     --in_flight_[departure.frames[i] / kGroupPages];
   }
+  if (departure.block == kNoBlock) return;
+  in_flight_[departure.block] -= kGroupPages;
+  BlockLeft(departure.block);
+  spare_ += departure.pages;
 }
 
 // The pool is full: resident pages give up the slots they keep, at least `wanted` if there are so many.

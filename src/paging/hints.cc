@@ -59,7 +59,7 @@ Status Engine::BringAhead(bool* more) {
   flight.ahead = true;
   PageIo io[kGroupPages];
   const Status s =
-      state == PageEntry::State::kStored ? Fetch(page, &flight, io) : SecondChance(page, &flight);
+      state == PageEntry::State::kStored ? Fetch(page, 0, &flight, io) : SecondChance(page, 0, &flight);
   if (!s.ok()) return s;
   // Without frames it is not worth more.
   hint.first = flight.count > 0 ? page + flight.count : hint.last;

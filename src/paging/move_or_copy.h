@@ -16,23 +16,24 @@ class MoveOrCopy {
     bool copy;
     bool timed;  // Tell Took() how long it takes.
   };
-  // Other processors run the program: a flush of the TLB interrupts them.
-  bool interrupts() const { return move_.value() > kSlowMoveNs; }
+  // Other processors run the program: a flush of the TLB interrupts them, and COPY is the cheaper way.
+  bool interrupts() const { return copy_.value() != 0 && copy_.value() + kRoomNs < move_.value(); }
   // For `pages` neighbours that go in one call.
   Choice Next(unsigned pages) {
-    const bool slow = interrupts();
     const uint64_t copy_ns = copy_.value();
-    bool copy = slow && (copy_ns == 0 || pages * copy_ns < move_.value() + (pages - 1) * copy_ns / 4);
+    const bool copy = interrupts() && pages * copy_ns + kRoomNs < move_.value() + (pages - 1) * copy_ns / 4;
     if (pages > 1) return {copy, false};
     ++calls_;
-    const bool probe = slow && calls_ % kProbeEvery == 0;
+    const bool probe = move_.value() > kMaybeSlowNs && calls_ % kProbeEvery == 0;
     return {copy != probe, probe || calls_ % kTimedEvery == 0};
   }
   void Took(bool copy, uint64_t ns) { (copy ? copy_ : move_).Add(ns); }
 
  private:
-  // Without an interrupt it is a third of that.
-  static constexpr uint64_t kSlowMoveNs = 3000;
+  // Below that nobody was interrupted, and COPY is not tried.
+  static constexpr uint64_t kMaybeSlowNs = 2000;
+  // What a copied page costs beside its COPY: its frame's memory is given back, it takes memory anew.
+  static constexpr uint64_t kRoomNs = 1000;
   static constexpr uint32_t kTimedEvery = 8;
   static constexpr uint32_t kProbeEvery = 64;  // The other one is tried.
   FrugalMedian move_;
