@@ -155,7 +155,7 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
   const bool keep_lock = exclusive_waiters_ > 0;
   if (!keep_lock) lock_.Unlock();
   if (departure.count > 0) s = Store(&departure);
-  if (departure.block != kNoBlock) DropBlock(departure.block);
+  if (departure.freed.count > 0) DropBlocks(departure.freed);
   Status arrived = Load(*flight);
   Outcome outcome = Outcome::kNotTried;
   const uint64_t before = flight->timed ? NowNs() : 0;
@@ -486,8 +486,9 @@ Status Engine::Fetch(uint64_t page, uint64_t address, Flight* flight, PageIo* io
   unsigned count = flight->count;
   if (Movable(*flight) && !flight->ahead) {
     // Pages that are not neighbours go one by one whichever way.
-    const MoveOrCopy::Choice choice =
-        trend != nullptr ? MoveOrCopy::Choice{move_or_copy_.interrupts(), false} : move_or_copy_.Next(count);
+    const MoveOrCopy::Choice choice = trend != nullptr
+                                          ? MoveOrCopy::Choice{move_or_copy_.copy_is_sooner(), false}
+                                          : move_or_copy_.Next(count);
     flight->timed = choice.timed;
     if (choice.copy && count <= kBouncePages)
       if (Status s = MakeRoom(count, &flight->copy); !s.ok()) return s;

@@ -200,10 +200,15 @@ class Engine {
 
   // What becomes of a staged page.
   enum class Fate : uint8_t { kZero, kClean, kChanged };
-  // Staged pages on their way to their slots, and a block of free frames whose memory goes back.
+  // Some blocks that have no other frames than free ones.
+  struct FreeBlocks {
+    unsigned count = 0;
+    uint64_t frames = 0;
+    uint32_t blocks[8];
+  };
+  // Staged pages on their way to their slots, and free frames whose memory goes back.
   struct Departure {
-    uint32_t block = kNoBlock;
-    uint64_t pages = 0;  // Free frames it had.
+    FreeBlocks freed;
     unsigned count = 0;
     uint64_t fresh = 0;  // Bit per page: nothing is in its slot yet.
     uint32_t frames[kGroupPages];
@@ -272,10 +277,13 @@ class Engine {
     return free_[block] != 0 && in_flight_[block] == 0 && staged_mask_[block] == 0;
   }
   uint64_t DropFreeBlock(unsigned block);
-  unsigned BlockToDrop() const;
-  // The frames of a block that has no others than free ones are no longer; how many they were.
-  uint64_t BlockTaken(unsigned block);
-  long DropBlock(unsigned block) const;  // Needs no lock.
+  FreeBlocks BlocksToDrop(uint64_t wanted) const;
+  // Begins to give back the memory of a batch of free frames, for what is to be copied.
+  void DropSome(Departure* departure);
+  void DropBlocks(const FreeBlocks& blocks) const;  // Needs no lock.
+  uint64_t FramesOfBlockTaken(unsigned block);
+  // Pages that leave the arena, or whose memory goes back, at once: afterwards the TLB is empty.
+  uint64_t BatchPages() const;
   Status FillStaging(uint64_t target, unsigned count);
   Status MakeRoom(unsigned count, bool* taken);
   void FrameFreed(uint32_t frame);

@@ -42,16 +42,22 @@ constexpr unsigned kCrowd = 8;
 constexpr unsigned kRunsMax = 6;
 // Given back at most at each call of another process: a millisecond under the lock.
 constexpr uint64_t kYieldPages = 4 * kGroupPages;
+// A call that empties the TLB makes the fault it is made in three to five times as long, for the most part
+// behind it: so this part of staging goes at once, and few faults are long.
+constexpr uint64_t kBatchShare = 4;
+constexpr uint64_t kBatchPagesMax = 4 * kGroupPages;
 // Groups looked at before giving up: hot ones get another round, pinned ones stay.
 constexpr unsigned kEvictTriesMax = 256;
 // Evictions at most for one fault.
-constexpr unsigned kEvictionsMax = 4;
+constexpr unsigned kEvictionsMax = 8;
 // Runs of frames for one flight, each of which is a call of its own, where that gives half of it at least.
 constexpr unsigned kFrameRunsMax = 4;
 // Free frames in a block that are worth giving it back for, and tries to find such a block.
-constexpr int kRoomPages = 4;
-// With less room than that, in pages, for what is to be copied more is made ahead.
-constexpr uint64_t kSpareLow = 32;
+constexpr uint64_t kRoomPages = 4;
+// With less room than that, in pages, for what is to be copied more is made ahead; by the batch while it is
+// not less than that.
+constexpr uint64_t kSpareLow = 64;
+constexpr uint64_t kSpareLeast = 16;
 constexpr int kRoomRoundsMax = 8;
 // A group that is back before so small a share of the groups has left came back soon.
 constexpr uint64_t kSoonShare = 5;
@@ -81,6 +87,11 @@ uint64_t Engine::StagingTarget() const {
   if (holds < 4 * kStagingPagesMin) return holds / 4 < kStagingPagesLeast ? kStagingPagesLeast : holds / 4;
   const uint64_t share = config_.budget.limit() / kStagingShare;
   return share < kStagingPagesMin ? kStagingPagesMin : share > kStagingPagesMax ? kStagingPagesMax : share;
+}
+
+uint64_t Engine::BatchPages() const {
+  const uint64_t share = StagingTarget() / kBatchShare;
+  return share < kGroupPages ? kGroupPages : share > kBatchPagesMax ? kBatchPagesMax : share;
 }
 
 void Engine::QueueGroup(uint64_t group, QueueName name) {
@@ -192,11 +203,17 @@ unsigned Engine::FindRun(unsigned count, uint32_t* first) const {
   return best < count ? best : count;
 }
 
-long Engine::DropBlock(unsigned block) const {
-  return sys::Call(SYS_madvise, FrameAt(block * kGroupPages), kGroupPages * kPageBytes, MADV_DONTNEED);
+// Neighbours in one call.
+void Engine::DropBlocks(const FreeBlocks& blocks) const {
+  for (unsigned i = 0, next; i < blocks.count; i = next) {
+    for (next = i + 1; next < blocks.count && blocks.blocks[next] == blocks.blocks[next - 1] + 1;) ++next;
+    sys::Call(SYS_madvise, FrameAt(blocks.blocks[i] * kGroupPages), (next - i) * kGroupPages * kPageBytes,
+              MADV_DONTNEED);
+  }
 }
 
-uint64_t Engine::BlockTaken(unsigned block) {
+// The block's free frames are no longer.
+uint64_t Engine::FramesOfBlockTaken(unsigned block) {
   const auto pages = static_cast<uint64_t>(std::popcount(free_[block]));
   free_[block] = zero_[block] = 0;
   ClearBit(any_free_, block);
@@ -207,26 +224,37 @@ uint64_t Engine::BlockTaken(unsigned block) {
 
 // The block's frames lose their memory; it has no other pages than free ones. Their budget is the caller's.
 uint64_t Engine::DropFreeBlock(unsigned block) {
-  DropBlock(block);
-  const uint64_t pages = BlockTaken(block);
+  sys::Call(SYS_madvise, FrameAt(block * kGroupPages), kGroupPages * kPageBytes, MADV_DONTNEED);
+  const uint64_t pages = FramesOfBlockTaken(block);
   BlockLeft(block);
   return pages;
 }
 
-// The one with most free frames, and no others, to which no more of a group is going to come. kNoBlock: it is
-// not worth it.
-unsigned Engine::BlockToDrop() const {
-  unsigned most = kNoBlock;
-  int frames = kRoomPages - 1;
+void Engine::DropSome(Departure* departure) {
+  FreeBlocks* const freed = &departure->freed;
+  *freed = BlocksToDrop(BatchPages());
+  if (freed->frames < BatchPages() / 2 && spare_ > kSpareLeast) *freed = {};  // There may soon be more.
+  for (unsigned i = 0; i < freed->count; ++i) {
+    FramesOfBlockTaken(freed->blocks[i]);
+    ++in_flight_[freed->blocks[i]];  // Until Left().
+  }
+}
+
+// With `wanted` frames together, or what there is. None of them is one that more of a group is going to come
+// to.
+Engine::FreeBlocks Engine::BlocksToDrop(uint64_t wanted) const {
+  FreeBlocks found;
   for (unsigned word = 0; word < kBlocksMax / 64; ++word) {
-    for (uint64_t blocks = any_free_[word]; blocks != 0; blocks &= blocks - 1) {
-      const unsigned block = word * 64 + static_cast<unsigned>(std::countr_zero(blocks));
-      if (!OnlyFree(block) || block == victim_.block || std::popcount(free_[block]) <= frames) continue;
-      most = block;
-      frames = std::popcount(free_[block]);
+    for (uint64_t left = any_free_[word]; left != 0; left &= left - 1) {
+      const unsigned block = word * 64 + static_cast<unsigned>(std::countr_zero(left));
+      const auto frames = static_cast<uint64_t>(std::popcount(free_[block]));
+      if (!OnlyFree(block) || block == victim_.block || frames < kRoomPages) continue;
+      found.blocks[found.count++] = block;
+      found.frames += frames;
+      if (found.frames >= wanted || found.count == std::size(found.blocks)) return found;
     }
   }
-  return most;
+  return found;
 }
 
 // What is held for copies goes back.
@@ -260,8 +288,12 @@ Status Engine::MakeRoom(unsigned count, bool* taken) {
     if (*taken) return Status::Ok();
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();
-    if (const unsigned block = BlockToDrop(); block != kNoBlock) {
-      spare_ += DropFreeBlock(block);
+    if (const FreeBlocks freed = BlocksToDrop(count); freed.count > 0) {
+      DropBlocks(freed);
+      for (unsigned i = 0; i < freed.count; ++i) {
+        spare_ += FramesOfBlockTaken(freed.blocks[i]);
+        BlockLeft(freed.blocks[i]);
+      }
       continue;
     }
     // A whole group of it is going to go.
@@ -345,33 +377,35 @@ Status Engine::TakeFrames(unsigned count, Flight* flight, unsigned* got) {
 Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
   const unsigned count = flight.count;
   const bool many = count > kWritePages;
-  const uint64_t target = StagingTarget();
-  // A stream's next fault may be another thread's, while this one's pages still leave. For what is copied, a
-  // whole block of frames has to become free before its memory is given up.
+  const uint64_t batch = BatchPages();
+  uint64_t target = StagingTarget();
+  uint64_t has = populated_ - staged_;
   uint64_t reserve = count;
   if (flight.bounce) {
-    reserve += kGroupPages;
+    if (spare_ < kSpareLow) DropSome(departure);
+    // While that is used up, the next blocks are drained.
+    target += batch;
+    has = spare_ + departure->freed.frames + free_frames_;
+    reserve += batch + batch / 2;
   } else if (many && count * (1 + static_cast<unsigned>(std::popcount(flights_))) <= target / kReserveShare) {
+    // A stream's next fault may be another thread's, while this one's pages still leave.
     reserve *= 1 + static_cast<unsigned>(std::popcount(flights_));
   }
-  if (flight.bounce && spare_ < kSpareLow) {
-    if (const unsigned block = BlockToDrop(); block != kNoBlock) {
-      departure->block = block;
-      departure->pages = BlockTaken(block);
-      in_flight_[block] += kGroupPages;  // Until Left().
-    }
-  }
-  const uint64_t room = flight.bounce ? spare_ + departure->pages : 0;
-  if (populated_ - staged_ + room >= reserve) return Status::Ok();
+  if (has >= reserve) return Status::Ok();
   if (config_.budget.used() + kGroupPages <= config_.budget.limit()) return Status::Ok();  // There is room.
   config_.budget.AtLimit();
-  bool progress = true;
-  if (populated_ < target + (flight.bounce ? kGroupPages : 0))
-    if (Status s = Evict(count, kNeighboursPages, &progress); !s.ok()) return s;
+  if (many) {
+    bool progress = true;
+    if (populated_ < target)
+      if (Status s = Evict(count, kNeighboursPages, &progress); !s.ok()) return s;
+  } else if (populated_ < target - batch / 2) {
+    if (Status s = FillStaging(target + batch / 2, count); !s.ok()) return s;
+  }
   if (staged_ == 0) return Status::Ok();
   const unsigned most = many && !flight.bounce ? kGroupPages : many ? count : kWritePages;
   // Nobody else wants the lock of a thread that is alone.
-  return (many || crowd_ > 0) && Depart(most, departure) ? Status::Ok() : Drain(count);
+  if ((many || crowd_ > 0) && Depart(most, departure)) return Status::Ok();
+  return Drain(flight.bounce ? count + 1 : count);  // One more than were taken, so that it becomes a batch.
 }
 
 // A page is back from its donor: what else has left since it had.
@@ -547,10 +581,11 @@ void Engine::Left(const Departure& departure) {
     Settle(departure.frames[i], departure.fates[i], departure.hashes[i]);
     --in_flight_[departure.frames[i] / kGroupPages];
   }
-  if (departure.block == kNoBlock) return;
-  in_flight_[departure.block] -= kGroupPages;
-  BlockLeft(departure.block);
-  spare_ += departure.pages;
+  for (unsigned i = 0; i < departure.freed.count; ++i) {
+    const unsigned block = departure.freed.blocks[i];
+    if (--in_flight_[block] == 0) BlockLeft(block);
+  }
+  spare_ += departure.freed.frames;
 }
 
 // The pool is full: resident pages give up the slots they keep, at least `wanted` if there are so many.
