@@ -167,6 +167,7 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
   if (!keep_lock) lock_.Lock();
   if (flight->timed) move_or_copy_.Took(flight->copy, took);
   if (s.ok()) Left(departure);
+  Dropped(departure.freed);
   Land(*flight, outcome);
   return arrived.ok() ? s : arrived;
 }
@@ -448,6 +449,9 @@ Status Engine::SecondChance(uint64_t page, uint64_t address, Flight* flight) {
 
 Strides::Trend* Engine::TrendOf(uint64_t address, const Flight& flight) {
   if (flight.ahead || flight.area.access != Access::kNormal) return nullptr;
+  const uint64_t page = address / kPageBytes;
+  for (const Stream& s : streams_)
+    if (s.window > kStreamWindowMin && (s.next == page || s.previous == page + 1)) return nullptr;
   Strides::Trend* const trend = strides_.GoesOn(address);
   if (trend == nullptr) return nullptr;
   // It went on behind what was brought ahead: that was used.

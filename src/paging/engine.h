@@ -7,10 +7,12 @@
 //   staged -> resident          second chance: touched while still there
 //   staged -> stored or none    hashed there; written to its slot only if the hash says it changed; all-zero
 //                               pages are never stored. The frame becomes a receive buffer.
-//   stored -> resident          fetched into a free staging frame, checked against its hash, MOVEd into place
-// so frames are exchanged between arena and staging and nothing is allocated, zeroed or freed in the steady
-// state. Once it is out nobody can write a page any more: comparing hashes is race-free. A page on its way in
-// is `arriving`; one that is hashed and stored while others work is `leaving`.
+//   stored -> resident          fetched into a free staging frame, checked against its hash, MOVEd into
+//   place; or
+//                               into a buffer, checked, and copied, where that is sooner (move_or_copy.h)
+// so frames are exchanged between arena and staging and, but for copies, nothing is allocated, zeroed or
+// freed in the steady state. Once it is out nobody can write a page any more: comparing hashes is race-free.
+// A page on its way in is `arriving`; one that is hashed and stored while others work is `leaving`.
 //
 // Eviction goes by group (64 neighbouring pages): most are kept, the rest passes through (NextVictim in
 // evict.cc). mremap moves a group in one call, as page table entries and with one flush of the TLB;
@@ -93,7 +95,7 @@ class Engine {
   // Moves contents of `count` pages from `from` to `to`; both ranges are mapped, the target holds nothing.
   Status Remap(uint64_t from, uint64_t to, uint64_t count);
 
-  // Evicts until at most `pages` are held (resident and staging), writes and empties all of staging.
+  // Evicts until at most `pages` are held, writes and empties all of staging.
   Status Shrink(uint64_t pages);
 
   // Advice on [first, last); changes nothing that a program can see but how long it takes (hints.cc).
@@ -145,7 +147,7 @@ class Engine {
     uint32_t next;      // In its queue.
     uint32_t left_at;   // Value of departures_ when it was evicted.
     uint16_t resident;  // Pages resident.
-    uint8_t arriving;   // Flights.
+    uint8_t arriving;   // Pages in flight.
     bool queued : 1;
     bool away : 1;  // Evicted, and no page of it has come back.
     bool hot : 1;   // Came back soon: to be kept.
@@ -266,9 +268,9 @@ class Engine {
   // Frames for `count` pages of the flight, or fewer: half of them at least, unless there is only less (then
   // perhaps none), in few runs.
   Status TakeFrames(unsigned count, Flight* flight, unsigned* got);
-  // Frees as many frames for the next fault as this one took, if that means eviction, or room for what it
-  // will copy. Takes none itself. What has to leave only begins to: the rest is for Store(), without the
-  // lock, and Left(), with it.
+  // Frames for the next faults, or room for what they will copy, if that means eviction: about as many as
+  // this one took. Takes none itself. While several threads fault what has to leave only begins to: the rest
+  // is for Store() and DropBlocks(), without the lock, and Left() and Dropped(), with it.
   Status KeepReserve(const Flight& flight, Departure* departure);
   unsigned FindRun(unsigned count, uint32_t* first) const;
   bool Populate(bool even_over_limit);
@@ -284,7 +286,7 @@ class Engine {
   uint64_t FramesOfBlockTaken(unsigned block);
   // Pages that leave the arena, or whose memory goes back, at once: afterwards the TLB is empty.
   uint64_t BatchPages() const;
-  Status FillStaging(uint64_t target, unsigned count);
+  Status FillStaging(uint64_t target, unsigned count, unsigned evictions);
   Status MakeRoom(unsigned count, bool* taken);
   void FrameFreed(uint32_t frame);
   // Neighbours in one block: staged from now on / no longer.
@@ -307,6 +309,7 @@ class Engine {
   bool Depart(unsigned most, Departure* departure);
   Status Store(Departure* departure) const;  // Needs no lock.
   void Left(const Departure& departure);
+  void Dropped(const FreeBlocks& blocks);
   Status DropResidentSlots(unsigned wanted, unsigned* dropped);
   bool NextVictim(uint64_t most);
   bool NextHintedVictim();
@@ -363,7 +366,8 @@ class Engine {
   uint64_t resident_ = 0;
   std::atomic<bool> evicts_{false};
   std::atomic<bool> remap_{false};
-  uint64_t populated_ = 0;  // Frames with memory: free, staged or leaving.
+  uint64_t populated_ =
+      0;  // Frames with memory: free, staged or leaving, and those that pages are copied from.
   uint64_t free_frames_ = 0;
   uint64_t staged_ = 0;
   // Budget that is held for pages to be copied, with no memory behind it: what was a free frame is not

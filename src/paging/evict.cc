@@ -48,17 +48,18 @@ constexpr uint64_t kBatchShare = 4;
 constexpr uint64_t kBatchPagesMax = 4 * kGroupPages;
 // Groups looked at before giving up: hot ones get another round, pinned ones stay.
 constexpr unsigned kEvictTriesMax = 256;
-// Evictions at most for one fault.
-constexpr unsigned kEvictionsMax = 8;
+// Evictions at most for one fault that needs frames, and for one that has them and takes its turn.
+constexpr unsigned kEvictionsMax = 4;
+constexpr unsigned kBatchEvictionsMax = 8;
 // Runs of frames for one flight, each of which is a call of its own, where that gives half of it at least.
 constexpr unsigned kFrameRunsMax = 4;
-// Free frames in a block that are worth giving it back for, and tries to find such a block.
+// Free frames in a block that are worth giving it back for, and blocks that are drained in search of one.
 constexpr uint64_t kRoomPages = 4;
-// With less room than that, in pages, for what is to be copied more is made ahead; by the batch while it is
-// not less than that.
-constexpr uint64_t kSpareLow = 64;
-constexpr uint64_t kSpareLeast = 16;
-constexpr int kRoomRoundsMax = 8;
+constexpr int kRoomDrainsMax = 4;
+// With less room than this part of a batch for what is to be copied more is made ahead; by the half batch at
+// least while it is not less than that.
+constexpr uint64_t kSpareLowShare = 4;
+constexpr uint64_t kSpareLeastShare = 16;
 // A group that is back before so small a share of the groups has left came back soon.
 constexpr uint64_t kSoonShare = 5;
 // Every so many victims one is taken from the groups that are kept.
@@ -90,8 +91,10 @@ uint64_t Engine::StagingTarget() const {
 }
 
 uint64_t Engine::BatchPages() const {
-  const uint64_t share = StagingTarget() / kBatchShare;
-  return share < kGroupPages ? kGroupPages : share > kBatchPagesMax ? kBatchPagesMax : share;
+  const uint64_t target = StagingTarget();
+  const uint64_t least = target / 2 < kGroupPages ? target / 2 : kGroupPages;
+  const uint64_t share = target / kBatchShare;
+  return share < least ? least : share > kBatchPagesMax ? kBatchPagesMax : share;
 }
 
 void Engine::QueueGroup(uint64_t group, QueueName name) {
@@ -233,10 +236,11 @@ uint64_t Engine::DropFreeBlock(unsigned block) {
 void Engine::DropSome(Departure* departure) {
   FreeBlocks* const freed = &departure->freed;
   *freed = BlocksToDrop(BatchPages());
-  if (freed->frames < BatchPages() / 2 && spare_ > kSpareLeast) *freed = {};  // There may soon be more.
+  if (freed->frames < BatchPages() / 2 && spare_ > BatchPages() / kSpareLeastShare)
+    *freed = {};  // There may soon be more.
   for (unsigned i = 0; i < freed->count; ++i) {
     FramesOfBlockTaken(freed->blocks[i]);
-    ++in_flight_[freed->blocks[i]];  // Until Left().
+    ++in_flight_[freed->blocks[i]];  // Until Dropped().
   }
 }
 
@@ -278,17 +282,20 @@ bool Engine::Compact() {
 // Takes budget for `count` pages that are to be copied. At the limit, blocks of free frames give theirs: at
 // most one flush of the TLB for many pages. False if there is none.
 Status Engine::MakeRoom(unsigned count, bool* taken) {
-  for (int round = 0; round < kRoomRoundsMax; ++round) {
+  for (int drains = 0; drains < kRoomDrainsMax;) {
     *taken = spare_ >= count;
     if (*taken) {
       spare_ -= count;
       return Status::Ok();
     }
-    *taken = config_.budget.TryTake(count);
-    if (*taken) return Status::Ok();
+    *taken = config_.budget.TryTake(count - spare_);
+    if (*taken) {
+      spare_ = 0;
+      return Status::Ok();
+    }
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();
-    if (const FreeBlocks freed = BlocksToDrop(count); freed.count > 0) {
+    if (const FreeBlocks freed = BlocksToDrop(count - spare_); freed.count > 0) {
       DropBlocks(freed);
       for (unsigned i = 0; i < freed.count; ++i) {
         spare_ += FramesOfBlockTaken(freed.blocks[i]);
@@ -297,18 +304,19 @@ Status Engine::MakeRoom(unsigned count, bool* taken) {
       continue;
     }
     // A whole group of it is going to go.
-    if (Status s = FillStaging(StagingTarget() + kGroupPages, kGroupPages); !s.ok()) return s;
+    if (Status s = FillStaging(StagingTarget() + kGroupPages, kGroupPages, kEvictionsMax); !s.ok()) return s;
     if (staged_ == 0) return Status::Ok();
     if (Status s = Drain(kGroupPages); !s.ok()) return s;
+    ++drains;
   }
   return Status::Ok();
 }
 
 // Pages leave the arena until staging has `target`, so that they spend some time there before they go.
 // `count` frames are wanted.
-Status Engine::FillStaging(uint64_t target, unsigned count) {
+Status Engine::FillStaging(uint64_t target, unsigned count, unsigned evictions) {
   bool progress = true;
-  for (unsigned i = 0; i < kEvictionsMax && progress && populated_ < target; ++i)
+  for (unsigned i = 0; i < evictions && progress && populated_ < target; ++i)
     if (Status s = Evict(count, kNeighboursPages, &progress); !s.ok()) return s;
   return Status::Ok();
 }
@@ -345,8 +353,12 @@ Status Engine::TakeFrames(unsigned count, Flight* flight, unsigned* got) {
     if (Populate(false)) continue;
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();
+    if (spare_ > 0 && !move_or_copy_.copy_is_sooner()) {
+      GiveSpare();
+      continue;
+    }
     // At the limit: the oldest staged pages give their frames.
-    if (Status s = FillStaging(StagingTarget() + count, count); !s.ok()) return s;
+    if (Status s = FillStaging(StagingTarget() + count, count, kEvictionsMax); !s.ok()) return s;
     if (staged_ > 0) {
       if (Status s = Drain(count > kWritePages ? kGroupPages : count); !s.ok()) return s;
       continue;
@@ -375,14 +387,16 @@ Status Engine::TakeFrames(unsigned count, Flight* flight, unsigned* got) {
 }
 
 Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
+  if (config_.budget.used() + kGroupPages <= config_.budget.limit()) return Status::Ok();  // There is room.
   const unsigned count = flight.count;
   const bool many = count > kWritePages;
   const uint64_t batch = BatchPages();
   uint64_t target = StagingTarget();
   uint64_t has = populated_ - staged_;
   uint64_t reserve = count;
-  if (flight.bounce) {
-    if (spare_ < kSpareLow) DropSome(departure);
+  const bool copying = flight.bounce && move_or_copy_.copy_is_sooner();
+  if (copying) {
+    if (spare_ <= batch / kSpareLowShare) DropSome(departure);
     // While that is used up, the next blocks are drained.
     target += batch;
     has = spare_ + departure->freed.frames + free_frames_;
@@ -392,20 +406,19 @@ Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
     reserve *= 1 + static_cast<unsigned>(std::popcount(flights_));
   }
   if (has >= reserve) return Status::Ok();
-  if (config_.budget.used() + kGroupPages <= config_.budget.limit()) return Status::Ok();  // There is room.
   config_.budget.AtLimit();
   if (many) {
     bool progress = true;
     if (populated_ < target)
       if (Status s = Evict(count, kNeighboursPages, &progress); !s.ok()) return s;
-  } else if (populated_ < target - batch / 2) {
-    if (Status s = FillStaging(target + batch / 2, count); !s.ok()) return s;
+  } else if (populated_ + batch / 2 < target) {
+    if (Status s = FillStaging(target + batch / 2, count, kBatchEvictionsMax); !s.ok()) return s;
   }
   if (staged_ == 0) return Status::Ok();
-  const unsigned most = many && !flight.bounce ? kGroupPages : many ? count : kWritePages;
+  const unsigned most = many && !copying ? kGroupPages : many ? count : kWritePages;
   // Nobody else wants the lock of a thread that is alone.
   if ((many || crowd_ > 0) && Depart(most, departure)) return Status::Ok();
-  return Drain(flight.bounce ? count + 1 : count);  // One more than were taken, so that it becomes a batch.
+  return Drain(copying ? count + 1 : count);  // One more than were taken, so that it becomes a batch.
 }
 
 // A page is back from its donor: what else has left since it had.
@@ -525,9 +538,11 @@ bool Engine::Depart(unsigned most, Departure* departure) {
   uint32_t* const frames = departure->frames;
   unsigned count = 0;
   if (!NextBlock()) return false;
-  for (uint32_t i = 0; i < staged_count_ && count < most; ++i) {
+  unsigned looked = 0;
+  for (uint32_t i = 0; i < staged_count_ && count < most && looked < kGroupPages; ++i) {
     const unsigned block = staged_queue_[(staged_head_ + i) % kBlocksMax];
-    for (uint64_t bits = staged_mask_[block]; bits != 0 && count < most; bits &= bits - 1) {
+    for (uint64_t bits = staged_mask_[block]; bits != 0 && count < most && looked < kGroupPages;
+         bits &= bits - 1, ++looked) {
       const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
       const SlotId slot = config_.table[owner_[frame]].slot;
       if (slot == SlotId::kNone) {
@@ -581,11 +596,12 @@ void Engine::Left(const Departure& departure) {
     Settle(departure.frames[i], departure.fates[i], departure.hashes[i]);
     --in_flight_[departure.frames[i] / kGroupPages];
   }
-  for (unsigned i = 0; i < departure.freed.count; ++i) {
-    const unsigned block = departure.freed.blocks[i];
-    if (--in_flight_[block] == 0) BlockLeft(block);
-  }
-  spare_ += departure.freed.frames;
+}
+
+void Engine::Dropped(const FreeBlocks& blocks) {
+  for (unsigned i = 0; i < blocks.count; ++i)
+    if (--in_flight_[blocks.blocks[i]] == 0) BlockLeft(blocks.blocks[i]);
+  spare_ += blocks.frames;
 }
 
 // The pool is full: resident pages give up the slots they keep, at least `wanted` if there are so many.
@@ -844,9 +860,13 @@ unsigned Engine::EvictSlice(Victim* victim, unsigned count, uint64_t most, bool*
     *room = block < end;
     if (!*room) return 0;
     if (remap) blocks = EmptyBlocks(block, end);
+    if (victim != &victim_ && block == victim_.block)
+      victim_.next = victim_.last;  // No more of it goes there.
   }
   if (last > victim->first + blocks * kGroupPages) last = victim->first + blocks * kGroupPages;
-  while (GroupOf(last - 1).arriving > 0) last -= kGroupPages;
+  // What is in the air may be in place already. (Whoever calls has looked at the first group.)
+  for (uint64_t page = (first / kGroupPages + 1) * kGroupPages; page < last; page += kGroupPages)
+    if (GroupOf(page).arriving > 0) last = page;
   victim->next = last;
   const auto begin = reinterpret_cast<uintptr_t>(PageAt(first));
   const uintptr_t end_of_slice = begin + (last - first) * kPageBytes;
@@ -918,6 +938,7 @@ Status Engine::YieldShare() {
 
 Status Engine::Shrink(uint64_t pages) {
   ExclusiveLock hold(this);
+  GiveSpare();
   while (resident_ + populated_ > pages || staged_ > 0) {
     bool progress = false;
     if (resident_ > 0 && resident_ + populated_ > pages)

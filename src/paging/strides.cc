@@ -19,6 +19,10 @@ Strides::Trend* Strides::GoesOn(uint64_t address) {
     trend.steps += passed;
     // The longer the way, the better known its steps.
     trend.stride = Distance(trend.first, address) / trend.steps;
+    if (Size(trend.stride) < kStrideMin / 2) {  // It has become something else.
+      trend = {};
+      return nullptr;
+    }
     trend.window = trend.window * 2 > kWindowMax ? kWindowMax : trend.window * 2;
     trend.stamp = ++clock_;
     return &trend;

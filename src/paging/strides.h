@@ -24,7 +24,7 @@ class Strides {
     uint64_t first = 0;  // Where it was found.
     uint64_t next = 0;   // Where it goes on: so many steps from there.
     int64_t steps = 0;
-    int64_t stride = 0;   // Bytes; negative: downwards. 0: none.
+    int64_t stride = 0;   // Bytes, more than a page; negative: downwards. 0: none.
     unsigned window = 0;  // Steps that are worth bringing, the fault's own included.
     unsigned ahead = 0;   // Pages that the last fetch brought beyond the fault's own; the caller's.
     uint32_t stamp = 0;

@@ -73,6 +73,23 @@ TEST(StridesTest, StepsThatWereThereAreNoEnd) {
   EXPECT_LT(walker.faults, 4000u / 8);
 }
 
+// Each step a page shorter than the last, the most that is taken for the same: no trend may come to bring a
+// page twice.
+TEST(StridesTest, StepsThatShrinkEndTheTrend) {
+  Strides strides;
+  uint64_t address = kBase;
+  int64_t step = 30'000;
+  for (unsigned i = 0; i < 200; ++i, address += static_cast<uint64_t>(step)) {
+    Strides::Trend* trend = strides.GoesOn(address);
+    if (trend == nullptr) trend = strides.Begins(address);
+    if (trend != nullptr) {
+      ASSERT_GT(trend->stride, static_cast<int64_t>(kPageBytes));
+      Strides::Covered(trend, 1);
+      step = trend->stride - 4000;
+    }
+  }
+}
+
 TEST(StridesTest, NeighboursAreNoTrend) {
   Strides strides;
   for (uint64_t i = 0; i < 1000; ++i) {
