@@ -8,8 +8,7 @@
 //   staged -> stored or none    hashed there; written to its slot only if the hash says it changed; all-zero
 //                               pages are never stored. The frame becomes a receive buffer.
 //   stored -> resident          fetched into a free staging frame, checked against its hash, MOVEd into
-//   place; or
-//                               into a buffer, checked, and copied, where that is sooner (move_or_copy.h)
+//                               place; or into a buffer, checked, and copied (move_or_copy.h)
 // so frames are exchanged between arena and staging and, but for copies, nothing is allocated, zeroed or
 // freed in the steady state. Once it is out nobody can write a page any more: comparing hashes is race-free.
 // A page on its way in is `arriving`; one that is hashed and stored while others work is `leaving`.
@@ -278,7 +277,7 @@ class Engine {
   bool OnlyFree(unsigned block) const {
     return free_[block] != 0 && in_flight_[block] == 0 && staged_mask_[block] == 0;
   }
-  uint64_t DropFreeBlock(unsigned block);
+  void DropFreeBlock(unsigned block);
   FreeBlocks BlocksToDrop(uint64_t wanted) const;
   // Begins to give back the memory of a batch of free frames, for what is to be copied.
   void DropSome(Departure* departure);

@@ -225,12 +225,11 @@ uint64_t Engine::FramesOfBlockTaken(unsigned block) {
   return pages;
 }
 
-// The block's frames lose their memory; it has no other pages than free ones. Their budget is the caller's.
-uint64_t Engine::DropFreeBlock(unsigned block) {
+// The block's frames go back; it has no other pages than free ones.
+void Engine::DropFreeBlock(unsigned block) {
   sys::Call(SYS_madvise, FrameAt(block * kGroupPages), kGroupPages * kPageBytes, MADV_DONTNEED);
-  const uint64_t pages = FramesOfBlockTaken(block);
+  config_.budget.Give(FramesOfBlockTaken(block));
   BlockLeft(block);
-  return pages;
 }
 
 void Engine::DropSome(Departure* departure) {
@@ -273,7 +272,7 @@ bool Engine::Compact() {
   bool any = false;
   for (unsigned block = 0; block < kBlocksMax; ++block) {
     if (!OnlyFree(block) || free_[block] == ~uint64_t{0}) continue;
-    config_.budget.Give(DropFreeBlock(block));
+    DropFreeBlock(block);
     any = true;
   }
   return any;
@@ -348,8 +347,7 @@ void Engine::DropFreeFrames(Budget* heir) {
 
 Status Engine::TakeFrames(unsigned count, Flight* flight, unsigned* got) {
   *got = 0;
-  const auto enough = [&](unsigned pages) { return free_frames_ * 2 >= pages && free_frames_ > 0; };
-  while (!enough(count)) {
+  while (free_frames_ * 2 < count) {
     if (Populate(false)) continue;
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();

@@ -133,7 +133,7 @@ Status Engine::EvictNow(uint64_t first, uint64_t last) {
       staged_head_ = (staged_head_ + 1) % kBlocksMax;
       --staged_count_;
       in_queue_[block / 64] &= ~(uint64_t{1} << (block % 64));
-      config_.budget.Give(DropFreeBlock(block));
+      DropFreeBlock(block);
     }
     page = end;
   }
