@@ -48,25 +48,7 @@ Status Engine::Init(const EngineConfig& config) {
   remap_.store(config.move && config.remap, std::memory_order_relaxed);
   // Pages come and go one by one; what mremap makes of the arena's mappings in staging inherits this.
   sys::Call(SYS_madvise, config.arena, config.arena_pages * kPageBytes, MADV_NOHUGEPAGE);
-  return MapStaging(MAP_FIXED_NOREPLACE);
-}
-
-Status Engine::MapStaging(int fixed) {
-  const long map = sys::Call(SYS_mmap, config_.staging, kStagingBytes, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
-  if (sys::Failed(map)) return Status::FromErrno("mmap of the staging area", static_cast<int>(-map));
-  // Frames are single pages; a huge page there would be counted wrongly and split again by the first MOVE.
-  sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_NOHUGEPAGE);
-  // A child starts with an empty staging area of its own (AfterForkInChild).
-  sys::Call(SYS_madvise, config_.staging, kStagingBytes, MADV_DONTFORK);
-  // A MOVE's target must be registered with the same userfaultfd. Write-protect mode, which nobody uses,
-  // leaves ordinary faults there to the kernel.
-  uffdio_register reg = {.range = {reinterpret_cast<uint64_t>(config_.staging), kStagingBytes},
-                         .mode = UFFDIO_REGISTER_MODE_WP,
-                         .ioctls = 0};
-  if (long r = sys::Call(SYS_ioctl, config_.uffd, UFFDIO_REGISTER, &reg); r != 0)
-    return Status::FromErrno("UFFDIO_REGISTER of the staging area", static_cast<int>(-r));
-  return Status::Ok();
+  return staging_.Init(config.staging, config.uffd);
 }
 
 void Engine::LockExclusive() {
@@ -155,7 +137,7 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
   const bool keep_lock = exclusive_waiters_ > 0;
   if (!keep_lock) lock_.Unlock();
   if (departure.count > 0) s = Store(&departure);
-  if (departure.freed.count > 0) DropBlocks(departure.freed);
+  staging_.Drop(departure.freed);
   Status arrived = Load(*flight);
   Outcome outcome = Outcome::kNotTried;
   const uint64_t before = flight->timed ? NowNs() : 0;
@@ -167,7 +149,8 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
   if (!keep_lock) lock_.Lock();
   if (flight->timed) move_or_copy_.Took(flight->copy, took);
   if (s.ok()) Left(departure);
-  Dropped(departure.freed);
+  staging_.Dropped(departure.freed);
+  spare_ += departure.freed.frames;
   Land(*flight, outcome);
   return arrived.ok() ? s : arrived;
 }
@@ -177,7 +160,7 @@ void Engine::TakeOff(const Flight& flight) {
   for (unsigned i = 0; i < flight.count; ++i) {
     config_.table[flight.pages[i]].state = PageEntry::State::kArriving;
     ++GroupOf(flight.pages[i]).arriving;
-    if (!flight.bounce) ++in_flight_[flight.frames[i] / kGroupPages];
+    if (!flight.bounce) staging_.TookOff(flight.frames[i]);
   }
   if (flights_ == 0) {
     if (crowd_ > 0) --crowd_;
@@ -198,7 +181,7 @@ Status Engine::ChooseWay(Flight* flight) {
   }
   Status s;
   if (copy) s = MakeRoom(flight->count, &flight->copy);
-  if (!flight->copy) populated_ -= flight->count;
+  if (!flight->copy) staging_.MemoryGoes(flight->count);
   return s;
 }
 
@@ -229,20 +212,19 @@ void Engine::Land(const Flight& flight, Outcome outcome) {
     frames_stay = flight.copy;
   } else if (outcome == Outcome::kNotTried) {
     for (unsigned i = 0; i < flight.count; ++i) config_.table[flight.pages[i]].state = flight.before;
-    if (staged) EnterStaging(flight.frames[0], flight.count);
+    if (staged) staging_.StageAgain(flight.frames[0], flight.count);
     if (flight.copy) {
       spare_ += flight.count;
     } else {
-      populated_ += flight.count;
+      staging_.MemoryStays(flight.count);
     }
     frames_stay = !staged;
   }
   for (unsigned i = 0; i < flight.count; ++i) {
     --GroupOf(flight.pages[i]).arriving;
     if (flight.bounce) continue;
-    if (frames_stay) FrameFreed(flight.frames[i]);
-    const unsigned block = flight.frames[i] / kGroupPages;
-    if (--in_flight_[block] == 0) BlockLeft(block);
+    if (frames_stay) staging_.Freed(flight.frames[i]);
+    staging_.Landed(flight.frames[i]);
   }
   flights_ &= ~(1U << flight.load);
   landings_.fetch_add(1, std::memory_order_relaxed);
@@ -442,7 +424,7 @@ Status Engine::SecondChance(uint64_t page, uint64_t address, Flight* flight) {
   });
   SetPages(wanted, flight);
   for (unsigned i = 0; i < wanted.count; ++i) flight->frames[i] = config_.table[wanted.first + i].frame;
-  LeaveStaging(flight->frames[0], flight->count);
+  staging_.Unstage(flight->frames[0], flight->count);
   GoOn(stream, wanted);
   return Status::Ok();
 }
@@ -473,53 +455,61 @@ unsigned Engine::FollowTrend(const Strides::Trend& trend, uint64_t address, Flig
   return steps;
 }
 
-Status Engine::Fetch(uint64_t page, uint64_t address, Flight* flight, PageIo* io) {
-  Strides::Trend* trend = TrendOf(address, *flight);
-  Stream* stream = nullptr;
-  unsigned steps = 1;
-  if (trend == nullptr) {
-    stream = StreamOf(page);
-    const Range range = Wanted(*stream, page, flight->area, [&](uint64_t p) {
-      return config_.table[p].state == PageEntry::State::kStored;
-    });
-    SetPages(range, flight);
-    if (stream->window <= kStreamWindowMin && flight->area.access == Access::kNormal && !flight->ahead)
-      trend = strides_.Begins(address);
+Engine::Ahead Engine::ChoosePages(uint64_t page, uint64_t address, Flight* flight) {
+  Ahead ahead = {.stream = nullptr, .trend = TrendOf(address, *flight), .steps = 1};
+  if (ahead.trend == nullptr) {
+    ahead.stream = StreamOf(page);
+    SetPages(Wanted(*ahead.stream, page, flight->area,
+                    [&](uint64_t p) { return config_.table[p].state == PageEntry::State::kStored; }),
+             flight);
+    if (ahead.stream->window <= kStreamWindowMin && flight->area.access == Access::kNormal && !flight->ahead)
+      ahead.trend = strides_.Begins(address);
   }
-  if (trend != nullptr) steps = FollowTrend(*trend, address, flight);
-  unsigned count = flight->count;
+  if (ahead.trend != nullptr) ahead.steps = FollowTrend(*ahead.trend, address, flight);
+  return ahead;
+}
+
+Status Engine::FindRoom(uint64_t page, Ahead* ahead, Flight* flight) {
+  const unsigned wanted = flight->count;
   if (Movable(*flight) && !flight->ahead) {
     // Pages that are not neighbours go one by one whichever way.
-    const MoveOrCopy::Choice choice = trend != nullptr
+    const MoveOrCopy::Choice choice = ahead->trend != nullptr
                                           ? MoveOrCopy::Choice{move_or_copy_.copy_is_sooner(), false}
-                                          : move_or_copy_.Next(count);
+                                          : move_or_copy_.Next(wanted);
     flight->timed = choice.timed;
-    if (choice.copy && count <= kBouncePages)
-      if (Status s = MakeRoom(count, &flight->copy); !s.ok()) return s;
+    if (choice.copy && wanted <= kBouncePages)
+      if (Status s = MakeRoom(wanted, &flight->copy); !s.ok()) return s;
     flight->bounce = flight->copy;
   }
-  if (!flight->bounce) {
-    const unsigned wanted = count;
-    if (Status s = TakeFrames(wanted, flight, &count); !s.ok() || count == 0) {
-      flight->count = 0;
-      return s;
-    }
-    if (count < wanted && trend != nullptr) {
-      steps = flight->count = count;
-    } else if (count < wanted) {
-      // The page itself at least.
-      const uint64_t first = flight->pages[0];
-      SetPages({first + count <= page ? page + 1 - count : first, count}, flight);
-    }
+  if (flight->bounce) return Status::Ok();
+  unsigned got = 0;
+  if (Status s = TakeFrames(wanted, flight, &got); !s.ok() || got == 0) {
+    flight->count = 0;
+    return s;
   }
+  if (got < wanted && ahead->trend != nullptr) {
+    ahead->steps = flight->count = got;
+  } else if (got < wanted) {
+    // The page itself at least.
+    const uint64_t first = flight->pages[0];
+    SetPages({first + got <= page ? page + 1 - got : first, got}, flight);
+  }
+  return Status::Ok();
+}
+
+Status Engine::Fetch(uint64_t page, uint64_t address, Flight* flight, PageIo* io) {
+  Ahead ahead = ChoosePages(page, address, flight);
+  if (Status s = FindRoom(page, &ahead, flight); !s.ok() || flight->count == 0) return s;
+  const unsigned count = flight->count;
   for (unsigned i = 0; i < count; ++i) io[i] = {config_.table[flight->pages[i]].slot, Source(*flight, i)};
-  if (trend != nullptr) {
-    Strides::Covered(trend, steps);
-    trend->ahead = count - 1;
+  if (ahead.trend != nullptr) {
+    Strides::Covered(ahead.trend, ahead.steps);
+    ahead.trend->ahead = count - 1;
   }
-  if (stream != nullptr) {
-    GoOn(stream, trend != nullptr ? Range{page, 1} : Range{flight->pages[0], count});
-    stream->ahead = trend != nullptr || flight->ahead ? 0 : count - 1;
+  if (ahead.stream != nullptr) {
+    const bool along = ahead.trend == nullptr;
+    GoOn(ahead.stream, along ? Range{flight->pages[0], count} : Range{page, 1});
+    ahead.stream->ahead = along && !flight->ahead ? count - 1 : 0;
   }
   Count(config_.stats->pages_in, count);
   if (count > 1 && !flight->ahead) Count(config_.stats->pages_prefetched, count - 1);
@@ -561,8 +551,8 @@ void Engine::DiscardLocked(uint64_t first, uint64_t last) {
         config_.budget.Give(1);
       } else if (old.state == PageEntry::State::kStaged) {
         const uint32_t frame = old.frame;
-        LeaveStaging(frame, 1);
-        FrameFreed(frame);
+        staging_.Unstage(frame, 1);
+        staging_.Freed(frame);
       }
     }
     if (++page % kGroupPages == 0 && first <= page - kGroupPages) GroupOf(page - 1).used = false;
@@ -602,7 +592,7 @@ Status Engine::RemapLocked(uint64_t from, uint64_t to, uint64_t count) {
     }
     PageEntry& entry = config_.table[from + i];
     if (entry.state != PageEntry::State::kResident) {
-      if (entry.state == PageEntry::State::kStaged) owner_[entry.frame] = static_cast<uint32_t>(to + i);
+      if (entry.state == PageEntry::State::kStaged) staging_.SetOwner(entry.frame, to + i);
       if (entry.state != PageEntry::State::kNone) {
         GroupOf(to + i).used = true;
         config_.table[to + i] = entry;
@@ -664,7 +654,7 @@ Status Engine::BeforeFork(PageEntry* child_table, Budget child) {
   // that other processes do not take it meanwhile.
   Status s;
   for (bool progress = true; s.ok();) {
-    while (s.ok() && staged_ > 0) s = Drain(kGroupPages);
+    while (s.ok() && staging_.staged() > 0) s = Drain(kGroupPages);
     DropFreeFrames(&child);
     const uint64_t has = child.mine();
     if (!s.ok() || has >= resident_ || child.TryTake(resident_ - has)) break;
@@ -709,11 +699,7 @@ Status Engine::AfterForkInChild(int uffd, Budget budget) {
   exclusive_waiters_ = 0;
   pins_.Reset();
   ahead_.Clear();  // Nobody follows it here.
-  // Staging was not inherited; all its frames are gone.
-  FARPOOL_ASSERT(populated_ == 0);
-  std::memset(broken_, 0, sizeof(broken_));
-  // Over what came by mremap while the arena was about to be inherited.
-  return MapStaging(MAP_FIXED);
+  return staging_.InitInChild(uffd);
 }
 
 }  // namespace farpool

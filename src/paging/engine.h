@@ -37,6 +37,7 @@
 #include "paging/hint_queue.h"
 #include "paging/move_or_copy.h"
 #include "paging/pins.h"
+#include "paging/staging.h"
 #include "paging/stats.h"
 #include "paging/strides.h"
 #include "store/page_store.h"
@@ -60,13 +61,11 @@ struct PageEntry {
 };
 static_assert(sizeof(PageEntry) == 24);
 
-inline constexpr unsigned kGroupPages = 64;
-
 struct EngineConfig {
   std::byte* arena = nullptr;
   uint64_t arena_pages = 0;
   PageEntry* table = nullptr;    // arena_pages entries, all zero, demand-allocated.
-  std::byte* staging = nullptr;  // kStagingBytes of address space, nothing there yet.
+  std::byte* staging = nullptr;  // Staging::kBytes of address space, nothing there yet.
   int uffd = -1;      // The arena is registered with it (missing pages; write-protect too without move).
   bool move = true;   // The kernel has UFFDIO_MOVE (6.8). Without it pages are copied both ways.
   bool remap = true;  // Groups go out by mremap; only with `move`.
@@ -78,10 +77,6 @@ struct EngineConfig {
 
 class Engine {
  public:
-  static constexpr unsigned kBlocksMax = 1024;
-  static constexpr unsigned kFramesMax = kBlocksMax * kGroupPages;
-  static constexpr size_t kStagingBytes = static_cast<size_t>(kFramesMax) * kPageBytes;
-
   // Once, before anything else. Maps the staging area and the group table.
   Status Init(const EngineConfig& config);
 
@@ -137,7 +132,7 @@ class Engine {
   // nothing changed, if one of them is not resident.
   bool LetGoLocked(uint64_t first, uint64_t last);
   uint64_t resident_pages() const { return resident_; }
-  uint64_t staging_pages() const { return populated_; }
+  uint64_t staging_pages() const { return staging_.populated(); }
   // Held of the budget beyond those two, with nothing there.
   uint64_t spare_pages() const { return spare_; }
 
@@ -166,10 +161,9 @@ class Engine {
     uint64_t first;  // Page of the group.
     uint64_t last;
     uint64_t next;   // First page not looked at yet.
-    uint32_t block;  // Staging block: page i of the group goes to frame i. kNoBlock: no page has gone yet.
+    unsigned block;  // Of staging: page i of the group goes to frame i. kNoBlock: no page has gone yet.
     bool remap;      // By mremap, unless that is over.
   };
-  static constexpr uint32_t kNoBlock = UINT32_MAX;
   struct Stream {
     uint64_t next;      // Where it goes on upwards, and
     uint64_t previous;  // downwards, + 1; 0: nowhere.
@@ -199,17 +193,18 @@ class Engine {
     Area area;
   };
 
+  // Why a flight's pages are wanted together: a stream goes on, or a trend, or one of each begins.
+  struct Ahead {
+    Stream* stream;
+    Strides::Trend* trend;  // Goes before the stream.
+    unsigned steps;         // Of the trend.
+  };
+
   // What becomes of a staged page.
   enum class Fate : uint8_t { kZero, kClean, kChanged };
-  // Some blocks that have no other frames than free ones.
-  struct FreeBlocks {
-    unsigned count = 0;
-    uint64_t frames = 0;
-    uint32_t blocks[8];
-  };
   // Staged pages on their way to their slots, and free frames whose memory goes back.
   struct Departure {
-    FreeBlocks freed;
+    Staging::FreeBlocks freed;
     unsigned count = 0;
     uint64_t fresh = 0;  // Bit per page: nothing is in its slot yet.
     uint32_t frames[kGroupPages];
@@ -218,17 +213,12 @@ class Engine {
   };
 
   std::byte* PageAt(uint64_t page) const { return config_.arena + page * kPageBytes; }
-  std::byte* FrameAt(uint32_t frame) const {
-    return config_.staging + static_cast<size_t>(frame) * kPageBytes;
-  }
   // Where page `i` of the flight comes from.
   std::byte* Source(const Flight& flight, unsigned i) {
-    return flight.bounce ? bounce_[flight.load] + i * kPageBytes : FrameAt(flight.frames[i]);
+    return flight.bounce ? bounce_[flight.load] + i * kPageBytes : staging_.At(flight.frames[i]);
   }
   Group& GroupOf(uint64_t page) { return groups_[page / kGroupPages]; }
 
-  // All frames, nothing in them; `fixed` is MAP_FIXED or MAP_FIXED_NOREPLACE.
-  Status MapStaging(int fixed);
   // The next flight, for `page`: no pages and no frames yet.
   Flight FlightFor(uint64_t page, const Area& area) const;
   // What a fault does before its pages take off: which pages, from which frames. `flight->count` is 0 if
@@ -236,6 +226,9 @@ class Engine {
   Status FirstTouch(uint64_t page, Flight* flight);
   Status SecondChance(uint64_t page, uint64_t address, Flight* flight);
   Status Fetch(uint64_t page, uint64_t address, Flight* flight, PageIo* io);
+  // Of Fetch(): which pages, and what of their stream or trend that is; then frames for them, or for some.
+  Ahead ChoosePages(uint64_t page, uint64_t address, Flight* flight);
+  Status FindRoom(uint64_t page, Ahead* ahead, Flight* flight);
   static void SetPages(Range range, Flight* flight);
   // The trend that a fault at `address` goes on.
   Strides::Trend* TrendOf(uint64_t address, const Flight& flight);
@@ -269,36 +262,20 @@ class Engine {
   Status TakeFrames(unsigned count, Flight* flight, unsigned* got);
   // Frames for the next faults, or room for what they will copy, if that means eviction: about as many as
   // this one took. Takes none itself. While several threads fault what has to leave only begins to: the rest
-  // is for Store() and DropBlocks(), without the lock, and Left() and Dropped(), with it.
+  // is for Store() and Staging::Drop(), without the lock, and Left(), with it.
   Status KeepReserve(const Flight& flight, Departure* departure);
-  unsigned FindRun(unsigned count, uint32_t* first) const;
+  // Memory for an empty block of frames.
   bool Populate(bool even_over_limit);
-  bool Compact();
-  bool OnlyFree(unsigned block) const {
-    return free_[block] != 0 && in_flight_[block] == 0 && staged_mask_[block] == 0;
-  }
-  void DropFreeBlock(unsigned block);
-  FreeBlocks BlocksToDrop(uint64_t wanted) const;
   // Begins to give back the memory of a batch of free frames, for what is to be copied.
   void DropSome(Departure* departure);
-  void DropBlocks(const FreeBlocks& blocks) const;  // Needs no lock.
-  uint64_t FramesOfBlockTaken(unsigned block);
   // Pages that leave the arena, or whose memory goes back, at once: afterwards the TLB is empty.
   uint64_t BatchPages() const;
   Status FillStaging(uint64_t target, unsigned count, unsigned evictions);
   Status MakeRoom(unsigned count, bool* taken);
-  void FrameFreed(uint32_t frame);
-  // Neighbours in one block: staged from now on / no longer.
-  void EnterStaging(uint32_t first, unsigned count);
-  void LeaveStaging(uint32_t first, unsigned count);
-  // Neighbours in one block: no longer free / nothing is there any more.
-  void FramesTaken(uint32_t first, unsigned count);
-  void BlockLeft(unsigned block);
   void DropFreeFrames(Budget* heir);  // Their pages go to `heir`, or back if there is none.
   uint64_t StagingTarget() const;
 
   Status Drain(unsigned most);
-  bool NextBlock();
   void GiveSpare();
   void Returned(const Flight& flight);
   // Needs no lock.
@@ -308,7 +285,6 @@ class Engine {
   bool Depart(unsigned most, Departure* departure);
   Status Store(Departure* departure) const;  // Needs no lock.
   void Left(const Departure& departure);
-  void Dropped(const FreeBlocks& blocks);
   Status DropResidentSlots(unsigned wanted, unsigned* dropped);
   bool NextVictim(uint64_t most);
   bool NextHintedVictim();
@@ -323,13 +299,6 @@ class Engine {
   Status Evict(unsigned count, uint64_t most, bool* progress);
   unsigned MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area);
   bool RemapOut(uint64_t first, uint64_t last, uint32_t frame);
-  // Blocks below are for groups that come by mremap, which leaves them unregistered; from here on for the
-  // rest.
-  static constexpr unsigned kMoveBlocks = kBlocksMax / 2;
-  // The first empty block from `from` on, or kBlocksMax; how many follow each other from `block`, which is
-  // one, before `end`.
-  unsigned EmptyBlock(unsigned from) const;
-  unsigned EmptyBlocks(unsigned block, unsigned end) const;
   bool remaps() const { return remap_.load(std::memory_order_relaxed); }
   // One UFFDIO_MOVE of at most kMoveMax pages. Returns how many are through (moved, or holes) and, through
   // `error`, 0 or the errno of what stopped it there.
@@ -358,33 +327,17 @@ class Engine {
   uint32_t departures_ = 0;  // Groups evicted so far.
   uint32_t turn_ = 0;        // Counts victims.
   uint32_t owed_ = 0;        // Victims to be taken from kKept next.
-  Victim victim_ = {.first = 0, .last = 0, .next = 0, .block = kNoBlock, .remap = false};  // None.
+  Victim victim_ = {.first = 0, .last = 0, .next = 0, .block = Staging::kNoBlock, .remap = false};  // None.
   uint64_t left_ = 0;  // Pages that have left for the store so far.
   HintQueue ahead_;
   HintQueue evict_first_;
   uint64_t resident_ = 0;
   std::atomic<bool> evicts_{false};
   std::atomic<bool> remap_{false};
-  uint64_t populated_ =
-      0;  // Frames with memory: free, staged or leaving, and those that pages are copied from.
-  uint64_t free_frames_ = 0;
-  uint64_t staged_ = 0;
+  Staging staging_;
   // Budget that is held for pages to be copied, with no memory behind it: what was a free frame is not
   // populated again between two copies.
   uint64_t spare_ = 0;
-
-  uint64_t free_[kBlocksMax] = {};  // Bit per frame: has memory, contents unwanted.
-  uint64_t zero_[kBlocksMax] = {};  // Subset of free_: contents are known to be zero.
-  uint64_t staged_mask_[kBlocksMax] = {};
-  uint16_t in_flight_[kBlocksMax] = {};       // Frames of this block that are in flight.
-  uint64_t any_free_[kBlocksMax / 64] = {};   // Blocks with a free frame.
-  uint64_t not_empty_[kBlocksMax / 64] = {};  // Blocks with any memory, in flight or in the staged queue.
-  uint64_t in_queue_[kBlocksMax / 64] = {};   // Blocks in the staged queue.
-  uint64_t broken_[kBlocksMax / 64] = {};     // Blocks that a failed mremap may have left unmapped.
-  uint32_t owner_[kFramesMax];                // Page of a staged frame.
-  uint32_t staged_queue_[kBlocksMax] = {};    // Ring of blocks, oldest first.
-  uint32_t staged_head_ = 0;
-  uint32_t staged_count_ = 0;
 
   // What is copied in comes to these buffers instead of to frames. Beyond the limit, but few. More pages than
   // that are never copied where they can be moved.

@@ -53,8 +53,7 @@ constexpr unsigned kEvictionsMax = 4;
 constexpr unsigned kBatchEvictionsMax = 8;
 // Runs of frames for one flight, each of which is a call of its own, where that gives half of it at least.
 constexpr unsigned kFrameRunsMax = 4;
-// Free frames in a block that are worth giving it back for, and blocks that are drained in search of one.
-constexpr uint64_t kRoomPages = 4;
+// Blocks that are drained in search of one whose memory is worth giving back.
 constexpr int kRoomDrainsMax = 4;
 // With less room than this part of a batch for what is to be copied more is made ahead; by the half batch at
 // least while it is not less than that.
@@ -70,15 +69,6 @@ constexpr unsigned kKeptAtOnce = 16;
 constexpr uint32_t kClockMask = (1 << 28) - 1;
 // Shares of a page copied on write by an atomic OR before a MOVE is tried again.
 constexpr int kUnshareTriesMax = 3;
-
-bool Bit(const uint64_t* words, unsigned i) { return (words[i / 64] >> (i % 64) & 1) != 0; }
-void SetBit(uint64_t* words, unsigned i) { words[i / 64] |= uint64_t{1} << (i % 64); }
-void ClearBit(uint64_t* words, unsigned i) { words[i / 64] &= ~(uint64_t{1} << (i % 64)); }
-
-// Neighbouring frames as bits of their block.
-uint64_t BitsOf(uint32_t first, unsigned count) {
-  return (count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1) << (first % kGroupPages);
-}
 
 }  // namespace
 
@@ -116,44 +106,9 @@ uint64_t Engine::TakeHead(Queue* queue) {
   return index;
 }
 
-void Engine::FrameFreed(uint32_t frame) {
-  const unsigned block = frame / kGroupPages;
-  const uint64_t bit = uint64_t{1} << (frame % kGroupPages);
-  free_[block] |= bit;
-  ++free_frames_;
-  zero_[block] &= ~bit;
-  SetBit(any_free_, block);
-}
-
-void Engine::FramesTaken(uint32_t first, unsigned count) {
-  const unsigned block = first / kGroupPages;
-  FARPOOL_ASSERT((first + count - 1) / kGroupPages == block);
-  const uint64_t bits = BitsOf(first, count);
-  free_[block] &= ~bits;
-  free_frames_ -= count;
-  zero_[block] &= ~bits;
-  if (free_[block] == 0) ClearBit(any_free_, block);
-}
-
-void Engine::EnterStaging(uint32_t first, unsigned count) {
-  staged_mask_[first / kGroupPages] |= BitsOf(first, count);
-  staged_ += count;
-}
-
-void Engine::LeaveStaging(uint32_t first, unsigned count) {
-  staged_mask_[first / kGroupPages] &= ~BitsOf(first, count);
-  staged_ -= count;
-}
-
-// Some frames of the block are gone.
-void Engine::BlockLeft(unsigned block) {
-  if (free_[block] == 0 && in_flight_[block] == 0 && !Bit(in_queue_, block)) ClearBit(not_empty_, block);
-}
-
-// Gives a whole empty block memory: 64 zero pages in one call, cheaper than 64 faults.
 bool Engine::Populate(bool even_over_limit) {
-  const unsigned block = EmptyBlock(0);
-  if (block == kBlocksMax) return false;
+  const unsigned block = staging_.EmptyBlock(0);
+  if (block == Staging::kBlocksMax) return false;
   unsigned pages = kGroupPages;
   while (!config_.budget.TryTake(pages)) {
     pages /= 2;
@@ -164,118 +119,24 @@ bool Engine::Populate(bool even_over_limit) {
       break;
     }
   }
-  long r = sys::Call(SYS_madvise, FrameAt(block * kGroupPages), pages * kPageBytes, MADV_POPULATE_WRITE);
-  if (r == -EINVAL) {  // Before Linux 5.14: one fault a page.
-    for (unsigned i = 0; i < pages; ++i)
-      *reinterpret_cast<volatile std::byte*>(FrameAt(block * kGroupPages + i)) = std::byte{0};
-    r = 0;
-  }
-  if (r != 0) {
-    config_.budget.Give(pages);
-    return false;
-  }
-  const uint64_t bits = pages == 64 ? ~uint64_t{0} : (uint64_t{1} << pages) - 1;
-  free_[block] = bits;
-  zero_[block] = bits;
-  populated_ += pages;
-  free_frames_ += pages;
-  SetBit(any_free_, block);
-  SetBit(not_empty_, block);
-  return true;
+  if (staging_.Populate(block, pages)) return true;
+  config_.budget.Give(pages);
+  return false;
 }
 
-// Free frames of one block in a row: the shortest run of at least `count`, so that longer ones last; else the
-// longest there is. 0: no frame is free.
-unsigned Engine::FindRun(unsigned count, uint32_t* first) const {
-  unsigned best = 0;
-  for (unsigned word = 0; word < kBlocksMax / 64; ++word) {
-    for (uint64_t blocks = any_free_[word]; blocks != 0; blocks &= blocks - 1) {
-      const unsigned block = word * 64 + static_cast<unsigned>(std::countr_zero(blocks));
-      for (uint64_t bits = free_[block]; bits != 0;) {
-        const auto at = static_cast<unsigned>(std::countr_zero(bits));
-        const auto run = static_cast<unsigned>(std::countr_one(bits >> at));
-        if (best < count ? run > best : run >= count && run < best) {
-          best = run;
-          *first = block * kGroupPages + at;
-          if (best == count) return count;
-        }
-        bits &= ~BitsOf(at, run);
-      }
-    }
-  }
-  return best < count ? best : count;
-}
-
-// Neighbours in one call.
-void Engine::DropBlocks(const FreeBlocks& blocks) const {
-  for (unsigned i = 0, next; i < blocks.count; i = next) {
-    for (next = i + 1; next < blocks.count && blocks.blocks[next] == blocks.blocks[next - 1] + 1;) ++next;
-    sys::Call(SYS_madvise, FrameAt(blocks.blocks[i] * kGroupPages), (next - i) * kGroupPages * kPageBytes,
-              MADV_DONTNEED);
-  }
-}
-
-// The block's free frames are no longer.
-uint64_t Engine::FramesOfBlockTaken(unsigned block) {
-  const auto pages = static_cast<uint64_t>(std::popcount(free_[block]));
-  free_[block] = zero_[block] = 0;
-  ClearBit(any_free_, block);
-  populated_ -= pages;
-  free_frames_ -= pages;
-  return pages;
-}
-
-// The block's frames go back; it has no other pages than free ones.
-void Engine::DropFreeBlock(unsigned block) {
-  sys::Call(SYS_madvise, FrameAt(block * kGroupPages), kGroupPages * kPageBytes, MADV_DONTNEED);
-  config_.budget.Give(FramesOfBlockTaken(block));
-  BlockLeft(block);
-}
-
+// What more of a group is going to come to stays.
 void Engine::DropSome(Departure* departure) {
-  FreeBlocks* const freed = &departure->freed;
-  *freed = BlocksToDrop(BatchPages());
-  if (freed->frames < BatchPages() / 2 && spare_ > BatchPages() / kSpareLeastShare)
-    *freed = {};  // There may soon be more.
-  for (unsigned i = 0; i < freed->count; ++i) {
-    FramesOfBlockTaken(freed->blocks[i]);
-    ++in_flight_[freed->blocks[i]];  // Until Dropped().
-  }
-}
-
-// With `wanted` frames together, or what there is. None of them is one that more of a group is going to come
-// to.
-Engine::FreeBlocks Engine::BlocksToDrop(uint64_t wanted) const {
-  FreeBlocks found;
-  for (unsigned word = 0; word < kBlocksMax / 64; ++word) {
-    for (uint64_t left = any_free_[word]; left != 0; left &= left - 1) {
-      const unsigned block = word * 64 + static_cast<unsigned>(std::countr_zero(left));
-      const auto frames = static_cast<uint64_t>(std::popcount(free_[block]));
-      if (!OnlyFree(block) || block == victim_.block || frames < kRoomPages) continue;
-      found.blocks[found.count++] = block;
-      found.frames += frames;
-      if (found.frames >= wanted || found.count == std::size(found.blocks)) return found;
-    }
-  }
-  return found;
+  const Staging::FreeBlocks found = staging_.FindBlocks(BatchPages(), victim_.block);
+  if (found.frames < BatchPages() / 2 && spare_ > BatchPages() / kSpareLeastShare)
+    return;  // There may soon be more.
+  staging_.TakeBlocks(found);
+  departure->freed = found;
 }
 
 // What is held for copies goes back.
 void Engine::GiveSpare() {
   config_.budget.Give(spare_);
   spare_ = 0;
-}
-
-// Free frames lie scattered where single faults left them. Gives their memory back, so that whole blocks can
-// be had again. True if any went.
-bool Engine::Compact() {
-  bool any = false;
-  for (unsigned block = 0; block < kBlocksMax; ++block) {
-    if (!OnlyFree(block) || free_[block] == ~uint64_t{0}) continue;
-    DropFreeBlock(block);
-    any = true;
-  }
-  return any;
 }
 
 // Takes budget for `count` pages that are to be copied. At the limit, blocks of free frames give theirs: at
@@ -294,17 +155,17 @@ Status Engine::MakeRoom(unsigned count, bool* taken) {
     }
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();
-    if (const FreeBlocks freed = BlocksToDrop(count - spare_); freed.count > 0) {
-      DropBlocks(freed);
-      for (unsigned i = 0; i < freed.count; ++i) {
-        spare_ += FramesOfBlockTaken(freed.blocks[i]);
-        BlockLeft(freed.blocks[i]);
-      }
+    const Staging::FreeBlocks found = staging_.FindBlocks(count - spare_, victim_.block);
+    if (found.count > 0) {
+      staging_.TakeBlocks(found);
+      staging_.Drop(found);
+      staging_.Dropped(found);
+      spare_ += found.frames;
       continue;
     }
     // A whole group of it is going to go.
     if (Status s = FillStaging(StagingTarget() + kGroupPages, kGroupPages, kEvictionsMax); !s.ok()) return s;
-    if (staged_ == 0) return Status::Ok();
+    if (staging_.staged() == 0) return Status::Ok();
     if (Status s = Drain(kGroupPages); !s.ok()) return s;
     ++drains;
   }
@@ -315,39 +176,24 @@ Status Engine::MakeRoom(unsigned count, bool* taken) {
 // `count` frames are wanted.
 Status Engine::FillStaging(uint64_t target, unsigned count, unsigned evictions) {
   bool progress = true;
-  for (unsigned i = 0; i < evictions && progress && populated_ < target; ++i)
+  for (unsigned i = 0; i < evictions && progress && staging_.populated() < target; ++i)
     if (Status s = Evict(count, kNeighboursPages, &progress); !s.ok()) return s;
   return Status::Ok();
 }
 
 void Engine::DropFreeFrames(Budget* heir) {
+  const uint64_t pages = staging_.DropFree() + spare_;
+  spare_ = 0;
   if (heir != nullptr) {
-    config_.budget.TransferTo(heir, spare_);
-    spare_ = 0;
+    config_.budget.TransferTo(heir, pages);
   } else {
-    GiveSpare();
-  }
-  for (unsigned block = 0; block < kBlocksMax; ++block) {
-    while (free_[block] != 0) {
-      const auto at = static_cast<unsigned>(std::countr_zero(free_[block]));
-      const auto run = static_cast<unsigned>(std::countr_one(free_[block] >> at));
-      const uint32_t frame = block * kGroupPages + at;
-      sys::Call(SYS_madvise, FrameAt(frame), run * kPageBytes, MADV_DONTNEED);
-      FramesTaken(frame, run);
-      BlockLeft(block);
-      populated_ -= run;
-      if (heir != nullptr) {
-        config_.budget.TransferTo(heir, run);
-      } else {
-        config_.budget.Give(run);
-      }
-    }
+    config_.budget.Give(pages);
   }
 }
 
 Status Engine::TakeFrames(unsigned count, Flight* flight, unsigned* got) {
   *got = 0;
-  while (free_frames_ * 2 < count) {
+  while (staging_.free_frames() * 2 < count) {
     if (Populate(false)) continue;
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();
@@ -357,7 +203,7 @@ Status Engine::TakeFrames(unsigned count, Flight* flight, unsigned* got) {
     }
     // At the limit: the oldest staged pages give their frames.
     if (Status s = FillStaging(StagingTarget() + count, count, kEvictionsMax); !s.ok()) return s;
-    if (staged_ > 0) {
+    if (staging_.staged() > 0) {
       if (Status s = Drain(count > kWritePages ? kGroupPages : count); !s.ok()) return s;
       continue;
     }
@@ -365,20 +211,18 @@ Status Engine::TakeFrames(unsigned count, Flight* flight, unsigned* got) {
       GiveSpare();
       continue;
     }
-    if (free_frames_ > 0) break;
+    if (staging_.free_frames() > 0) break;
     if (flight->ahead || flights_ != 0) return Status::Ok();  // What arrives can be evicted.
     if (Populate(true)) continue;
     return Status::Exhausted(
         "no memory for a page: everything resident is pinned, or the host is out of memory");
   }
-  for (unsigned runs = 0; *got < count && free_frames_ > 0; ++runs) {
+  for (unsigned runs = 0; *got < count && staging_.free_frames() > 0; ++runs) {
     if (runs >= kFrameRunsMax && *got * 2 >= count) break;
     uint32_t first = 0;
-    const unsigned run = FindRun(count - *got, &first);
-    const unsigned block = first / kGroupPages;
-    if (flight->before == PageEntry::State::kNone)
-      flight->unclean |= (~zero_[block] >> (first % kGroupPages) & BitsOf(0, run)) << *got;
-    FramesTaken(first, run);
+    const unsigned run = staging_.FindRun(count - *got, &first);
+    const uint64_t unclean = staging_.Take(first, run);
+    if (flight->before == PageEntry::State::kNone) flight->unclean |= unclean << *got;
     for (unsigned i = 0; i < run; ++i) flight->frames[(*got)++] = first + i;
   }
   return Status::Ok();
@@ -390,14 +234,14 @@ Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
   const bool many = count > kWritePages;
   const uint64_t batch = BatchPages();
   uint64_t target = StagingTarget();
-  uint64_t has = populated_ - staged_;
+  uint64_t has = staging_.populated() - staging_.staged();
   uint64_t reserve = count;
   const bool copying = flight.bounce && move_or_copy_.copy_is_sooner();
   if (copying) {
     if (spare_ <= batch / kSpareLowShare) DropSome(departure);
     // While that is used up, the next blocks are drained.
     target += batch;
-    has = spare_ + departure->freed.frames + free_frames_;
+    has = spare_ + departure->freed.frames + staging_.free_frames();
     reserve += batch + batch / 2;
   } else if (many && count * (1 + static_cast<unsigned>(std::popcount(flights_))) <= target / kReserveShare) {
     // A stream's next fault may be another thread's, while this one's pages still leave.
@@ -407,12 +251,12 @@ Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
   config_.budget.AtLimit();
   if (many) {
     bool progress = true;
-    if (populated_ < target)
+    if (staging_.populated() < target)
       if (Status s = Evict(count, kNeighboursPages, &progress); !s.ok()) return s;
-  } else if (populated_ + batch / 2 < target) {
+  } else if (staging_.populated() + batch / 2 < target) {
     if (Status s = FillStaging(target + batch / 2, count, kBatchEvictionsMax); !s.ok()) return s;
   }
-  if (staged_ == 0) return Status::Ok();
+  if (staging_.staged() == 0) return Status::Ok();
   const unsigned most = many && !copying ? kGroupPages : many ? count : kWritePages;
   // Nobody else wants the lock of a thread that is alone.
   if ((many || crowd_ > 0) && Depart(most, departure)) return Status::Ok();
@@ -428,34 +272,21 @@ void Engine::Returned(const Flight& flight) {
   Count(config_.stats->distances[distance < kLast ? distance : kLast]);
 }
 
-// Looks for the oldest block that has staged pages.
-bool Engine::NextBlock() {
-  for (; staged_count_ > 0; --staged_count_) {
-    const unsigned block = staged_queue_[staged_head_];
-    if (staged_mask_[block] != 0) return true;
-    ClearBit(in_queue_, block);
-    BlockLeft(block);
-    staged_head_ = (staged_head_ + 1) % kBlocksMax;
-  }
-  return false;
-}
-
 Engine::Fate Engine::Examine(uint32_t frame, bool fresh, PageHash* hash) const {
-  if (IsZeroPage(FrameAt(frame))) return Fate::kZero;
-  *hash = HashPage(FrameAt(frame), config_.hash_seed);
-  return !fresh && config_.table[owner_[frame]].hash == *hash ? Fate::kClean : Fate::kChanged;
+  if (IsZeroPage(staging_.At(frame))) return Fate::kZero;
+  *hash = HashPage(staging_.At(frame), config_.hash_seed);
+  return !fresh && config_.table[staging_.owner(frame)].hash == *hash ? Fate::kClean : Fate::kChanged;
 }
 
 // The page is where it belongs, its frame free.
 void Engine::Settle(uint32_t frame, Fate fate, const PageHash& hash) {
-  PageEntry& entry = config_.table[owner_[frame]];
-  FrameFreed(frame);
+  PageEntry& entry = config_.table[staging_.owner(frame)];
+  staging_.Freed(frame, fate == Fate::kZero);
   if (fate == Fate::kZero) {
     const SlotId slot = entry.slot;
     entry = PageEntry{};
     if (slot != SlotId::kNone) config_.store->Release(slot);
     config_.budget.SubFar(1);
-    zero_[frame / kGroupPages] |= uint64_t{1} << (frame % kGroupPages);
     Count(config_.stats->pages_zero);
     return;
   }
@@ -468,23 +299,23 @@ void Engine::Settle(uint32_t frame, Fate fate, const PageHash& hash) {
 // Hashes the oldest staged pages, `most` of them or as many more as make up a write of kWritePages, writes
 // those that changed, frees their frames. On an error they stay staged.
 Status Engine::Drain(unsigned most) {
-  if (!NextBlock()) return Status::Ok();
-  const unsigned block = staged_queue_[staged_head_];
+  const unsigned block = staging_.Oldest();
+  if (block == Staging::kNoBlock) return Status::Ok();
   PageIo io[kGroupPages];
   PageHash hashes[kGroupPages];
   uint32_t frames[kGroupPages];
   unsigned dirty = 0;
   unsigned without_slot = 0;
   unsigned looked = 0;
-  for (uint64_t bits = staged_mask_[block]; bits != 0; bits &= bits - 1, ++looked) {
+  for (uint64_t bits = staging_.staged_of(block); bits != 0; bits &= bits - 1, ++looked) {
     if (looked >= most && (dirty == 0 || dirty >= kWritePages)) break;
     const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
-    PageEntry& entry = config_.table[owner_[frame]];
+    PageEntry& entry = config_.table[staging_.owner(frame)];
     if (const uint64_t rest = bits & (bits - 1); rest != 0)
-      PrefetchPage(FrameAt(block * kGroupPages + static_cast<uint32_t>(std::countr_zero(rest))));
+      PrefetchPage(staging_.At(block * kGroupPages + static_cast<uint32_t>(std::countr_zero(rest))));
     PageHash hash;
     if (const Fate fate = Examine(frame, entry.slot == SlotId::kNone, &hash); fate != Fate::kChanged) {
-      LeaveStaging(frame, 1);
+      staging_.Unstage(frame, 1);
       Settle(frame, fate, hash);
       continue;
     }
@@ -496,7 +327,7 @@ Status Engine::Drain(unsigned most) {
     if (entry.slot == SlotId::kNone) ++without_slot;
     hashes[dirty] = hash;
     frames[dirty] = frame;
-    io[dirty++] = {entry.slot, FrameAt(frame)};
+    io[dirty++] = {entry.slot, staging_.At(frame)};
   }
   if (dirty == 0) return Status::Ok();
   for (unsigned i = 0; i < dirty && without_slot > 0;) {
@@ -511,7 +342,7 @@ Status Engine::Drain(unsigned most) {
     }
     if (!s.ok()) {
       for (unsigned k = 0; k < dirty; ++k)
-        if (io[k].slot != config_.table[owner_[frames[k]]].slot) config_.store->Release(io[k].slot);
+        if (io[k].slot != config_.table[staging_.owner(frames[k])].slot) config_.store->Release(io[k].slot);
       return s;
     }
     without_slot -= reserved;
@@ -521,10 +352,10 @@ Status Engine::Drain(unsigned most) {
     }
   }
   // From here on the slots belong to the pages, written or not.
-  for (unsigned i = 0; i < dirty; ++i) config_.table[owner_[frames[i]]].slot = io[i].slot;
+  for (unsigned i = 0; i < dirty; ++i) config_.table[staging_.owner(frames[i])].slot = io[i].slot;
   if (Status s = config_.store->Store(io, dirty); !s.ok()) return s;
   for (unsigned i = 0; i < dirty; ++i) {
-    LeaveStaging(frames[i], 1);
+    staging_.Unstage(frames[i], 1);
     Settle(frames[i], Fate::kChanged, hashes[i]);
   }
   return Status::Ok();
@@ -535,14 +366,14 @@ Status Engine::Drain(unsigned most) {
 bool Engine::Depart(unsigned most, Departure* departure) {
   uint32_t* const frames = departure->frames;
   unsigned count = 0;
-  if (!NextBlock()) return false;
+  if (staging_.Oldest() == Staging::kNoBlock) return false;
   unsigned looked = 0;
-  for (uint32_t i = 0; i < staged_count_ && count < most && looked < kGroupPages; ++i) {
-    const unsigned block = staged_queue_[(staged_head_ + i) % kBlocksMax];
-    for (uint64_t bits = staged_mask_[block]; bits != 0 && count < most && looked < kGroupPages;
+  for (uint32_t i = 0; i < staging_.queue_size() && count < most && looked < kGroupPages; ++i) {
+    const unsigned block = staging_.queue_at(i);
+    for (uint64_t bits = staging_.staged_of(block); bits != 0 && count < most && looked < kGroupPages;
          bits &= bits - 1, ++looked) {
       const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
-      const SlotId slot = config_.table[owner_[frame]].slot;
+      const SlotId slot = config_.table[staging_.owner(frame)].slot;
       if (slot == SlotId::kNone) {
         departure->fresh |= uint64_t{1} << count;
       } else if (!config_.store->Exclusive(slot)) {
@@ -552,7 +383,7 @@ bool Engine::Depart(unsigned most, Departure* departure) {
     }
   }
   const auto slot_of = [&](uint64_t bits) -> SlotId& {
-    return config_.table[owner_[frames[std::countr_zero(bits)]]].slot;
+    return config_.table[staging_.owner(frames[std::countr_zero(bits)])].slot;
   };
   for (uint64_t without = departure->fresh; without != 0;) {
     SlotId slots[kGroupPages];
@@ -568,9 +399,9 @@ bool Engine::Depart(unsigned most, Departure* departure) {
     for (unsigned k = 0; k < reserved; ++k, without &= without - 1) slot_of(without) = slots[k];
   }
   for (unsigned i = 0; i < count; ++i) {
-    LeaveStaging(frames[i], 1);
-    ++in_flight_[frames[i] / kGroupPages];
-    config_.table[owner_[frames[i]]].state = PageEntry::State::kLeaving;
+    staging_.Unstage(frames[i], 1);
+    staging_.TookOff(frames[i]);
+    config_.table[staging_.owner(frames[i])].state = PageEntry::State::kLeaving;
   }
   departure->count = count;
   return count > 0;
@@ -581,10 +412,10 @@ Status Engine::Store(Departure* departure) const {
   unsigned changed = 0;
   for (unsigned i = 0; i < departure->count; ++i) {
     const uint32_t frame = departure->frames[i];
-    if (i + 1 < departure->count) PrefetchPage(FrameAt(departure->frames[i + 1]));
+    if (i + 1 < departure->count) PrefetchPage(staging_.At(departure->frames[i + 1]));
     departure->fates[i] = Examine(frame, (departure->fresh >> i & 1) != 0, &departure->hashes[i]);
     if (departure->fates[i] == Fate::kChanged)
-      io[changed++] = {config_.table[owner_[frame]].slot, FrameAt(frame)};
+      io[changed++] = {config_.table[staging_.owner(frame)].slot, staging_.At(frame)};
   }
   return changed > 0 ? config_.store->StoreBeside(io, changed) : Status::Ok();
 }
@@ -592,14 +423,8 @@ Status Engine::Store(Departure* departure) const {
 void Engine::Left(const Departure& departure) {
   for (unsigned i = 0; i < departure.count; ++i) {
     Settle(departure.frames[i], departure.fates[i], departure.hashes[i]);
-    --in_flight_[departure.frames[i] / kGroupPages];
+    staging_.Landed(departure.frames[i]);
   }
-}
-
-void Engine::Dropped(const FreeBlocks& blocks) {
-  for (unsigned i = 0; i < blocks.count; ++i)
-    if (--in_flight_[blocks.blocks[i]] == 0) BlockLeft(blocks.blocks[i]);
-  spare_ += blocks.frames;
 }
 
 // The pool is full: resident pages give up the slots they keep, at least `wanted` if there are so many.
@@ -628,23 +453,11 @@ Status Engine::DropResidentSlots(unsigned wanted, unsigned* dropped) {
 bool Engine::RemapOut(uint64_t first, uint64_t last, uint32_t frame) {
   const uint64_t bytes = (last - first) * kPageBytes;
   const long r = sys::Call(SYS_mremap, PageAt(first), bytes, bytes,
-                           MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, FrameAt(frame));
+                           MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, staging_.At(frame));
   if (!sys::Failed(r)) return true;
-  for (uint64_t i = frame; i < frame + (last - first); ++i)
-    SetBit(broken_, static_cast<unsigned>(i / kGroupPages));
+  staging_.Broke(frame, frame + static_cast<uint32_t>(last - first));
   remap_.store(false, std::memory_order_relaxed);
   return false;
-}
-
-unsigned Engine::EmptyBlock(unsigned from) const {
-  while (from < kBlocksMax && (Bit(not_empty_, from) || Bit(broken_, from))) ++from;
-  return from;
-}
-
-unsigned Engine::EmptyBlocks(unsigned block, unsigned end) const {
-  const unsigned first = block;
-  while (block < end && block - first < kNeighboursPages / kGroupPages && EmptyBlock(block) == block) ++block;
-  return block - first;
 }
 
 // Moves the resident pages of [first, last), one group or neighbours, out to frames of the same order. Holes
@@ -657,8 +470,7 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
     const uint32_t to = frame + static_cast<uint32_t>(page - first);
     entry.state = PageEntry::State::kStaged;
     entry.frame = to & kClockMask;
-    owner_[to] = static_cast<uint32_t>(page);
-    EnterStaging(to, 1);
+    staging_.Stage(to, page);
     --GroupOf(page).resident;
     ++went;
   };
@@ -678,11 +490,11 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
     }
     for (uint64_t page = first; page < last; ++page) {
       if (config_.table[page].state != PageEntry::State::kResident) continue;
-      std::memcpy(FrameAt(frame + static_cast<uint32_t>(page - first)), PageAt(page), kPageBytes);
+      std::memcpy(staging_.At(frame + static_cast<uint32_t>(page - first)), PageAt(page), kPageBytes);
       staged(page);
     }
     sys::Call(SYS_madvise, PageAt(first), (last - first) * kPageBytes, MADV_DONTNEED);
-  } else if (area.protection == (PROT_READ | PROT_WRITE) && frame / kGroupPages < kMoveBlocks) {
+  } else if (area.protection == (PROT_READ | PROT_WRITE) && frame / kGroupPages < Staging::kMoveBlocks) {
     if (!RemapOut(first, last, frame)) return 0;  // They stay, and go another way next time.
     for (uint64_t page = first; page < last; ++page) staged(page);
   } else if (area.protection == (PROT_READ | PROT_WRITE)) {
@@ -691,7 +503,7 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
     for (uint64_t page = first; page < last;) {
       if (chunk > last - page) chunk = last - page;
       int error = 0;
-      const unsigned through = Move(FrameAt(frame + static_cast<uint32_t>(page - first)), PageAt(page),
+      const unsigned through = Move(staging_.At(frame + static_cast<uint32_t>(page - first)), PageAt(page),
                                     static_cast<unsigned>(chunk), UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES, &error);
       if (through > 0) {
         for (const uint64_t end = page + through; page < end; ++page) staged(page);
@@ -734,7 +546,7 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
       FARPOOL_ASSERT(readable == 0);
       for (const uint64_t end = page + chunk; page < end; ++page) {
         if (config_.table[page].state != PageEntry::State::kResident) continue;
-        std::memcpy(FrameAt(frame + static_cast<uint32_t>(page - first)),
+        std::memcpy(staging_.At(frame + static_cast<uint32_t>(page - first)),
                     reinterpret_cast<const std::byte*>(aside) + (page - (end - chunk)) * kPageBytes,
                     kPageBytes);
         staged(page);
@@ -797,7 +609,7 @@ bool Engine::NextVictim(uint64_t most) {
     victim_ = {.first = first,
                .last = first + kGroupPages,
                .next = first,
-               .block = kNoBlock,
+               .block = Staging::kNoBlock,
                .remap = ByRemap(first)};
     Leaves(index);
     // Neighbours that are next anyway.
@@ -846,18 +658,19 @@ unsigned Engine::EvictSlice(Victim* victim, unsigned count, uint64_t most, bool*
   const uint64_t first = victim->next;
   if (first >= victim->first + kGroupPages) {  // The next of several groups.
     victim->first = first;
-    victim->block = kNoBlock;
+    victim->block = Staging::kNoBlock;
   }
   const uint64_t slice = remap ? most : count > 1 ? kGroupPages : kSlicePages;
   uint64_t last = first + slice < victim->last ? first + slice : victim->last;
-  uint32_t block = victim->block;
+  unsigned block = victim->block;
   unsigned blocks = 1;
-  if (block == kNoBlock) {
-    const unsigned end = remap ? kMoveBlocks : kBlocksMax;
-    block = EmptyBlock(remap ? 0 : kMoveBlocks);
+  if (block == Staging::kNoBlock) {
+    const unsigned end = remap ? Staging::kMoveBlocks : Staging::kBlocksMax;
+    block = staging_.EmptyBlock(remap ? 0 : Staging::kMoveBlocks);
     *room = block < end;
     if (!*room) return 0;
-    if (remap) blocks = EmptyBlocks(block, end);
+    const unsigned most_blocks = static_cast<unsigned>(kNeighboursPages / kGroupPages);
+    if (remap) blocks = staging_.EmptyBlocks(block, block + most_blocks < end ? block + most_blocks : end);
     if (victim != &victim_ && block == victim_.block)
       victim_.next = victim_.last;  // No more of it goes there.
   }
@@ -891,14 +704,8 @@ unsigned Engine::EvictSlice(Victim* victim, unsigned count, uint64_t most, bool*
   pins_.EndEvict();
   if (went == 0) return 0;
   resident_ -= went;
-  populated_ += went;
-  for (uint32_t b = block; b < block + (last - victim->first + kGroupPages - 1) / kGroupPages; ++b) {
-    if (staged_mask_[b] == 0 || Bit(in_queue_, b)) continue;
-    SetBit(not_empty_, b);
-    SetBit(in_queue_, b);
-    FARPOOL_ASSERT(staged_count_ < kBlocksMax);
-    staged_queue_[(staged_head_ + staged_count_++) % kBlocksMax] = b;
-  }
+  for (unsigned b = block; b < block + (last - victim->first + kGroupPages - 1) / kGroupPages; ++b)
+    staging_.Enqueue(b);
   victim->block = block;
   return went;
 }
@@ -910,7 +717,7 @@ Status Engine::Evict(unsigned count, uint64_t most, bool* progress) {
   bool room = true;
   for (unsigned tries = 0; tries < kEvictTriesMax && room && !*progress; ++tries) {
     // A block that left the queue between two slices may be used for something else by now.
-    const bool block_taken = victim_.block != kNoBlock && !Bit(in_queue_, victim_.block);
+    const bool block_taken = victim_.block != Staging::kNoBlock && !staging_.queued(victim_.block);
     if (victim_.next == victim_.last || block_taken || GroupOf(victim_.next).arriving > 0) {
       if (!NextVictim(most)) return Status::Ok();
       continue;
@@ -937,11 +744,11 @@ Status Engine::YieldShare() {
 Status Engine::Shrink(uint64_t pages) {
   ExclusiveLock hold(this);
   GiveSpare();
-  while (resident_ + populated_ > pages || staged_ > 0) {
+  while (resident_ + staging_.populated() > pages || staging_.staged() > 0) {
     bool progress = false;
-    if (resident_ > 0 && resident_ + populated_ > pages)
+    if (resident_ > 0 && resident_ + staging_.populated() > pages)
       if (Status s = Evict(kGroupPages, kGroupPages, &progress); !s.ok()) return s;
-    while (staged_ > 0)
+    while (staging_.staged() > 0)
       if (Status s = Drain(kGroupPages); !s.ok()) return s;
     DropFreeFrames(nullptr);
     if (!progress) break;

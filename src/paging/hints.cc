@@ -95,7 +95,7 @@ bool Engine::NextHintedVictim() {
     victim_ = {.first = group * kGroupPages,
                .last = last,
                .next = first,
-               .block = kNoBlock,
+               .block = Staging::kNoBlock,
                .remap = ByRemap(group * kGroupPages)};
     return true;
   }
@@ -116,24 +116,25 @@ Status Engine::EvictNow(uint64_t first, uint64_t last) {
     Victim victim = {.first = group_end - kGroupPages,
                      .last = end,
                      .next = page,
-                     .block = kNoBlock,
+                     .block = Staging::kNoBlock,
                      .remap = ByRemap(group_end - kGroupPages)};
     bool room = true;
     Count(config_.stats->hinted_out, EvictSlice(&victim, kGroupPages, kGroupPages, &room));
-    if (!room && Compact()) continue;
-    if (const uint32_t block = victim.block; block != kNoBlock) {
+    if (!room) {
+      const uint64_t frames = staging_.Compact();
+      config_.budget.Give(frames);
+      if (frames > 0) continue;
+    }
+    if (const unsigned block = victim.block; block != Staging::kNoBlock) {
       // To the head of the queue, not behind what has been staged for longer, and out of it again.
-      staged_head_ = (staged_head_ + kBlocksMax - 1) % kBlocksMax;
-      staged_queue_[staged_head_] = block;
+      staging_.LastFirst();
       Status s = Drain(kGroupPages);
       if (s.code() == Status::Code::kExhausted)
         return Status::Ok();  // No room in the pool: they stay staged.
       if (!s.ok()) return s;
-      FARPOOL_ASSERT(staged_mask_[block] == 0 && staged_queue_[staged_head_] == block);
-      staged_head_ = (staged_head_ + 1) % kBlocksMax;
-      --staged_count_;
-      in_queue_[block / 64] &= ~(uint64_t{1} << (block % 64));
-      DropFreeBlock(block);
+      FARPOOL_ASSERT(staging_.staged_of(block) == 0);
+      (void)staging_.Oldest();  // Takes the block out of the queue.
+      config_.budget.Give(staging_.DropBlock(block));
     }
     page = end;
   }

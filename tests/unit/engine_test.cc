@@ -194,9 +194,9 @@ struct World {
     table = static_cast<PageEntry*>(
         mmap(nullptr, table_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, table_fd, 0));
     // Free address space for the engine to take, below where the kernel puts what may go anywhere.
-    staging = static_cast<std::byte*>(mmap(kStagingHint, Engine::kStagingBytes, PROT_NONE,
+    staging = static_cast<std::byte*>(mmap(kStagingHint, Staging::kBytes, PROT_NONE,
                                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    munmap(staging, Engine::kStagingBytes);
+    munmap(staging, Staging::kBytes);
     uffd = OpenUserfault();
     EngineConfig config;
     config.arena = arena;
@@ -228,7 +228,7 @@ struct World {
     close(uffd);
     close(table_fd);
     munmap(arena, bytes());
-    munmap(staging, Engine::kStagingBytes);
+    munmap(staging, Staging::kBytes);
     munmap(table, table_bytes());
     munmap(books, sizeof(Books));
   }
@@ -285,7 +285,7 @@ struct World {
   // The engine's books agree with the kernel's and with the budget.
   void ExpectBooksRight() {
     EXPECT_EQ(engine->resident_pages(), Present(arena, options.pages));
-    EXPECT_EQ(engine->staging_pages(), Present(staging, Engine::kStagingBytes / kPageBytes));
+    EXPECT_EQ(engine->staging_pages(), Present(staging, Staging::kBytes / kPageBytes));
     EXPECT_EQ(books->mine[0].load(), held());
     EXPECT_EQ(books->budget.used.load(), held());
     EXPECT_LE(books->budget.used_peak.load(), books->budget.limit.load());
