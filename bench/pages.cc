@@ -189,6 +189,7 @@ class Driver {
                                        {"p99", "us"},
                                        {"mean", "us"},
                                        {"rate", "faults/s"},
+                                       {"touches", "touches/s"},
                                        {"throughput", "GB/s"}})
       if (json.contains(metric)) results_.Add(config, what, metric, unit, json[metric].get<double>());
     for (const auto& point : json.value("quantiles", nlohmann::json::array()))

@@ -216,6 +216,7 @@ std::vector<std::string> Results::Ratios() const {
         add(of + ": p50 / raw-tcp p50", Find(config, what, "p50"), Find("raw-tcp", "page", "p50"));
       if (config == "zram") continue;
       add(of + ": faults per second / zram", Find(config, what, "rate"), Find("zram", what, "rate"));
+      add(of + ": touches per second / zram", Find(config, what, "touches"), Find("zram", what, "touches"));
       add(of + ": throughput / zram", Find(config, what, "throughput"), Find("zram", what, "throughput"));
     }
   return out;

@@ -94,7 +94,7 @@ void Faults(bool write, uint64_t bytes, uint64_t touches, uint64_t seed) {
           rewritten ? Rewritten(page, versions[page], seed) : Mix(seed + page * kPageWords + word);
       if (array[page * kPageWords + word] != want) Die("a word is wrong at the end");
     }
-  faults.Print(elapsed);
+  faults.Print(touches, elapsed);
 }
 
 constexpr uint64_t kDelta = 0x9e3779b97f4a7c15u;
@@ -151,17 +151,22 @@ void Samples::Add(uint64_t ns) {
   samples[count_++] = static_cast<uint32_t>(std::min<uint64_t>(ns, UINT32_MAX));
 }
 
-void Samples::Print(uint64_t elapsed_ns) {
+void Samples::Print(uint64_t touches, uint64_t elapsed_ns) {
   if (count_ == 0) Die("nothing faulted: the limit is not below the array's size");
   std::sort(samples, samples + count_);
   double sum = 0;
   for (size_t i = 0; i < count_; ++i) sum += samples[i];
+  const auto a_second = [&](uint64_t count) {
+    return static_cast<double>(count) * 1e9 / static_cast<double>(elapsed_ns);
+  };
   const auto at = [this](double share) {
     return samples[static_cast<size_t>(share * static_cast<double>(count_ - 1))] / 1e3;
   };
-  printf("{\"p50\": %.3f, \"p99\": %.3f, \"mean\": %.3f, \"rate\": %.1f, \"count\": %zu, \"quantiles\": [",
-         at(0.5), at(0.99), sum / static_cast<double>(count_) / 1e3,
-         static_cast<double>(count_) * 1e9 / static_cast<double>(elapsed_ns), count_);
+  printf(
+      "{\"p50\": %.3f, \"p99\": %.3f, \"mean\": %.3f, \"rate\": %.1f, \"touches\": %.1f, \"count\": %zu, "
+      "\"quantiles\": [",
+      at(0.5), at(0.99), sum / static_cast<double>(count_) / 1e3, a_second(count_), a_second(touches),
+      count_);
   // Finer where distributions have their tails.
   const char* comma = "";
   const auto print = [&](double share) {

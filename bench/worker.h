@@ -35,9 +35,10 @@ class Samples {
  public:
   void Add(uint64_t ns);
   size_t count() const { return count_; }
-  // Prints {"p50": us, "p99": us, "mean": us, "rate": 1/s, "count": n} and "quantiles", pairs of share and
-  // us; `elapsed_ns` is what the rate counts against. Sorts.
-  void Print(uint64_t elapsed_ns);
+  // Prints {"p50": us, "p99": us, "mean": us, "rate": 1/s, "touches": 1/s, "count": n} and "quantiles", pairs
+  // of share and us. `touches` are all operations, those that were too short for a sample too, in
+  // `elapsed_ns`. Sorts.
+  void Print(uint64_t touches, uint64_t elapsed_ns);
 
  private:
   size_t count_ = 0;

@@ -69,7 +69,7 @@ void RunFloor(uint64_t count) {
     elapsed += took;
     madvise(page, kPageBytes, MADV_DONTNEED);
   }
-  faults.Print(elapsed);
+  faults.Print(count, elapsed);
 }
 
 }  // namespace bench

@@ -107,7 +107,7 @@ void RunRawTcp(uint64_t count) {
   }
   close(fd);
   waitpid(server, nullptr, 0);
-  trips.Print(elapsed);
+  trips.Print(trips.count(), elapsed);
 }
 
 }  // namespace bench
