@@ -107,7 +107,10 @@ Status Engine::Fault(uintptr_t address, bool* foreign) {
     if (!s.ok()) return s;
     if (flight.count == 0) continue;
     s = Fly(&flight, io);
-    times->Add(NowNs() - start);
+    const uint64_t took = NowNs() - start;
+    times->Add(took);
+    if (flight.count == 1 && state == PageEntry::State::kStored) hot_pages_.Fetched(took);
+    if (flight.count == 1 && state == PageEntry::State::kStaged) hot_pages_.Chanced(took);
     return s;
   }
 }
@@ -177,7 +180,7 @@ Status Engine::ChooseWay(Flight* flight) {
   if (!copy && flight->before == PageEntry::State::kStaged) {
     const MoveOrCopy::Choice choice = move_or_copy_.Next(flight->count);
     flight->timed = choice.timed;
-    copy = choice.copy;
+    copy = choice.copy && !OnlyMoves();
   }
   Status s;
   if (copy) s = MakeRoom(flight->count, &flight->copy);
@@ -415,6 +418,7 @@ Status Engine::SecondChance(uint64_t page, uint64_t address, Flight* flight) {
   // A trend goes on behind it.
   if (Strides::Trend* trend = TrendOf(address, *flight); trend != nullptr) Strides::Covered(trend, 1);
   const uint32_t frame = config_.table[page].frame;
+  if (!flight->ahead && !staging_.hot(frame / kGroupPages)) hot_pages_.Touched(config_.table[page].hot);
   Stream* const stream = StreamOf(page);
   // Neighbours that are staged as such.
   const Range wanted = Wanted(*stream, page, flight->area, [&](uint64_t p) {
@@ -473,11 +477,10 @@ Status Engine::FindRoom(uint64_t page, Ahead* ahead, Flight* flight) {
   const unsigned wanted = flight->count;
   if (Movable(*flight) && !flight->ahead) {
     // Pages that are not neighbours go one by one whichever way.
-    const MoveOrCopy::Choice choice = ahead->trend != nullptr
-                                          ? MoveOrCopy::Choice{move_or_copy_.copy_is_sooner(), false}
-                                          : move_or_copy_.Next(wanted);
+    const MoveOrCopy::Choice choice =
+        ahead->trend != nullptr ? MoveOrCopy::Choice{Copies(), false} : move_or_copy_.Next(wanted);
     flight->timed = choice.timed;
-    if (choice.copy && wanted <= kBouncePages)
+    if (choice.copy && !OnlyMoves() && wanted <= kBouncePages)
       if (Status s = MakeRoom(wanted, &flight->copy); !s.ok()) return s;
     flight->bounce = flight->copy;
   }

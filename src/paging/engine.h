@@ -14,7 +14,8 @@
 // A page on its way in is `arriving`; one that is hashed and stored while others work is `leaving`.
 //
 // Eviction goes by group (64 neighbouring pages): most are kept, the rest passes through (NextVictim in
-// evict.cc). mremap moves a group in one call, as page table entries and with one flush of the TLB;
+// evict.cc). Single pages that are touched soon after they went stay staged for longer, where that pays
+// (hot_pages.h). mremap moves a group in one call, as page table entries and with one flush of the TLB;
 // UFFDIO_MOVE, page by page, is for when that could take a page from under a device (DevicesMayPin) or fails.
 //
 // Threads: every public function takes the engine's lock unless it says otherwise; no handler of the
@@ -35,6 +36,7 @@
 #include "paging/area_map.h"
 #include "paging/budget.h"
 #include "paging/hint_queue.h"
+#include "paging/hot_pages.h"
 #include "paging/move_or_copy.h"
 #include "paging/pins.h"
 #include "paging/staging.h"
@@ -56,8 +58,9 @@ struct PageEntry {
   PageHash hash;                // Of the slot's contents; meaningful while slot is not kNone.
   SlotId slot = SlotId::kNone;  // Kept while resident, so that a clean page goes out without a write.
   State state : 4 = State::kNone;
+  uint32_t hot : 1 = 0;  // Was touched soon after it had gone: may stay staged for longer.
   // While staged: its frame there. While stored: pages that had left before it.
-  uint32_t frame : 28 = 0;
+  uint32_t frame : 27 = 0;
 };
 static_assert(sizeof(PageEntry) == 24);
 
@@ -133,6 +136,8 @@ class Engine {
   bool LetGoLocked(uint64_t first, uint64_t last);
   uint64_t resident_pages() const { return resident_; }
   uint64_t staging_pages() const { return staging_.populated(); }
+  // Of those, staged pages that stay for longer.
+  uint64_t kept_pages() const { return staging_.kept(); }
   // Held of the budget beyond those two, with nothing there.
   uint64_t spare_pages() const { return spare_; }
 
@@ -236,6 +241,10 @@ class Engine {
   // is.
   unsigned FollowTrend(const Strides::Trend& trend, uint64_t address, Flight* flight) const;
   Status ChooseWay(Flight* flight);
+  // What is copied leaves frames free by the block: room that pages which stay staged do not have.
+  bool OnlyMoves() const { return hot_pages_.Stay() && !move_or_copy_.interrupts(); }
+  // Whether single pages are copied in.
+  bool Copies() const { return move_or_copy_.copy_is_sooner() && !OnlyMoves(); }
   bool Movable(const Flight& flight) const {
     return config_.move && flight.area.protection == (PROT_READ | PROT_WRITE);
   }
@@ -273,9 +282,15 @@ class Engine {
   Status FillStaging(uint64_t target, unsigned count, unsigned evictions);
   Status MakeRoom(unsigned count, bool* taken);
   void DropFreeFrames(Budget* heir);  // Their pages go to `heir`, or back if there is none.
-  uint64_t StagingTarget() const;
+  // Frames for what passes through staging / and for what stays there.
+  uint64_t PassingTarget() const;
+  uint64_t StagingTarget() const { return PassingTarget() + staging_.kept(); }
 
   Status Drain(unsigned most);
+  // The oldest block with pages that are to leave, or kNoBlock.
+  unsigned NextBlock();
+  // Whether the staged page, whose turn it is, stays all the same.
+  bool Stays(uint32_t frame);
   void GiveSpare();
   void Returned(const Flight& flight);
   // Needs no lock.
@@ -320,6 +335,7 @@ class Engine {
   unsigned crowd_ =
       0;  // Up with each flight that takes off while there are others, down with each that does not.
   MoveOrCopy move_or_copy_;
+  HotPages hot_pages_;
   Pins pins_;
   AreaMap areas_;
   Group* groups_ = nullptr;

@@ -66,13 +66,20 @@ constexpr uint32_t kKeptTurn = 8;
 // Groups that begin to be kept, for each victim.
 constexpr unsigned kKeptAtOnce = 16;
 // The clock of departures that fits a page table entry.
-constexpr uint32_t kClockMask = (1 << 28) - 1;
+constexpr uint32_t kClockMask = (1 << 27) - 1;
+// A page that is back before so small a share of the limit has left came back soon.
+constexpr uint64_t kPageSoonShare = 8;
+// Streams bring more at once.
+constexpr unsigned kTouchedMax = 8;
+// At most this share of what the process holds is kept staged, in so many blocks.
+constexpr uint64_t kKeptShare = 5;
+constexpr unsigned kHotBlocksMax = Staging::kBlocksMax / 4;
 // Shares of a page copied on write by an atomic OR before a MOVE is tried again.
 constexpr int kUnshareTriesMax = 3;
 
 }  // namespace
 
-uint64_t Engine::StagingTarget() const {
+uint64_t Engine::PassingTarget() const {
   // A process that holds little of the budget keeps most of that in place.
   const uint64_t holds = config_.budget.mine();
   if (holds < 4 * kStagingPagesMin) return holds / 4 < kStagingPagesLeast ? kStagingPagesLeast : holds / 4;
@@ -81,7 +88,7 @@ uint64_t Engine::StagingTarget() const {
 }
 
 uint64_t Engine::BatchPages() const {
-  const uint64_t target = StagingTarget();
+  const uint64_t target = PassingTarget();
   const uint64_t least = target / 2 < kGroupPages ? target / 2 : kGroupPages;
   const uint64_t share = target / kBatchShare;
   return share < least ? least : share > kBatchPagesMax ? kBatchPagesMax : share;
@@ -197,7 +204,7 @@ Status Engine::TakeFrames(unsigned count, Flight* flight, unsigned* got) {
     if (Populate(false)) continue;
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();
-    if (spare_ > 0 && !move_or_copy_.copy_is_sooner()) {
+    if (spare_ > 0 && !Copies()) {
       GiveSpare();
       continue;
     }
@@ -236,7 +243,7 @@ Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
   uint64_t target = StagingTarget();
   uint64_t has = staging_.populated() - staging_.staged();
   uint64_t reserve = count;
-  const bool copying = flight.bounce && move_or_copy_.copy_is_sooner();
+  const bool copying = flight.bounce && Copies();
   if (copying) {
     if (spare_ <= batch / kSpareLowShare) DropSome(departure);
     // While that is used up, the next blocks are drained.
@@ -263,13 +270,59 @@ Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
   return Drain(copying ? count + 1 : count);  // One more than were taken, so that it becomes a batch.
 }
 
-// A page is back from its donor: what else has left since it had.
+// Pages are back, from staging or from their donor: what else has left since they had says what a larger
+// limit would have saved, and which are hot. Streams say nothing about single pages.
 void Engine::Returned(const Flight& flight) {
-  if (flight.before != PageEntry::State::kStored || flight.ahead) return;
-  const uint64_t since = (left_ - config_.table[flight.pages[0]].frame) & kClockMask;
-  const uint64_t distance = since * PagingStats::kDistancesPerLimit / config_.budget.limit();
-  constexpr uint64_t kLast = PagingStats::kDistances - 1;
-  Count(config_.stats->distances[distance < kLast ? distance : kLast]);
+  if (flight.before == PageEntry::State::kNone) return;
+  const bool staged = flight.before == PageEntry::State::kStaged;
+  const uint64_t limit = config_.budget.limit();
+  const auto since = [&](const PageEntry& entry) -> uint64_t { return (left_ - entry.frame) & kClockMask; };
+  if (!staged && !flight.ahead) {
+    const uint64_t distance = since(config_.table[flight.pages[0]]) * PagingStats::kDistancesPerLimit / limit;
+    constexpr uint64_t kLast = PagingStats::kDistances - 1;
+    Count(config_.stats->distances[distance < kLast ? distance : kLast]);
+  }
+  const bool touched = !flight.ahead && flight.count <= kTouchedMax;
+  for (unsigned i = 0; i < flight.count; ++i) {
+    PageEntry& entry = config_.table[flight.pages[i]];
+    entry.hot = touched && (staged || since(entry) < limit / kPageSoonShare);
+  }
+}
+
+// What is kept of the blocks before it comes together in hot ones. What is kept for longest goes when there
+// is too much of that, or nothing else.
+unsigned Engine::NextBlock() {
+  for (;;) {
+    const unsigned block = staging_.Oldest();
+    const bool much =
+        staging_.kept() > config_.budget.mine() / kKeptShare || staging_.hot_blocks() > kHotBlocksMax;
+    if (const unsigned hot =
+            block == Staging::kNoBlock || much ? staging_.OldestHotGoes() : Staging::kNoBlock;
+        hot != Staging::kNoBlock) {
+      for (uint64_t bits = staging_.staged_of(hot); bits != 0; bits &= bits - 1)
+        config_.table[staging_.owner(hot * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits)))].hot =
+            0;
+      continue;
+    }
+    if (block == Staging::kNoBlock) return block;
+    if (staging_.leaving_of(block) != 0) return block;
+    uint64_t bits = staging_.staged_of(block);
+    for (; bits != 0; bits &= bits - 1) {
+      uint32_t to = 0;
+      if (!staging_.MoveToHot(block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits)), &to))
+        break;
+      config_.table[staging_.owner(to)].frame = to & kClockMask;
+    }
+    if (bits != 0) staging_.OldestBecomesHot();
+  }
+}
+
+bool Engine::Stays(uint32_t frame) {
+  const bool hot = config_.table[staging_.owner(frame)].hot;
+  hot_pages_.Missed(hot);
+  if (!hot || !config_.move || !hot_pages_.Stay()) return false;
+  staging_.Keep(frame);
+  return true;
 }
 
 Engine::Fate Engine::Examine(uint32_t frame, bool fresh, PageHash* hash) const {
@@ -292,6 +345,7 @@ void Engine::Settle(uint32_t frame, Fate fate, const PageHash& hash) {
   }
   if (fate == Fate::kChanged) entry.hash = hash;
   entry.state = PageEntry::State::kStored;
+  entry.hot = 0;
   entry.frame = left_++ & kClockMask;
   Count(fate == Fate::kChanged ? config_.stats->pages_out : config_.stats->pages_clean);
 }
@@ -299,35 +353,39 @@ void Engine::Settle(uint32_t frame, Fate fate, const PageHash& hash) {
 // Hashes the oldest staged pages, `most` of them or as many more as make up a write of kWritePages, writes
 // those that changed, frees their frames. On an error they stay staged.
 Status Engine::Drain(unsigned most) {
-  const unsigned block = staging_.Oldest();
-  if (block == Staging::kNoBlock) return Status::Ok();
   PageIo io[kGroupPages];
   PageHash hashes[kGroupPages];
   uint32_t frames[kGroupPages];
   unsigned dirty = 0;
   unsigned without_slot = 0;
   unsigned looked = 0;
-  for (uint64_t bits = staging_.staged_of(block); bits != 0; bits &= bits - 1, ++looked) {
-    if (looked >= most && (dirty == 0 || dirty >= kWritePages)) break;
-    const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
-    PageEntry& entry = config_.table[staging_.owner(frame)];
-    if (const uint64_t rest = bits & (bits - 1); rest != 0)
-      PrefetchPage(staging_.At(block * kGroupPages + static_cast<uint32_t>(std::countr_zero(rest))));
-    PageHash hash;
-    if (const Fate fate = Examine(frame, entry.slot == SlotId::kNone, &hash); fate != Fate::kChanged) {
-      staging_.Unstage(frame, 1);
-      Settle(frame, fate, hash);
-      continue;
+  while (looked == 0) {
+    const unsigned block = NextBlock();
+    if (block == Staging::kNoBlock) return Status::Ok();
+    for (uint64_t bits = staging_.leaving_of(block); bits != 0; bits &= bits - 1) {
+      if (looked >= most && (dirty == 0 || dirty >= kWritePages)) break;
+      const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
+      if (Stays(frame)) continue;
+      ++looked;
+      PageEntry& entry = config_.table[staging_.owner(frame)];
+      if (const uint64_t rest = bits & (bits - 1); rest != 0)
+        PrefetchPage(staging_.At(block * kGroupPages + static_cast<uint32_t>(std::countr_zero(rest))));
+      PageHash hash;
+      if (const Fate fate = Examine(frame, entry.slot == SlotId::kNone, &hash); fate != Fate::kChanged) {
+        staging_.Unstage(frame, 1);
+        Settle(frame, fate, hash);
+        continue;
+      }
+      if (entry.slot != SlotId::kNone && !config_.store->Exclusive(entry.slot)) {
+        const SlotId slot = entry.slot;
+        entry.slot = SlotId::kNone;
+        config_.store->Release(slot);
+      }
+      if (entry.slot == SlotId::kNone) ++without_slot;
+      hashes[dirty] = hash;
+      frames[dirty] = frame;
+      io[dirty++] = {entry.slot, staging_.At(frame)};
     }
-    if (entry.slot != SlotId::kNone && !config_.store->Exclusive(entry.slot)) {
-      const SlotId slot = entry.slot;
-      entry.slot = SlotId::kNone;
-      config_.store->Release(slot);
-    }
-    if (entry.slot == SlotId::kNone) ++without_slot;
-    hashes[dirty] = hash;
-    frames[dirty] = frame;
-    io[dirty++] = {entry.slot, staging_.At(frame)};
   }
   if (dirty == 0) return Status::Ok();
   for (unsigned i = 0; i < dirty && without_slot > 0;) {
@@ -366,13 +424,14 @@ Status Engine::Drain(unsigned most) {
 bool Engine::Depart(unsigned most, Departure* departure) {
   uint32_t* const frames = departure->frames;
   unsigned count = 0;
-  if (staging_.Oldest() == Staging::kNoBlock) return false;
+  if (NextBlock() == Staging::kNoBlock) return false;
   unsigned looked = 0;
   for (uint32_t i = 0; i < staging_.queue_size() && count < most && looked < kGroupPages; ++i) {
     const unsigned block = staging_.queue_at(i);
-    for (uint64_t bits = staging_.staged_of(block); bits != 0 && count < most && looked < kGroupPages;
+    for (uint64_t bits = staging_.leaving_of(block); bits != 0 && count < most && looked < kGroupPages;
          bits &= bits - 1, ++looked) {
       const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
+      if (Stays(frame)) continue;
       const SlotId slot = config_.table[staging_.owner(frame)].slot;
       if (slot == SlotId::kNone) {
         departure->fresh |= uint64_t{1} << count;
@@ -614,7 +673,7 @@ bool Engine::NextVictim(uint64_t most) {
     Leaves(index);
     // Neighbours that are next anyway.
     const unsigned groups =
-        victim_.remap && StagingTarget() >= kNeighboursFrom ? static_cast<unsigned>(most / kGroupPages) : 1;
+        victim_.remap && PassingTarget() >= kNeighboursFrom ? static_cast<unsigned>(most / kGroupPages) : 1;
     for (unsigned i = 1; i < groups && queue.head == index + i + 1; ++i) {
       const Group& next = groups_[index + i];
       if (next.resident == 0 || next.arriving > 0 || next.hot) break;
@@ -717,7 +776,8 @@ Status Engine::Evict(unsigned count, uint64_t most, bool* progress) {
   bool room = true;
   for (unsigned tries = 0; tries < kEvictTriesMax && room && !*progress; ++tries) {
     // A block that left the queue between two slices may be used for something else by now.
-    const bool block_taken = victim_.block != Staging::kNoBlock && !staging_.queued(victim_.block);
+    const bool block_taken = victim_.block != Staging::kNoBlock &&
+                             (!staging_.queued(victim_.block) || staging_.hot(victim_.block));
     if (victim_.next == victim_.last || block_taken || GroupOf(victim_.next).arriving > 0) {
       if (!NextVictim(most)) return Status::Ok();
       continue;

@@ -128,11 +128,13 @@ Status Engine::EvictNow(uint64_t first, uint64_t last) {
     if (const unsigned block = victim.block; block != Staging::kNoBlock) {
       // To the head of the queue, not behind what has been staged for longer, and out of it again.
       staging_.LastFirst();
-      Status s = Drain(kGroupPages);
-      if (s.code() == Status::Code::kExhausted)
-        return Status::Ok();  // No room in the pool: they stay staged.
-      if (!s.ok()) return s;
-      FARPOOL_ASSERT(staging_.staged_of(block) == 0);
+      for (uint64_t p = page; p < end; ++p) config_.table[p].hot = 0;
+      while (staging_.staged_of(block) != 0) {
+        const Status s = Drain(kGroupPages);
+        if (s.code() == Status::Code::kExhausted)
+          return Status::Ok();  // No room in the pool: they stay staged.
+        if (!s.ok()) return s;
+      }
       (void)staging_.Oldest();  // Takes the block out of the queue.
       config_.budget.Give(staging_.DropBlock(block));
     }

@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cerrno>
+#include <cstring>
 #include <iterator>
 
 #include "base/assert.h"
@@ -81,18 +82,21 @@ bool Staging::Populate(unsigned block, unsigned pages) {
 
 unsigned Staging::FindRun(unsigned count, uint32_t* first) const {
   unsigned best = 0;
-  with_free_.ForEach([&](unsigned block) {
-    for (uint64_t bits = free_of_[block]; bits != 0 && best != count;) {
-      const auto at = static_cast<unsigned>(std::countr_zero(bits));
-      const auto run = static_cast<unsigned>(std::countr_one(bits >> at));
-      if (best < count ? run > best : run >= count && run < best) {
-        best = run;
-        *first = block * kGroupPages + at;
+  for (const bool hot : {false, true}) {
+    with_free_.ForEach([&](unsigned block) {
+      for (uint64_t bits = hot_.Has(block) == hot ? free_of_[block] : 0; bits != 0 && best != count;) {
+        const auto at = static_cast<unsigned>(std::countr_zero(bits));
+        const auto run = static_cast<unsigned>(std::countr_one(bits >> at));
+        if (best < count ? run > best : run >= count && run < best) {
+          best = run;
+          *first = block * kGroupPages + at;
+        }
+        bits &= ~BitsOf(at, run);
       }
-      bits &= ~BitsOf(at, run);
-    }
-    return best != count;
-  });
+      return best != count;
+    });
+    if (best > 0) break;
+  }
   return best < count ? best : count;
 }
 
@@ -205,8 +209,12 @@ void Staging::Stage(uint32_t frame, uint64_t page) {
 }
 
 void Staging::Unstage(uint32_t first, unsigned count) {
-  staged_of_[first / kGroupPages] &= ~BitsOf(first, count);
+  const unsigned block = first / kGroupPages;
+  const uint64_t bits = BitsOf(first, count);
+  staged_of_[block] &= ~bits;
   staged_ -= count;
+  kept_ -= static_cast<uint64_t>(std::popcount(kept_of_[block] & bits));
+  kept_of_[block] &= ~bits;
 }
 
 void Staging::StageAgain(uint32_t first, unsigned count) {
@@ -214,31 +222,81 @@ void Staging::StageAgain(uint32_t first, unsigned count) {
   staged_ += count;
 }
 
+void Staging::Ring::PushFirst(unsigned block) {
+  head = (head + kBlocksMax - 1) % kBlocksMax;
+  blocks[head] = block;
+  ++size;
+}
+
+unsigned Staging::Ring::PopFirst() {
+  const unsigned block = At(0);
+  head = (head + 1) % kBlocksMax;
+  --size;
+  return block;
+}
+
 void Staging::Enqueue(unsigned block) {
   if (staged_of_[block] == 0 || queued_.Has(block)) return;
   not_empty_.Add(block);
   queued_.Add(block);
-  FARPOOL_ASSERT(queue_size_ < kBlocksMax);
-  queue_[(queue_head_ + queue_size_++) % kBlocksMax] = block;
+  queue_.PushLast(block);
 }
 
 bool Staging::queued(unsigned block) const { return queued_.Has(block); }
 
 unsigned Staging::Oldest() {
-  for (; queue_size_ > 0; --queue_size_) {
-    const unsigned block = queue_[queue_head_];
+  while (queue_.size > 0) {
+    const unsigned block = queue_.At(0);
     if (staged_of_[block] != 0) return block;
+    queue_.PopFirst();
     queued_.Remove(block);
     BlockLeft(block);
-    queue_head_ = (queue_head_ + 1) % kBlocksMax;
   }
   return kNoBlock;
 }
 
 void Staging::LastFirst() {
-  const unsigned block = queue_at(queue_size_ - 1);
-  queue_head_ = (queue_head_ + kBlocksMax - 1) % kBlocksMax;
-  queue_[queue_head_] = block;
+  const unsigned block = queue_.At(--queue_.size);
+  queue_.PushFirst(block);
+}
+
+void Staging::Keep(uint32_t frame) {
+  kept_of_[frame / kGroupPages] |= BitsOf(frame, 1);
+  ++kept_;
+}
+
+bool Staging::MoveToHot(uint32_t frame, uint32_t* to) {
+  unsigned block = kNoBlock;
+  with_free_.ForEach([&](unsigned with_free) {
+    if (hot_.Has(with_free)) block = with_free;
+    return block == kNoBlock;
+  });
+  if (block == kNoBlock) return false;
+  *to = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(free_of_[block]));
+  Take(*to, 1);
+  std::memcpy(At(*to), At(frame), kPageBytes);
+  SetOwner(*to, owner(frame));
+  StageAgain(*to, 1);
+  Keep(*to);
+  Unstage(frame, 1);
+  Freed(frame);
+  return true;
+}
+
+void Staging::OldestBecomesHot() {
+  const unsigned block = queue_.PopFirst();
+  hot_.Add(block);
+  hot_queue_.PushLast(block);
+}
+
+unsigned Staging::OldestHotGoes() {
+  if (hot_queue_.size == 0) return kNoBlock;
+  const unsigned block = hot_queue_.PopFirst();
+  hot_.Remove(block);
+  kept_ -= static_cast<uint64_t>(std::popcount(kept_of_[block]));
+  kept_of_[block] = 0;
+  queue_.PushFirst(block);
+  return block;
 }
 
 unsigned Staging::EmptyBlock(unsigned from) const {

@@ -5,7 +5,8 @@
 // Frames lie in blocks of as many as a group has pages. A frame is empty (it has no memory), free (it has,
 // and nobody wants its contents), staged (it holds a page that left the arena; the page can still be had
 // back) or in flight (it is somebody's who works without the lock). Blocks with staged frames wait in a
-// queue, oldest first, for their pages to be stored.
+// queue, oldest first, for their pages to be stored. Pages that are kept meanwhile end up together in hot
+// blocks, which wait in a queue of their own.
 //
 // Budget is the caller's, who serialises too: every function wants the engine's lock unless it says
 // otherwise.
@@ -56,7 +57,7 @@ class Staging {
   // nothing changed, if the host has none.
   bool Populate(unsigned block, unsigned pages);
   // Free frames of one block in a row: the shortest run of at least `count`, so that longer ones last; else
-  // the longest there is. 0: no frame is free.
+  // the longest there is. 0: no frame is free. Those of hot blocks come last: they wait for hot pages.
   unsigned FindRun(unsigned count, uint32_t* first) const;
   // Neighbours in one block: no longer free. Returns a bit for each that is not known to be zero.
   uint64_t Take(uint32_t first, unsigned count);
@@ -91,8 +92,9 @@ class Staging {
   void StageAgain(uint32_t first, unsigned count);
   uint64_t owner(uint32_t frame) const { return owner_[frame]; }
   void SetOwner(uint32_t frame, uint64_t page) { owner_[frame] = static_cast<uint32_t>(page); }
-  // Bit per frame of the block.
+  // Bit per frame of the block: staged / of those, not kept.
   uint64_t staged_of(unsigned block) const { return staged_of_[block]; }
+  uint64_t leaving_of(unsigned block) const { return staged_of_[block] & ~kept_of_[block]; }
 
   // The queue of blocks.
   //
@@ -101,10 +103,22 @@ class Staging {
   bool queued(unsigned block) const;
   // The oldest block that has staged frames; those before it leave the queue. kNoBlock: there is none.
   unsigned Oldest();
-  unsigned queue_size() const { return queue_size_; }
-  unsigned queue_at(unsigned i) const { return queue_[(queue_head_ + i) % kBlocksMax]; }
+  unsigned queue_size() const { return queue_.size; }
+  unsigned queue_at(unsigned i) const { return queue_.At(i); }
   // What came last becomes the oldest.
   void LastFirst();
+
+  // Staged frames that are kept.
+  void Keep(uint32_t frame);
+  uint64_t kept() const { return kept_; }
+  bool hot(unsigned block) const { return hot_.Has(block); }
+  unsigned hot_blocks() const { return hot_queue_.size; }
+  // A page that is kept moves to a free frame of a hot block; false if there is none.
+  bool MoveToHot(uint32_t frame, uint32_t* to);
+  // The oldest block of the queue becomes the newest hot one.
+  void OldestBecomesHot();
+  // The oldest hot block is the oldest of the queue again, its pages not kept. kNoBlock: there is none.
+  unsigned OldestHotGoes();
 
   // The first block from `from` on where nothing is, or kBlocksMax; how many follow each other from `block`
   // on, before `end`.
@@ -129,6 +143,17 @@ class Staging {
     uint64_t words_[kWords] = {};
   };
 
+  // Of blocks.
+  struct Ring {
+    unsigned head = 0;
+    unsigned size = 0;
+    uint32_t blocks[kBlocksMax];
+    unsigned At(unsigned i) const { return blocks[(head + i) % kBlocksMax]; }
+    void PushLast(unsigned block) { blocks[(head + size++) % kBlocksMax] = block; }
+    void PushFirst(unsigned block);
+    unsigned PopFirst();
+  };
+
   Status Map(int uffd, int fixed);
   bool OnlyFree(unsigned block) const {
     return free_of_[block] != 0 && in_flight_[block] == 0 && staged_of_[block] == 0;
@@ -151,10 +176,13 @@ class Staging {
   Blocks not_empty_;                     // Memory, frames in flight, or in the queue.
   Blocks queued_;
   Blocks broken_;
-  uint32_t owner_[kFramesMax];       // Page of a staged frame.
-  uint32_t queue_[kBlocksMax] = {};  // Ring.
-  unsigned queue_head_ = 0;
-  unsigned queue_size_ = 0;
+  uint32_t owner_[kFramesMax];  // Page of a staged frame.
+  Ring queue_;
+
+  uint64_t kept_ = 0;
+  uint64_t kept_of_[kBlocksMax] = {};  // Bit per frame: staged and kept.
+  Blocks hot_;
+  Ring hot_queue_;
 };
 
 }  // namespace farpool

@@ -181,5 +181,60 @@ TEST_F(StagingTest, CompactingSparesWholeBlocks) {
   EXPECT_EQ(staging_->Compact(), 0u);
 }
 
+TEST_F(StagingTest, PagesThatAreKeptComeTogetherAndGoTogether) {
+  // Two of three pages of the oldest block stay: it becomes a hot one.
+  for (const uint32_t frame : {0u, 1u, 2u}) StagePage(frame);
+  staging_->Enqueue(0);
+  staging_->Keep(1);
+  staging_->Keep(2);
+  EXPECT_EQ(staging_->leaving_of(0), 0b001u);
+  staging_->Unstage(0, 1);
+  staging_->Freed(0);
+  EXPECT_EQ(staging_->leaving_of(0), 0u);
+  uint32_t to = 0;
+  EXPECT_FALSE(staging_->MoveToHot(1, &to));  // There is none yet.
+  staging_->OldestBecomesHot();
+  EXPECT_TRUE(staging_->hot(0));
+  EXPECT_EQ(staging_->Oldest(), Staging::kNoBlock);
+  // Then the page of another.
+  StagePage(kGroupPages);
+  staging_->Enqueue(1);
+  staging_->Keep(kGroupPages);
+  ASSERT_TRUE(staging_->MoveToHot(kGroupPages, &to));
+  EXPECT_EQ(to, 0u);
+  EXPECT_EQ(staging_->owner(0), 1000u + kGroupPages);
+  EXPECT_EQ(*staging_->At(0), std::byte{1});
+  EXPECT_EQ(staging_->kept(), 3u);
+  EXPECT_EQ(staging_->free_frames(), 1u);
+  EXPECT_EQ(staging_->Oldest(), Staging::kNoBlock);  // Nothing is left there.
+  EXPECT_EQ(staging_->hot_blocks(), 1u);
+  // A second chance.
+  staging_->Unstage(2, 1);
+  EXPECT_EQ(staging_->kept(), 2u);
+  staging_->Freed(2);
+  EXPECT_EQ(staging_->OldestHotGoes(), 0u);
+  EXPECT_EQ(staging_->kept(), 0u);
+  EXPECT_EQ(staging_->Oldest(), 0u);
+  EXPECT_EQ(staging_->leaving_of(0), 0b011u);
+  EXPECT_EQ(staging_->OldestHotGoes(), Staging::kNoBlock);
+}
+
+TEST_F(StagingTest, FreeFramesOfHotBlocksComeLast) {
+  ASSERT_TRUE(staging_->Populate(0, 2));
+  StagePage(2);
+  staging_->Enqueue(0);
+  staging_->Keep(2);
+  ASSERT_EQ(staging_->Oldest(), 0u);
+  staging_->OldestBecomesHot();
+  ASSERT_TRUE(staging_->Populate(1, 1));
+  uint32_t first = 0;
+  EXPECT_EQ(staging_->FindRun(2, &first), 1u);
+  EXPECT_EQ(first, kGroupPages);
+  staging_->Take(first, 1);
+  EXPECT_EQ(staging_->FindRun(2, &first), 2u);
+  EXPECT_EQ(first, 0u);
+  staging_->Freed(kGroupPages);
+}
+
 }  // namespace
 }  // namespace farpool
