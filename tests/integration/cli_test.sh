@@ -85,6 +85,7 @@ expect_refusal "donor of rdma elsewhere" 2 "has a bad port" "$farpool" donor --r
 expect_refusal "pool without scheme" 2 "'host:1' has no scheme" "$farpool" status --pool host:1
 expect_refusal "donor larger than the host" 2 'more than this host has' "$farpool" donor --memory 4096T
 expect_refusal "donor smaller than a slab" 2 'does not hold one slab' "$farpool" donor --memory 1M
+expect_refusal "quota smaller than a slab" 2 '^farpool: --quota 1 MiB does not hold one slab' "$farpool" donor --quota 1M --memory 64M
 expect_refusal "odd slab" 2 'power of two' "$farpool" donor --slab 3M
 expect_refusal "donor open to all" 1 'allow-anyone' "$farpool" donor --listen tcp://0.0.0.0:0 --memory 64M
 expect_refusal "config that is not there" 2 "$work/none: cannot be read: No such file" "$farpool" status --config "$work/none"
@@ -94,6 +95,7 @@ expect_refusal "unknown key" 2 "typo.toml:2: unknown key 'memroy'" "$farpool" do
 printf '[donor]\nmemory = \n' >"$work/broken.toml"
 expect_refusal "broken config" 2 'broken.toml:2: ' env FARPOOL_CONFIG="$work/broken.toml" "$farpool" donor
 expect_refusal "bad variable" 125 "^farpool: FARPOOL_LOCAL: '12Q'" env FARPOOL_LOCAL=12Q "$farpool" run -- true
+
 
 # --- nobody listens on port 1
 expect "unknown donor" 1 'tcp://127.0.0.1:1 +unreachable +[Cc]onnection refused' "$farpool" status --pool tcp://127.0.0.1:1
@@ -149,6 +151,11 @@ start_donor --unix "$work/d.sock" --memory 64M --rack r7 && {
   done
   stop_donor INT
   [ -e "$work/d.sock" ] && bad "socket after the end" "still there"
+}
+
+start_donor --unix "$work/d.sock" --memory 64M && {
+  stop_donor HUP
+  [ -e "$work/d.sock" ] && bad "socket after the end on HUP" "still there"
 }
 
 # --- flags win over variables, variables over the file

@@ -48,6 +48,14 @@ refused static-program 125 'static' "$farpool" run "${near[@]}" -- "$programs/st
 if [ "$(id -u)" = 0 ]; then
   cp /usr/bin/id "$work/id" && chmod 4755 "$work/id"
   refused setuid-program 125 'set-user-ID' "$farpool" run "${near[@]}" -- "$work/id"
+  # Root itself, and then somebody who is neither the donor's user nor root.
+  user_before=("${user[@]}")
+  user=()
+  chmod a+x "$work" && chmod a+rw "$work/donor.sock"
+  user=(setpriv --reuid=65533 --regid=65533 --clear-groups)
+  refused donor-of-another-user 125 'its own user and root only; start it with --allow-anyone' \
+    "$farpool" run "${near[@]}" -- true
+  user=("${user_before[@]}")
 fi
 # shellcheck disable=SC2016  # $@ is for the inner shell
 refused no-address-space 125 'ulimit -v' sh -c 'ulimit -v 100000000 && exec "$@"' sh \
