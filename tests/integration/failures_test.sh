@@ -109,6 +109,34 @@ killed_donor() {  # NAME COMMAND...: kills the donor once the program has printe
 killed_donor donor-killed "$programs/pagewalker" 300
 killed_donor donor-killed-several-processes sh -c "'$programs/pagewalker' 200 1 & '$programs/pagewalker' 200 2 & wait"
 
+# --- a donor of shared memory lends no more when it is gone, which is said; one that was only slow goes on
+leasing_donor() {  # NAME STATUS REGEX SIGNALS...: sends these, 3 s apart, while the program still leases slabs
+  local name=$1 want=$2 pattern=$3 runner status signal
+  shift 3
+  start_donor --unix "$work/leasing.sock" --memory 1G --slab 1M
+  exec_as_user timeout -k 1 60 "$farpool" run --local 16M --pool "unix://$work/leasing.sock" -- \
+    "$programs/pagewalker" 150 >/dev/null 2>"$work/err" &
+  runner=$!
+  until "$farpool" status --json --pool "unix://$work/leasing.sock" | grep -q '"free_bytes": [0-9]\{1,9\},'; do
+    sleep 0.02
+  done
+  for signal; do
+    kill -"$signal" "$donor_pid"
+    [ "$signal" = STOP ] && sleep 3
+  done
+  wait "$runner"
+  status=$?
+  if [ "$status" = "$want" ] && [ "$(wc -l <"$work/err")" = $((want != 0)) ] &&
+    { [ "$want" = 0 ] || grep -qE "^farpool: $pattern" "$work/err"; }; then
+    ok "$name"
+  else
+    bad "$name" "status $status, not $want: $(head -c 300 "$work/err" | tr '\n' '|')"
+  fi
+  kill "$donor_pid" 2>/dev/null
+}
+leasing_donor near-donor-killed 74 "donor unix://.*/leasing.sock does not answer, and without it the pool is full" KILL
+leasing_donor near-donor-slow 0 "" STOP CONT
+
 # --- nothing is left behind: every lease was returned, so the whole pool can be used again
 passes all-returned 0 "$farpool" run --local 32M --pool "unix://$work/donor.sock" -- "$programs/pagewalker" 200
 passes all-returned-again 0 "$farpool" run --local 32M --pool "unix://$work/donor.sock" -- "$programs/pagewalker" 200
