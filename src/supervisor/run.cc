@@ -18,6 +18,7 @@
 #include <cstring>
 #include <fstream>
 #include <new>
+#include <map>
 
 #include "base/clock.h"
 #include "base/uffd_abi.h"
@@ -137,6 +138,39 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, const std::string& li
   auto fail = [&](const Status& s) {
     (void)!write(errors, &s, sizeof(s));
     _exit(kExitFarpoolFailed);
+// Signals that farpool takes otherwise than it may have been started. The program gets back what there was.
+class OwnActions {
+ public:
+  OwnActions() {
+    // Where SIGCHLD is ignored the kernel does not say who ended, nor how.
+    Set(SIGCHLD, SIG_DFL);
+    Set(SIGPIPE, SIG_IGN);
+    // A limit on file sizes is to be an error that can be said, not the end.
+    Set(SIGXFSZ, SIG_IGN);
+  }
+  void Restore() const {
+    for (const auto& [signal, action] : before_) sigaction(signal, &action, nullptr);
+  }
+
+ private:
+  void Set(int signal, sighandler_t handler) {
+    struct sigaction action = {};
+    action.sa_handler = handler;
+    sigaction(signal, &action, &before_[signal]);
+  }
+  std::map<int, struct sigaction> before_;
+};
+
+// SIGCHLD, and what somebody may send to farpool and mean for the program.
+sigset_t SignalsOfTheRun() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (int signal : {SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGALRM})
+    sigaddset(&signals, signal);
+  for (int signal = SIGRTMIN; signal <= SIGRTMAX; ++signal) sigaddset(&signals, signal);
+  return signals;
+}
+
   };
   // Without the supervisor the program cannot go on: its memory is out of reach.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -297,20 +331,22 @@ int RunProgram(const RunOptions& options) {
   for (size_t i = 0; i < donors.size(); ++i)
     segment->donors[i] = {.shared_memory = donors.shared_memory(i), .rdma = donors.rdma(i)};
   // A pool without room is found out before the program starts.
+  const OwnActions actions;
+  const sigset_t signals = SignalsOfTheRun();
+  sigset_t old_mask;
+  sigprocmask(SIG_BLOCK, nullptr, &old_mask);
   if (!donors.HasRoom())
     return Refuse(kExitFarpoolFailed, "no donor has room for a single slab; see farpool status");
 
+    // Whoever ends us from here on leaves the donor's folder to nobody. While donors elsewhere are asked,
+    // which may take seconds, signals end us at once.
+    sigprocmask(SIG_BLOCK, &signals, nullptr);
   int control[2];
   int errors[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0 || pipe2(errors, O_CLOEXEC) != 0)
     return Refuse(kExitFarpoolFailed, Status::FromErrno("socketpair", errno).text());
   Fd control_ours(control[0]), control_theirs(control[1]), errors_read(errors[0]), errors_write(errors[1]);
-  sigset_t signals, old_mask;
-  sigemptyset(&signals);
-  for (int signal : {SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT})
-    sigaddset(&signals, signal);
-  sigprocmask(SIG_BLOCK, &signals, &old_mask);
-  signal(SIGPIPE, SIG_IGN);
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
   Fd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC));
   prctl(PR_SET_CHILD_SUBREAPER, 1);
 
@@ -319,7 +355,7 @@ int RunProgram(const RunOptions& options) {
   const pid_t child = fork();
   if (child < 0) return Refuse(kExitFarpoolFailed, Status::FromErrno("fork", errno).text());
   if (child == 0) {
-    signal(SIGPIPE, SIG_DFL);
+    actions.Restore();
     ExecProgram(options, program.path, library.value(), segment, segment_fd.get(), control_theirs.get(),
                 errors_write.get(), limit, old_mask, parent);
   }

@@ -58,6 +58,9 @@ if [ "$(id -u)" = 0 ]; then
   user=("${user_before[@]}")
 fi
 # shellcheck disable=SC2016  # $@ is for the inner shell
+refused limit-on-file-sizes 125 'ulimit -f' sh -c 'ulimit -f 100 && exec "$@"' sh \
+  "$farpool" run "${near[@]}" -- true
+# shellcheck disable=SC2016  # $@ is for the inner shell
 refused no-address-space 125 'ulimit -v' sh -c 'ulimit -v 100000000 && exec "$@"' sh \
   "$farpool" run "${near[@]}" -- "$programs/pagewalker" 64
 refused bad-flag 125 'no-such-flag' "$farpool" run --no-such-flag -- true
@@ -142,15 +145,53 @@ passes all-returned 0 "$farpool" run --local 32M --pool "unix://$work/donor.sock
 passes all-returned-again 0 "$farpool" run --local 32M --pool "unix://$work/donor.sock" -- "$programs/pagewalker" 200
 
 # --- signals reach the program
-exec_as_user timeout -k 1 30 "$farpool" run "${near[@]}" -- sh -c 'trap "exit 9" TERM; echo ready; while :; do sleep 0.1; done' >"$work/ready" &
+for signal in TERM ALRM RTMIN+1; do
+  exec_as_user "$farpool" run "${near[@]}" -- \
+    bash -c "trap 'exit 9' $signal; echo ready; for _ in {1..300}; do sleep 0.1; done" >"$work/ready" &
+  runner=$!
+  for _ in $(seq 100); do
+    [ -s "$work/ready" ] && break
+    sleep 0.05
+  done
+  kill -"$signal" "$runner" 2>/dev/null
+  wait "$runner"
+  status=$?
+  if [ "$status" = 9 ]; then ok "signal-forwarded-$signal"; else bad "signal-forwarded-$signal" "status $status, not 9"; fi
+  rm "$work/ready"
+done
+
+# --- and whoever is left of the run once the program has ended
+exec_as_user "$farpool" run "${near[@]}" -- \
+  sh -c "'$programs/pagewalker' 300 >$work/ready & until [ -s $work/ready ]; do sleep 0.1; done; echo >$work/over" &
 runner=$!
-for _ in $(seq 100); do
-  [ -s "$work/ready" ] && break
+for _ in $(seq 600); do
+  [ -e "$work/over" ] && break
   sleep 0.05
 done
-kill -TERM "$runner" 2>/dev/null
+sleep 0.2
+for _ in $(seq 20); do
+  kill -TERM "$runner" 2>/dev/null || break
+  sleep 0.1
+done
+if kill -KILL "$runner" 2>/dev/null; then
+  bad signal-after-the-program "still there 2 s after SIGTERM"
+else
+  ok signal-after-the-program
+fi
 wait "$runner"
-status=$?
-if [ "$status" = 9 ]; then ok signal-forwarded; else bad signal-forwarded "status $status, not 9"; fi
+
+# --- what the caller ignores: farpool sees all the same how the program ends, and the program ignores it, too
+# shellcheck disable=SC2016  # for the inner shells
+passes ignored-sigchld 7 bash -c 'trap "" CHLD; exec "$@"' bash "$farpool" run "${near[@]}" -- sh -c 'exit 7'
+# shellcheck disable=SC2016
+passes ignored-sigpipe 0 bash -c 'trap "" PIPE; exec "$@"' bash "$farpool" run "${near[@]}" -- \
+  grep -q '^SigIgn:.*1...$' /proc/self/status
+
+# --- a signal while a run starts leaves no folder behind
+for ms in 03 04 05 06 07 08 10 12 15 20; do
+  as_user timeout -k 5 "0.0$ms" "$farpool" run --local 64M -- sleep 1
+done
+left=$(find "$work" -maxdepth 1 -name 'farpool-??????')
+if [ -z "$left" ]; then ok nothing-left-by-signals; else bad nothing-left-by-signals "$left"; fi
 
 close_with_count
