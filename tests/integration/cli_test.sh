@@ -96,6 +96,7 @@ printf '[donor]\nmemory = \n' >"$work/broken.toml"
 expect_refusal "broken config" 2 'broken.toml:2: ' env FARPOOL_CONFIG="$work/broken.toml" "$farpool" donor
 expect_refusal "bad variable" 125 "^farpool: FARPOOL_LOCAL: '12Q'" env FARPOOL_LOCAL=12Q "$farpool" run -- true
 
+expect_refusal "bench without a place for its results" 1 '/nonexistent/x could not be written: No such file' "$farpool" bench faults --smoke --json /nonexistent/x
 
 # --- nobody listens on port 1
 expect "unknown donor" 1 'tcp://127.0.0.1:1 +unreachable +[Cc]onnection refused' "$farpool" status --pool tcp://127.0.0.1:1

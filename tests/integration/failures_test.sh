@@ -51,12 +51,26 @@ if [ "$(id -u)" = 0 ]; then
   # Root itself, and then somebody who is neither the donor's user nor root.
   user_before=("${user[@]}")
   user=()
+  cp /usr/bin/id "$work/gid" && chgrp 65534 "$work/gid" && chmod 2755 "$work/gid"
+  refused setgid-program 125 'set-group-ID' "$farpool" run "${near[@]}" -- "$work/gid"
   chmod a+x "$work" && chmod a+rw "$work/donor.sock"
   user=(setpriv --reuid=65533 --regid=65533 --clear-groups)
   refused donor-of-another-user 125 'its own user and root only; start it with --allow-anyone' \
     "$farpool" run "${near[@]}" -- true
   user=("${user_before[@]}")
 fi
+printf '#!/no/such/interpreter\n' >"$work/script" && chmod 755 "$work/script"
+refused no-interpreter 126 'script.: its interpreter is not there' "$farpool" run "${near[@]}" -- "$work/script"
+refused run-in-a-run 125 'inside a run of farpool' \
+  "$farpool" run "${near[@]}" -- "$farpool" run "${near[@]}" -- true
+refused no-folder-for-the-socket 125 'no folder can be made in ./nonexistent., set TMPDIR' \
+  env TMPDIR=/nonexistent "$farpool" run --local 64M -- true
+refused long-folder-for-the-socket 125 'TMPDIR is too long' \
+  env TMPDIR="/$(printf 'x%.0s' {1..120})" "$farpool" run --local 64M -- true
+refused no-place-for-the-report 125 '--report: cannot write to ./nonexistent/report' \
+  "$farpool" run "${near[@]}" --report /nonexistent/report -- true
+refused no-place-for-the-trace 125 '--trace: cannot write to .*Is a directory' \
+  "$farpool" run "${near[@]}" --trace "$work" -- true
 # shellcheck disable=SC2016  # $@ is for the inner shell
 refused limit-on-file-sizes 125 'ulimit -f' sh -c 'ulimit -f 100 && exec "$@"' sh \
   "$farpool" run "${near[@]}" -- true
