@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 
+#include "base/writable.h"
 #include "bench/benches.h"
 #include "bench/process.h"
 
@@ -42,6 +44,10 @@ const std::vector<Bench>& Benches() {
 }
 
 std::string Run(const Options& options) {
+  // Said now, not after hours of measuring.
+  for (const std::string& path : {options.json_path, options.html_path})
+    if (const int error = path.empty() ? 0 : farpool::WhyNotWritable(path.c_str()); error != 0)
+      return path + " could not be written: " + std::strerror(error);
   const InterruptGuard guard;
   std::vector<Results> all;
   for (const std::string& name : options.names) {

@@ -55,7 +55,7 @@ _farpool() {
       mapfile -t COMPREPLY < <(compgen -W "preload swap" -- "$cur")
       return
       ;;
-    --local | --size | --shares | --near | --pool | --threshold | --listen | --memory | --rack | --slab | --quota)
+    --local | --size | --shares | --near | --pool | --threshold | --listen | --rdma | --memory | --rack | --slab | --quota)
       return
       ;;
   esac
@@ -73,7 +73,7 @@ _farpool() {
     flags="create on off list delete"
     [ "$COMP_CWORD" -gt 2 ] && flags=$(compgen -G '/dev/nbd*'; compgen -G '/dev/ublkb*')
   fi
-  [ "$command" = bench ] && [[ $cur != -* ]] && flags="faults scan apps limits scale"
+  [ "$command" = bench ] && [[ $cur != -* ]] && flags="faults scan apps limits scale swap"
   mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")
 }
 

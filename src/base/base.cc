@@ -39,30 +39,50 @@ const char* ErrnoName(int error) {
       return "not a directory";
     case 22:
       return "invalid argument";
+    case 23:
+      return "too many open files on this machine";
     case 24:
       return "too many open files";
     case 25:
       return "not supported by this file";
+    case 27:
+      return "file too large";
     case 28:
       return "no space left";
+    case 30:
+      return "read-only file system";
     case 32:
       return "broken pipe";
+    case 36:
+      return "file name too long";
     case 38:
       return "not implemented by this kernel";
+    case 40:
+      return "too many symbolic links";
     case 95:
       return "not supported";
+    case 97:
+      return "address family not supported";
     case 98:
       return "address already in use";
+    case 99:
+      return "no such address on this machine";
     case 101:
       return "network unreachable";
     case 104:
       return "connection reset";
+    case 105:
+      return "no buffer space";
     case 110:
       return "timed out";
     case 111:
       return "connection refused";
+    case 112:
+      return "host is down";
     case 113:
       return "no route to host";
+    case 122:
+      return "disk quota exceeded";
     default:
       return nullptr;
   }

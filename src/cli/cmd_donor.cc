@@ -1,4 +1,4 @@
-// farpool donor: flags to DonorOptions, then waits for SIGTERM or SIGINT. What comes to stdout is for
+// farpool donor: flags to DonorOptions, then waits for SIGTERM, SIGINT or SIGHUP. What comes to stdout is for
 // scripts: a line per endpoint, "ready" once all of them accept, and totals at the end. State changes go to
 // stderr.
 
@@ -65,7 +65,16 @@ Status Complete(DonorFlags* flags) {
   const HostMemory host = ReadHostMemory();
   uint64_t most = host.total_bytes;
   if (host.cgroup_limit_bytes != 0 && host.cgroup_limit_bytes < most) most = host.cgroup_limit_bytes;
-  if (o.memory_bytes == 0) o.memory_bytes = host.available_bytes / 2 / o.slab_bytes * o.slab_bytes;
+  if (o.memory_bytes == 0) {
+    o.memory_bytes = host.available_bytes / 2 / o.slab_bytes * o.slab_bytes;
+    if (o.memory_bytes == 0)
+      return Status::InvalidArgument(
+          fmt::format(
+              "half of what is available here ({}) does not hold one slab; give --memory or a smaller "
+              "--slab",
+              FormatSize(host.available_bytes))
+              .c_str());
+  }
   if (most != 0 && o.memory_bytes > most)
     return Status::InvalidArgument(fmt::format("--memory {} is more than this host has ({}); lend less",
                                                FormatSize(o.memory_bytes), FormatSize(most))
@@ -74,6 +83,11 @@ Status Complete(DonorFlags* flags) {
     return Status::InvalidArgument(fmt::format("--memory {} does not hold one slab of {}; lend more or use a "
                                                "smaller --slab",
                                                FormatSize(o.memory_bytes), FormatSize(o.slab_bytes))
+                                       .c_str());
+  if (o.quota_bytes != 0 && o.quota_bytes < o.slab_bytes)
+    return Status::InvalidArgument(fmt::format("--quota {} does not hold one slab of {}; allow more or use a "
+                                               "smaller --slab",
+                                               FormatSize(o.quota_bytes), FormatSize(o.slab_bytes))
                                        .c_str());
   return Status::Ok();
 }
@@ -106,8 +120,13 @@ int RunDonor(DonorFlags* flags) {
   sigemptyset(&ends);
   sigaddset(&ends, SIGTERM);
   sigaddset(&ends, SIGINT);
+  // A terminal that is closed; under nohup it is ignored, and blocking it would undo that.
+  struct sigaction hangup = {};
+  sigaction(SIGHUP, nullptr, &hangup);
+  if (hangup.sa_handler != SIG_IGN) sigaddset(&ends, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &ends, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);  // A slab larger than `ulimit -f` is an error that the client is told.
 
   Result<std::unique_ptr<DonorServer>> started = DonorServer::Start(o);
   if (!started.ok()) return Refuse(started.status().text());
@@ -135,7 +154,7 @@ int RunDonor(DonorFlags* flags) {
     LogChanges(before, now);
     before = now;
   } while (ended_by < 0);
-  spdlog::info("ending on {}", ended_by == SIGTERM ? "SIGTERM" : "SIGINT");
+  spdlog::info("ending on SIG{}", sigabbrev_np(ended_by));
   server.reset();
   std::fputs(fmt::format("served {} reads ({} sent) and {} writes ({} received)\n", before.reads,
                          FormatSize(before.bytes_out), before.writes, FormatSize(before.bytes_in))
@@ -177,11 +196,13 @@ Command AddDonor(CLI::App& root) {
          "Unit of lease: a power of two from 1M to 1G (default: 64M)")
       ->type_name("SIZE");
   AddSize(app, "--quota", &f->options.quota_bytes, "Most that one client may hold (default: all)");
-  app->add_flag("--allow-anyone", f->options.allow_anyone,
-                "Listen on addresses other than loopback: whoever reaches the port may use the memory");
+  app->add_flag(
+      "--allow-anyone", f->options.allow_anyone,
+      "Listen on addresses other than loopback, and serve other users through --unix: whoever reaches it "
+      "may use the memory");
   app->footer(
       "SIZE is bytes, or a number with K, M, G or T (powers of 1024).\n"
-      "Prints a line per endpoint and then \"ready\". SIGTERM or SIGINT ends it with exit status 0.\n"
+      "Prints a line per endpoint and then \"ready\". SIGTERM, SIGINT or SIGHUP ends it with exit status 0.\n"
       "\n"
       "Examples:\n"
       "  farpool donor --memory 8G\n"

@@ -138,9 +138,9 @@ Command AddRun(CLI::App& root, const std::vector<std::string>* program) {
       "  farpool run --local 25% --report - -- sort -k2 big.txt\n"
       "  farpool run --local 2G --pool tcp://10.0.0.2,tcp://10.0.0.3 -- redis-server\n"
       "\n"
-      "Exit status: the program's own, 128+n if signal n ended it, 74 if data was lost with its donor, 125 "
-      "if\n"
-      "farpool failed before the program started, 126 or 127 if the program cannot be executed or found.");
+      "Exit status: the program's own, 128+n if signal n ended it, 74 if data was lost with its donor\n"
+      "or the pool was full, 125 if farpool failed before the program started, 126 or 127 if the program\n"
+      "cannot be executed or found.");
   return {app,
           [options, program] {
             if (program->empty())

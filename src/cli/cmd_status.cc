@@ -35,6 +35,13 @@ std::string Reason(const PoolEntry& entry, const Status& status) {
   return text.starts_with(prefix) ? text.substr(prefix.size()) : text;
 }
 
+// The donor chose it, and it goes to a terminal.
+std::string Printable(std::string label) {
+  for (char& c : label)
+    if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = '?';
+  return label.empty() ? "-" : label;
+}
+
 void PrintText(const std::vector<PoolEntry>& pool, const std::vector<Result<DonorInfo>>& infos) {
   size_t width = 5, rack_width = 4;
   for (const PoolEntry& entry : pool) width = std::max(width, entry.ToString().size());
@@ -50,8 +57,8 @@ void PrintText(const std::vector<PoolEntry>& pool, const std::vector<Result<Dono
     }
     const DonorInfo& info = infos[i].value();
     fmt::print("{:<{}}  {:<11}  {:<{}}  {:>10}  {:>10}  {:>8}\n", pool[i].ToString(), width, "up",
-               info.rack.empty() ? "-" : info.rack, rack_width, FormatSize(info.memory_bytes),
-               FormatSize(info.free_bytes), FormatSize(info.slab_bytes));
+               Printable(info.rack), rack_width, FormatSize(info.memory_bytes), FormatSize(info.free_bytes),
+               FormatSize(info.slab_bytes));
   }
 }
 

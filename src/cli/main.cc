@@ -1,8 +1,10 @@
 // `farpool`: finds the subcommand, fills its flags from command line, variables and file, and runs it.
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <iterator>
 #include <sstream>
 
@@ -147,11 +149,17 @@ int Main(int argc, char** argv) {
 }  // namespace farpool
 
 int main(int argc, char** argv) {
+  const bool run = argc > 1 && std::string_view(argv[1]) == "run";
   try {
-    return farpool::Main(argc, argv);
+    const int status = farpool::Main(argc, argv);
+    // What could not be printed was not done; under `run` the program's own result counts.
+    errno = 0;
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
+    const std::string why = errno != 0 ? std::string(": ") + std::strerror(errno) : "";
+    return farpool::Refuse("cannot write to standard output" + why,
+                           run || status != 0 ? status : farpool::kExitFailure);
   } catch (const std::exception& error) {
     // Out of memory, or a bug of ours; `run` promises 125 for whatever fails before the program.
-    const bool run = argc > 1 && std::string_view(argv[1]) == "run";
     return farpool::Refuse(error.what(), run ? 125 : farpool::kExitFailure);
   }
 }

@@ -186,13 +186,13 @@ void DonorServer::Impl::Accept(int listener, Connection::Kind kind) {
     return;
   }
   const std::string peer = unix_socket ? UnixPeerName(fd.get()) : TcpPeerName(fd.get());
-  if (unix_socket && !options.allow_anyone && !PeerIsUserOrRoot(fd.get())) {
-    std::fprintf(stderr, "farpool: donor: refused %s: another user's\n", peer.c_str());
-    return;
-  }
+  const bool stranger = unix_socket && !options.allow_anyone && !PeerIsUserOrRoot(fd.get());
+  if (stranger) std::fprintf(stderr, "farpool: donor: refused %s: another user's\n", peer.c_str());
   if (!unix_socket) PrepareTcp(fd.get());
   if (served.size() >= kMaxConnections + kMaxRefusals) return;
-  const char* refusal = served.size() >= kMaxConnections ? "the donor has too many connections" : nullptr;
+  const char* refusal = nullptr;
+  if (served.size() >= kMaxConnections) refusal = "the donor has too many connections";
+  if (stranger) refusal = "the donor serves its own user and root only; start it with --allow-anyone";
   Served& s = served.emplace_back();
   s.connection = std::make_unique<Connection>(std::move(fd), kind, peer, &shared, refusal);
   connected.fetch_add(1, std::memory_order_relaxed);

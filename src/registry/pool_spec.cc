@@ -182,7 +182,7 @@ Result<PoolEntry> ParsePoolEntry(std::string_view text, bool listening) {
   if (entry.empty()) return Status::InvalidArgument("empty entry; write tcp://HOST:PORT or unix://PATH");
   if (entry.find("://") == std::string_view::npos)
     return Refuse(entry, "has no scheme; write tcp://HOST:PORT or unix://PATH");
-  return Refuse(entry, "has an unknown scheme; use tcp, rdma, unix, registry, etcd, or file:PATH");
+  return Refuse(entry, "has an unknown scheme; use tcp, rdma or unix, or file:PATH");
 }
 
 Result<std::vector<PoolEntry>> ParsePoolSpec(std::string_view spec) {

@@ -44,6 +44,12 @@ Status CheckFile(const std::string& path, int depth) {
         "'" + path +
         "' is set-user-ID: the loader ignores preloaded libraries there; run a copy without that bit, "
         "or --via swap as root");
+  // Root's runs keep what set-group-ID gives (others have no_new_privs), and the loader goes by that.
+  if (geteuid() == 0 && stat(path.c_str(), &info) == 0 && (info.st_mode & S_ISGID) != 0 &&
+      (info.st_mode & S_IXGRP) != 0 && info.st_gid != getegid())
+    return Refuse("'" + path +
+                  "' is set-group-ID: the loader ignores preloaded libraries there; run a copy without that "
+                  "bit, or --via swap");
   if (file.gcount() < static_cast<std::streamsize>(sizeof(Elf64_Ehdr)) ||
       std::memcmp(head, ELFMAG, SELFMAG) != 0)
     return Status::Ok();  // execve or the shell will say.
@@ -82,6 +88,7 @@ Program FindProgram(const std::string& name) {
     return Failed(error == ENOENT || error == ENOTDIR ? 127 : 126,
                   "cannot run '" + name + "': " + strerror(error));
   }
+  if (name.empty()) return Failed(127, "cannot run '': command not found");
   const char* path = getenv("PATH");
   std::istringstream folders(path != nullptr ? path : "/bin:/usr/bin");
   bool found_but_denied = false;
@@ -101,6 +108,7 @@ Result<std::string> FindRuntimeLibrary() {
   namespace fs = std::filesystem;
   std::error_code error;
   const fs::path self = fs::read_symlink("/proc/self/exe", error);
+  if (error) return Refuse("/proc is not mounted here, and farpool run needs it");
   const fs::path folder = self.parent_path();
   for (const char* place : {"../src/preload", "../lib/farpool", "../lib/x86_64-linux-gnu/farpool", "."}) {
     const fs::path candidate = (folder / place / "libfarpool-preload.so").lexically_normal();

@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,10 +18,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <new>
 
 #include "base/clock.h"
 #include "base/uffd_abi.h"
+#include "base/writable.h"
 #include "donor/server.h"
 #include "run/filter.h"
 #include "run/layout.h"
@@ -51,6 +54,7 @@ uint64_t HostMemory() {
 
 // A donor of our own on this host's shared memory, for this run.
 struct PrivateDonor {
+  static constexpr const char* kSocketName = "/donor.sock";
   std::string folder;
   std::unique_ptr<DonorServer> server;
   ~PrivateDonor() {
@@ -59,12 +63,16 @@ struct PrivateDonor {
   }
   Status Start(uint64_t bytes, PoolEntry* entry) {
     const char* tmp = getenv("TMPDIR");
-    std::string path = std::string(tmp != nullptr ? tmp : "/tmp") + "/farpool-XXXXXX";
+    const std::string where = tmp != nullptr && tmp[0] != 0 ? tmp : "/tmp";
+    std::string path = where + "/farpool-XXXXXX";
+    if (path.size() + strlen(kSocketName) >= sizeof(sockaddr_un::sun_path))
+      return Status::InvalidArgument("TMPDIR is too long for the path of a socket; set it to /tmp, say");
     if (mkdtemp(path.data()) == nullptr)
-      return Status::FromErrno(("making a folder in " + path).c_str(), errno);
+      return Status::FromErrno(("no folder can be made in '" + where + "', set TMPDIR to another").c_str(),
+                               errno);
     folder = path;
     DonorOptions options;
-    options.unix_path = folder + "/donor.sock";
+    options.unix_path = folder + kSocketName;
     options.memory_bytes = bytes != 0 ? bytes : HostMemory() / 4 * 3;
     Result<std::unique_ptr<DonorServer>> started = DonorServer::Start(options);
     if (!started.ok()) return started.status();
@@ -130,6 +138,39 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, const std::string& li
   return segment;
 }
 
+// Signals that farpool takes otherwise than it may have been started. The program gets back what there was.
+class OwnActions {
+ public:
+  OwnActions() {
+    // Where SIGCHLD is ignored the kernel does not say who ended, nor how.
+    Set(SIGCHLD, SIG_DFL);
+    Set(SIGPIPE, SIG_IGN);
+    // A limit on file sizes is to be an error that can be said, not the end.
+    Set(SIGXFSZ, SIG_IGN);
+  }
+  void Restore() const {
+    for (const auto& [signal, action] : before_) sigaction(signal, &action, nullptr);
+  }
+
+ private:
+  void Set(int signal, sighandler_t handler) {
+    struct sigaction action = {};
+    action.sa_handler = handler;
+    sigaction(signal, &action, &before_[signal]);
+  }
+  std::map<int, struct sigaction> before_;
+};
+
+// SIGCHLD, and what somebody may send to farpool and mean for the program.
+sigset_t SignalsOfTheRun() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (int signal : {SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGALRM})
+    sigaddset(&signals, signal);
+  for (int signal = SIGRTMIN; signal <= SIGRTMAX; ++signal) sigaddset(&signals, signal);
+  return signals;
+}
+
 // In the child between fork and exec; never returns. What goes wrong is written to `errors` as a Status.
 [[noreturn]] void ExecProgram(const RunOptions& options, const std::string& path, const std::string& library,
                               RunSegment* segment, int segment_fd, int control_fd, int errors,
@@ -146,7 +187,10 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, const std::string& li
   // exec).
   for (int i = 0; i < kRuntimeFds; ++i)
     if (dup2(i == kFdControl ? control_fd : segment_fd, base + i) < 0)
-      fail(Status::FromErrno("placing descriptors", errno));
+      // The places are below the limit and both descriptors are open: a run around us keeps them from us.
+      fail(errno == EBADF ? Status::Unsupported("this is inside a run of farpool already: start the program "
+                                                "without farpool run, it belongs to that run")
+                          : Status::FromErrno("placing descriptors", errno));
   setrlimit(RLIMIT_NOFILE, &limit);
   const char* others = getenv("LD_PRELOAD");
   const std::string preload = others != nullptr && others[0] != 0 ? library + ":" + others : library;
@@ -163,7 +207,9 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, const std::string& li
     argv[1] = const_cast<char*>(path.c_str());
     execv("/bin/sh", argv.data());
   }
-  const Status s(Status::Code::kNotFound, ("cannot run '" + path + "': " + strerror(errno)).c_str(), errno);
+  // The file itself was found before: what is missing is the interpreter that it names.
+  const std::string why = errno == ENOENT ? "its interpreter is not there" : strerror(errno);
+  const Status s(Status::Code::kNotFound, ("cannot run '" + path + "': " + why).c_str(), errno);
   (void)!write(errors, &s, sizeof(s));
   _exit(kExitCannotExecute);
 }
@@ -249,9 +295,22 @@ void WriteReport(const std::string& path, const std::string& text, FILE* dash) {
   if (!file.flush()) fprintf(stderr, "farpool: cannot write to '%s': %s\n", path.c_str(), strerror(errno));
 }
 
+// Said before the program starts where that can be told; what fails at the end is said then.
+Status CheckReportPath(const char* flag, const std::string& path) {
+  if (path.empty() || path == "-") return Status::Ok();
+  if (const int error = WhyNotWritable(path.c_str()); error != 0)
+    return Status::InvalidArgument(
+        (std::string(flag) + ": cannot write to '" + path + "': " + strerror(error)).c_str());
+  return Status::Ok();
+}
+
 }  // namespace
 
 int RunProgram(const RunOptions& options) {
+  for (const auto& [flag, path] :
+       {std::pair("--report", &options.report_path), std::pair("--report-json", &options.report_json_path),
+        std::pair("--trace", &options.trace_path)})
+    if (Status s = CheckReportPath(flag, *path); !s.ok()) return Refuse(kExitFarpoolFailed, s.text());
   const Program program = FindProgram(options.command.at(0));
   if (!program.status.ok()) return Refuse(program.exit_status, program.status.text());
   if (Status s = CheckPreloadable(program.path); !s.ok()) return Refuse(kExitFarpoolFailed, s.text());
@@ -272,9 +331,16 @@ int RunProgram(const RunOptions& options) {
           "to this user, or run as root");
   }
 
+  const OwnActions actions;
+  const sigset_t signals = SignalsOfTheRun();
+  sigset_t old_mask;
+  sigprocmask(SIG_BLOCK, nullptr, &old_mask);
   PrivateDonor private_donor;
   std::vector<PoolEntry> pool = options.pool;
   if (pool.empty()) {
+    // Whoever ends us from here on leaves the donor's folder to nobody. While donors elsewhere are asked,
+    // which may take seconds, signals end us at once.
+    sigprocmask(SIG_BLOCK, &signals, nullptr);
     PoolEntry entry;
     if (Status s = private_donor.Start(options.private_donor_bytes, &entry); !s.ok())
       return Refuse(kExitFarpoolFailed, s.text());
@@ -305,12 +371,7 @@ int RunProgram(const RunOptions& options) {
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0 || pipe2(errors, O_CLOEXEC) != 0)
     return Refuse(kExitFarpoolFailed, Status::FromErrno("socketpair", errno).text());
   Fd control_ours(control[0]), control_theirs(control[1]), errors_read(errors[0]), errors_write(errors[1]);
-  sigset_t signals, old_mask;
-  sigemptyset(&signals);
-  for (int signal : {SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT})
-    sigaddset(&signals, signal);
-  sigprocmask(SIG_BLOCK, &signals, &old_mask);
-  signal(SIGPIPE, SIG_IGN);
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
   Fd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC));
   prctl(PR_SET_CHILD_SUBREAPER, 1);
 
@@ -319,7 +380,7 @@ int RunProgram(const RunOptions& options) {
   const pid_t child = fork();
   if (child < 0) return Refuse(kExitFarpoolFailed, Status::FromErrno("fork", errno).text());
   if (child == 0) {
-    signal(SIGPIPE, SIG_DFL);
+    actions.Restore();
     ExecProgram(options, program.path, library.value(), segment, segment_fd.get(), control_theirs.get(),
                 errors_write.get(), limit, old_mask, parent);
   }

@@ -122,8 +122,13 @@ int RunViaSwap(const RunOptions& options) {
     return Refuse(kExitFarpoolFailed, s.text());
   }
 
+  // Where SIGCHLD is ignored the kernel does not say how the program ended. It gets back what there was.
+  struct sigaction by_default = {}, before;
+  by_default.sa_handler = SIG_DFL;
+  sigaction(SIGCHLD, &by_default, &before);
   const pid_t child = fork();
   if (child == 0) {
+    sigaction(SIGCHLD, &before, nullptr);
     if (!group.Enter()) _exit(Refuse(kExitFarpoolFailed, "cannot enter the memory control group"));
     std::vector<char*> argv;
     for (const std::string& word : options.command) argv.push_back(const_cast<char*>(word.c_str()));

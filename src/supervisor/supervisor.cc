@@ -201,8 +201,15 @@ void Supervisor::OnSignal() {
     Reap();
     return;
   }
-  // What the terminal sends reaches the program by itself; what somebody sends to us is meant for it.
-  if (info.ssi_code <= 0 && !child_ended_) kill(child_, static_cast<int>(info.ssi_signo));
+  const int signal = static_cast<int>(info.ssi_signo);
+  if (child_ended_) {
+    // Whoever is left of the run is all that we still wait for.
+    for (const pid_t pid : Descendants()) kill(pid, signal);
+    return;
+  }
+  // What the terminal sends reaches the program by itself; what somebody sends to us is meant for it, and so
+  // is the alarm that somebody set before farpool was executed.
+  if (info.ssi_code <= 0 || signal == SIGALRM) kill(child_, signal);
 }
 
 void Supervisor::Reap() {

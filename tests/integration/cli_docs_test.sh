@@ -46,6 +46,10 @@ for command in $commands; do
   same "$command" "--help" "$help" "completion" "$(completions farpool "$command" --)"
 done
 
+benches=$("$farpool" bench nosuch 2>&1 | sed 's/.*there are //; s/,//g' | tr ' ' '\n')
+same "benches" "bench" "$benches" "man page" "$(section "$man/farpool-bench.1" DESCRIPTION | sed -n 's/^\.B \([a-z]*\)$/\1/p')"
+same "benches" "bench" "$benches" "completion" "$(completions farpool bench '')"
+
 if command -v groff >/dev/null; then
   for page in "$man"/*.1; do
     warnings=$(groff -man -ww -z "$page" 2>&1)

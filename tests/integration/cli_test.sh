@@ -82,9 +82,12 @@ expect_refusal "run via swap" 125 '(run it as root|needs --local SIZE)' "$farpoo
 expect_refusal "pool of a registry" 125 "cannot be used yet" "$farpool" run --pool registry://a -- true
 expect_refusal "donor of rdma without a device" 1 "^farpool: --rdma 127.0.0.1: .*RDMA device" "$farpool" donor --rdma 127.0.0.1:0 --memory 64M
 expect_refusal "donor of rdma elsewhere" 2 "has a bad port" "$farpool" donor --rdma 127.0.0.1:x
+expect_refusal "pool of an unknown scheme" 2 'use tcp, rdma or unix, or file:PATH' "$farpool" status --pool http://host:1
 expect_refusal "pool without scheme" 2 "'host:1' has no scheme" "$farpool" status --pool host:1
 expect_refusal "donor larger than the host" 2 'more than this host has' "$farpool" donor --memory 4096T
 expect_refusal "donor smaller than a slab" 2 'does not hold one slab' "$farpool" donor --memory 1M
+expect_refusal "quota smaller than a slab" 2 '^farpool: --quota 1 MiB does not hold one slab' "$farpool" donor --quota 1M --memory 64M
+expect_refusal "address of others" 1 'no such address on this machine' "$farpool" donor --listen tcp://192.0.2.1:0 --allow-anyone --memory 64M
 expect_refusal "odd slab" 2 'power of two' "$farpool" donor --slab 3M
 expect_refusal "donor open to all" 1 'allow-anyone' "$farpool" donor --listen tcp://0.0.0.0:0 --memory 64M
 expect_refusal "config that is not there" 2 "$work/none: cannot be read: No such file" "$farpool" status --config "$work/none"
@@ -94,6 +97,14 @@ expect_refusal "unknown key" 2 "typo.toml:2: unknown key 'memroy'" "$farpool" do
 printf '[donor]\nmemory = \n' >"$work/broken.toml"
 expect_refusal "broken config" 2 'broken.toml:2: ' env FARPOOL_CONFIG="$work/broken.toml" "$farpool" donor
 expect_refusal "bad variable" 125 "^farpool: FARPOOL_LOCAL: '12Q'" env FARPOOL_LOCAL=12Q "$farpool" run -- true
+
+expect_refusal "bench without a place for its results" 1 '/nonexistent/x could not be written: No such file' "$farpool" bench faults --smoke --json /nonexistent/x
+
+# --- what could not be printed was not done
+for command in --help version status; do
+  # shellcheck disable=SC2016  # for the inner shell
+  expect_refusal "$command to a full disk" 1 'cannot write to standard output: No space left' sh -c '"$@" >/dev/full' sh "$farpool" $command
+done
 
 # --- nobody listens on port 1
 expect "unknown donor" 1 'tcp://127.0.0.1:1 +unreachable +[Cc]onnection refused' "$farpool" status --pool tcp://127.0.0.1:1
@@ -149,6 +160,12 @@ start_donor --unix "$work/d.sock" --memory 64M --rack r7 && {
   done
   stop_donor INT
   [ -e "$work/d.sock" ] && bad "socket after the end" "still there"
+}
+
+start_donor --unix "$work/d.sock" --memory 64M --rack $'r7\e[31m\n' && {
+  expect "rack that would write to the terminal" 0 'up +r7\?\[31m\? ' "$farpool" status --pool "unix://$work/d.sock"
+  stop_donor HUP
+  [ -e "$work/d.sock" ] && bad "socket after the end on HUP" "still there"
 }
 
 # --- flags win over variables, variables over the file

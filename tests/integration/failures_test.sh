@@ -48,7 +48,32 @@ refused static-program 125 'static' "$farpool" run "${near[@]}" -- "$programs/st
 if [ "$(id -u)" = 0 ]; then
   cp /usr/bin/id "$work/id" && chmod 4755 "$work/id"
   refused setuid-program 125 'set-user-ID' "$farpool" run "${near[@]}" -- "$work/id"
+  # Root itself, and then somebody who is neither the donor's user nor root.
+  user_before=("${user[@]}")
+  user=()
+  cp /usr/bin/id "$work/gid" && chgrp 65534 "$work/gid" && chmod 2755 "$work/gid"
+  refused setgid-program 125 'set-group-ID' "$farpool" run "${near[@]}" -- "$work/gid"
+  chmod a+x "$work" && chmod a+rw "$work/donor.sock"
+  user=(setpriv --reuid=65533 --regid=65533 --clear-groups)
+  refused donor-of-another-user 125 'its own user and root only; start it with --allow-anyone' \
+    "$farpool" run "${near[@]}" -- true
+  user=("${user_before[@]}")
 fi
+printf '#!/no/such/interpreter\n' >"$work/script" && chmod 755 "$work/script"
+refused no-interpreter 126 'script.: its interpreter is not there' "$farpool" run "${near[@]}" -- "$work/script"
+refused run-in-a-run 125 'inside a run of farpool' \
+  "$farpool" run "${near[@]}" -- "$farpool" run "${near[@]}" -- true
+refused no-folder-for-the-socket 125 'no folder can be made in ./nonexistent., set TMPDIR' \
+  env TMPDIR=/nonexistent "$farpool" run --local 64M -- true
+refused long-folder-for-the-socket 125 'TMPDIR is too long' \
+  env TMPDIR="/$(printf 'x%.0s' {1..120})" "$farpool" run --local 64M -- true
+refused no-place-for-the-report 125 '--report: cannot write to ./nonexistent/report' \
+  "$farpool" run "${near[@]}" --report /nonexistent/report -- true
+refused no-place-for-the-trace 125 '--trace: cannot write to .*Is a directory' \
+  "$farpool" run "${near[@]}" --trace "$work" -- true
+# shellcheck disable=SC2016  # $@ is for the inner shell
+refused limit-on-file-sizes 125 'ulimit -f' sh -c 'ulimit -f 100 && exec "$@"' sh \
+  "$farpool" run "${near[@]}" -- true
 # shellcheck disable=SC2016  # $@ is for the inner shell
 refused no-address-space 125 'ulimit -v' sh -c 'ulimit -v 100000000 && exec "$@"' sh \
   "$farpool" run "${near[@]}" -- "$programs/pagewalker" 64
@@ -101,20 +126,86 @@ killed_donor() {  # NAME COMMAND...: kills the donor once the program has printe
 killed_donor donor-killed "$programs/pagewalker" 300
 killed_donor donor-killed-several-processes sh -c "'$programs/pagewalker' 200 1 & '$programs/pagewalker' 200 2 & wait"
 
+# --- a donor of shared memory lends no more when it is gone, which is said; one that was only slow goes on
+leasing_donor() {  # NAME STATUS REGEX SIGNALS...: sends these, 3 s apart, while the program still leases slabs
+  local name=$1 want=$2 pattern=$3 runner status signal
+  shift 3
+  start_donor --unix "$work/leasing.sock" --memory 1G --slab 1M
+  exec_as_user timeout -k 1 60 "$farpool" run --local 16M --pool "unix://$work/leasing.sock" -- \
+    "$programs/pagewalker" 150 >/dev/null 2>"$work/err" &
+  runner=$!
+  until "$farpool" status --json --pool "unix://$work/leasing.sock" | grep -q '"free_bytes": [0-9]\{1,9\},'; do
+    sleep 0.02
+  done
+  for signal; do
+    kill -"$signal" "$donor_pid"
+    [ "$signal" = STOP ] && sleep 3
+  done
+  wait "$runner"
+  status=$?
+  if [ "$status" = "$want" ] && [ "$(wc -l <"$work/err")" = $((want != 0)) ] &&
+    { [ "$want" = 0 ] || grep -qE "^farpool: $pattern" "$work/err"; }; then
+    ok "$name"
+  else
+    bad "$name" "status $status, not $want: $(head -c 300 "$work/err" | tr '\n' '|')"
+  fi
+  kill "$donor_pid" 2>/dev/null
+}
+leasing_donor near-donor-killed 74 "donor unix://.*/leasing.sock does not answer, and without it the pool is full" KILL
+leasing_donor near-donor-slow 0 "" STOP CONT
+
 # --- nothing is left behind: every lease was returned, so the whole pool can be used again
 passes all-returned 0 "$farpool" run --local 32M --pool "unix://$work/donor.sock" -- "$programs/pagewalker" 200
 passes all-returned-again 0 "$farpool" run --local 32M --pool "unix://$work/donor.sock" -- "$programs/pagewalker" 200
 
 # --- signals reach the program
-exec_as_user timeout -k 1 30 "$farpool" run "${near[@]}" -- sh -c 'trap "exit 9" TERM; echo ready; while :; do sleep 0.1; done' >"$work/ready" &
+for signal in TERM ALRM RTMIN+1; do
+  exec_as_user "$farpool" run "${near[@]}" -- \
+    bash -c "trap 'exit 9' $signal; echo ready; for _ in {1..300}; do sleep 0.1; done" >"$work/ready" &
+  runner=$!
+  for _ in $(seq 100); do
+    [ -s "$work/ready" ] && break
+    sleep 0.05
+  done
+  kill -"$signal" "$runner" 2>/dev/null
+  wait "$runner"
+  status=$?
+  if [ "$status" = 9 ]; then ok "signal-forwarded-$signal"; else bad "signal-forwarded-$signal" "status $status, not 9"; fi
+  rm "$work/ready"
+done
+
+# --- and whoever is left of the run once the program has ended
+exec_as_user "$farpool" run "${near[@]}" -- \
+  sh -c "'$programs/pagewalker' 300 >$work/ready & until [ -s $work/ready ]; do sleep 0.1; done; echo >$work/over" &
 runner=$!
-for _ in $(seq 100); do
-  [ -s "$work/ready" ] && break
+for _ in $(seq 600); do
+  [ -e "$work/over" ] && break
   sleep 0.05
 done
-kill -TERM "$runner" 2>/dev/null
+sleep 0.2
+for _ in $(seq 20); do
+  kill -TERM "$runner" 2>/dev/null || break
+  sleep 0.1
+done
+if kill -KILL "$runner" 2>/dev/null; then
+  bad signal-after-the-program "still there 2 s after SIGTERM"
+else
+  ok signal-after-the-program
+fi
 wait "$runner"
-status=$?
-if [ "$status" = 9 ]; then ok signal-forwarded; else bad signal-forwarded "status $status, not 9"; fi
+
+# --- what the caller ignores: farpool sees all the same how the program ends, and the program ignores it, too
+# shellcheck disable=SC2016  # for the inner shells
+passes ignored-sigchld 7 bash -c 'trap "" CHLD; exec "$@"' bash "$farpool" run "${near[@]}" -- sh -c 'exit 7'
+# shellcheck disable=SC2016
+passes ignored-sigpipe 0 bash -c 'trap "" PIPE; exec "$@"' bash "$farpool" run "${near[@]}" -- \
+  grep -q '^SigIgn:.*1...$' /proc/self/status
+
+# --- a signal while a run starts leaves no folder behind
+for ms in 03 04 05 06 07 08 10 12 15 20; do
+  as_user timeout -k 5 "0.0$ms" "$farpool" run --local 64M -- sleep 1
+done
+left=$(find "$work" -maxdepth 1 -name 'farpool-??????')
+if [ -z "$left" ]; then ok nothing-left-by-signals; else bad nothing-left-by-signals "$left"; fi
 
 close_with_count

@@ -72,6 +72,7 @@ TEST(HistogramTest, PercentilesAreWithinAStepOfTheTruth) {
 }
 
 TEST(StatusTest, NamesTheCallAndTheReason) {
+  EXPECT_STREQ(Status::FromErrno("bind", 99).text(), "bind: no such address on this machine");
   const Status s = Status::FromErrno("connect tcp://127.0.0.1:1", 111);
   EXPECT_EQ(s.code(), Status::Code::kUnavailable);
   EXPECT_STREQ(s.text(), "connect tcp://127.0.0.1:1: connection refused");

@@ -90,8 +90,21 @@ Status Donors::AddSlab(size_t donor, SlabLease lease, uint32_t* index) {
   return Status::Ok();
 }
 
+Status Donors::Reconnect(DonorSession* session) {
+  Status last;
+  for (const uint64_t end = NowNs() + kResumeNs; NowNs() < end;) {
+    last = session->Resume();
+    if (last.ok()) return last;
+    // It is there but has no memory of us, or nobody listens: waiting does not bring the data back.
+    if (last.code() == Status::Code::kNotFound || last.error() == 111 /*ECONNREFUSED*/) break;
+    std::this_thread::sleep_for(kResumePause);
+  }
+  return last;
+}
+
 Result<uint32_t> Donors::LeaseSlab() {
   std::vector<DonorLoad> loads(donors_.size());
+  const Donor* silent = nullptr;
   for (;;) {
     for (size_t i = 0; i < donors_.size(); ++i)
       loads[i] = {donors_[i].free_bytes,
@@ -110,6 +123,13 @@ Result<uint32_t> Donors::LeaseSlab() {
     }
     if (chosen == kNoDonor) break;
     Result<SlabLease> lease = donors_[chosen].session->LeaseSlab();
+    // An answer that came too late has ended the connection, not the session.
+    if (!lease.ok() && lease.status().code() != Status::Code::kExhausted) {
+      if (Reconnect(donors_[chosen].session.get()).ok())
+        lease = donors_[chosen].session->LeaseSlab();
+      else
+        silent = &donors_[chosen];
+    }
     if (!lease.ok()) {
       loads[chosen].usable = false;
       // Others may have taken what was free: ask again next time.
@@ -127,7 +147,13 @@ Result<uint32_t> Donors::LeaseSlab() {
     }
     return index;
   }
+  for (const Donor& donor : donors_)
+    if (donor.gone) silent = &donor;
   TextBuffer<160> text;
+  if (silent != nullptr)
+    text.Add("donor ")
+        .Add(silent->session->entry().ToString().c_str())
+        .Add(" does not answer, and without it ");
   text.Add("the pool is full: all ")
       .Add(leased_bytes_ >> 20)
       .Add(" MiB it lends to this run are in use; add a donor or raise --local");
@@ -153,14 +179,8 @@ Status Donors::Check(uint32_t index, uint64_t* lost_bytes) {
   if (!donor.gone) {
     Result<DonorInfo> info = donor.session->Info();
     if (info.ok()) return Status::Ok();
-    last = info.status();
-    for (const uint64_t end = NowNs() + kResumeNs; NowNs() < end;) {
-      last = donor.session->Resume();
-      if (last.ok()) return last;
-      // It is there but has no memory of us, or nobody listens: waiting does not bring the data back.
-      if (last.code() == Status::Code::kNotFound || last.error() == 111 /*ECONNREFUSED*/) break;
-      std::this_thread::sleep_for(kResumePause);
-    }
+    last = Reconnect(donor.session.get());
+    if (last.ok()) return last;
     donor.gone = true;
   }
   uint64_t slots = 0;

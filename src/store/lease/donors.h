@@ -70,6 +70,8 @@ class Donors {
   };
   // That the way to an RDMA donor works, found out before anything depends on it.
   Status TryRdma(DonorSession* session);
+  // Resumes a session whose connection broke; gives up after two seconds, at once where that cannot help.
+  static Status Reconnect(DonorSession* session);
   Status AddSlab(size_t donor, SlabLease lease, uint32_t* index);
 
   SlabTable* slabs_ = nullptr;
