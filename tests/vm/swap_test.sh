@@ -3,8 +3,8 @@
 # A swap device on a shared-memory and a TCP donor: verified block I/O, then a static program at three times the
 # memory its control group may have, then nothing is left of it.
 mib=12
-fio_mib=16
-[ "${FARPOOL_VM_LONG:-0}" = 1 ] && mib=24 fio_mib=32  # lib.sh clears it.
+fio_mib=8
+[ "${FARPOOL_VM_LONG:-0}" = 1 ] && mib=24 fio_mib=16  # lib.sh clears it.
 # shellcheck source=../integration/lib.sh
 . "$(dirname "$0")/../integration/lib.sh"
 # shellcheck source=swap_lib.sh
