@@ -2,6 +2,7 @@
 # vm: 6.1 6.12; 1700; short 6.12
 # A device is made, used and ended many times: nothing of it is left, be it devices, processes, locked memory, slabs of
 # the donors or what the donors keep for them.
+driver=${driver:-nbd}
 cycles=5
 [ "${FARPOOL_VM_LONG:-0}" = 1 ] && cycles=100  # lib.sh clears it.
 # shellcheck source=../integration/lib.sh
@@ -32,7 +33,7 @@ left() {
 # What the kernel and we use that could not be taken back, in MiB.
 used() { awk '/^(SUnreclaim|Unevictable|Percpu|Shmem|KernelStack|PageTables|VmallocUsed):/ { kb += $2 } END { print int(kb / 1024) }' /proc/meminfo; }
 
-one=$(one_cycle "${driver:=nbd}")  # What a driver and a donor set up once.
+one=$(one_cycle "$driver")  # What a driver and a donor set up once.
 [ -z "$one" ] || { bad "$driver" "the first cycle: $one"; close_with_count; exit; }
 before=$(left)
 used_before=$(used)
