@@ -1,5 +1,5 @@
 #!/bin/bash
-# vm: 6.1 6.12; 400; short
+# vm: 6.1 6.12; 400; short 6.1
 # A swap device on a shared-memory and a TCP donor: verified block I/O, then a static program at three times the
 # memory its control group may have, then nothing is left of it.
 mib=12
