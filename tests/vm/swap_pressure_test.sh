@@ -1,5 +1,5 @@
 #!/bin/bash
-# vm: 6.1 6.12; 700; long; memory=1024 donor=1700M
+# vm: 6.1 6.12; 900; long; memory=768 donor=1300M
 # The whole machine under pressure: with no control group, a program touches nine tenths more than the memory there is,
 # with a swap device at a donor beyond the network. The program, and others beside it, make progress all the time.
 minutes=1

@@ -1,5 +1,5 @@
 #!/bin/bash
-# vm: 6.12; 700; long; memory=1024 donor=1700M
+# vm: 6.12; 900; long; memory=768 donor=1300M
 # The same as swap_pressure_test.sh, over ublk.
 driver=ublk
 # shellcheck source=swap_pressure_test.sh
