@@ -1,5 +1,5 @@
 #!/bin/bash
-# vm: 6.1 6.12; 150; short
+# vm: 6.1 6.12; 400; short
 # farpool run --via swap: a static program and a script of several processes with a fraction of their memory here; exit
 # statuses and signals pass, and nothing is left behind.
 # shellcheck source=../integration/lib.sh

@@ -1,7 +1,7 @@
 // pressure MIB SECONDS: fills a region with words that depend on their place and on the round; then, until
-// the time is over but at least once, verifies blocks of it in random order, all of them each round, and
-// writes each for the next. Says every ten seconds how far it is, and at the end the longest time that it
-// took for a block.
+// the time is over (0: once), verifies blocks of it in random order, all of them each round, and writes each
+// for the next. Says every ten seconds how far it is, and at the end the longest time that it took for a
+// block.
 
 #include <sys/mman.h>
 #include <time.h>
@@ -78,20 +78,17 @@ int main(int argc, char** argv) {
   uint64_t rounds = 0;
   size_t verified = 0;
   Random random(1);
-  for (bool over = false; !over;) {
+  const auto over = [&] { return seconds > 0 ? progress.seconds() > seconds : rounds > 0; };
+  while (!over()) {
     for (size_t i = blocks; i > 1; --i) std::swap(order[i - 1], order[random.Below(i)]);
     size_t done = 0;
-    for (; done < blocks && !over; ++done) {
+    for (; done < blocks && (seconds == 0 || !over()); ++done) {
       Verify(words, rounds, order[done]);
       Write(words, rounds + 1, order[done]);
       progress.Block();
-      over = rounds > 0 && progress.seconds() > seconds;
     }
     verified += done;
-    if (done == blocks) {
-      ++rounds;
-      over = progress.seconds() > seconds;
-    }
+    if (done == blocks) ++rounds;
   }
   printf("pressure: %llu whole rounds, %zu MiB verified, longest %.1f s\n",
          static_cast<unsigned long long>(rounds), verified * (kBlockBytes >> 10) >> 10, progress.longest());
