@@ -65,9 +65,12 @@ Result<SwapStatus> AskSwap(const std::string& device, SwapRequest request) {
     return Status::FromErrno("asking the swap daemon", errno);
   }
   SwapStatus answer;
-  if (send(fd.get(), &request, sizeof(request), MSG_NOSIGNAL) != sizeof(request) ||
-      recv(fd.get(), &answer, sizeof(answer), 0) != sizeof(answer))
-    return Status::Unavailable("its daemon does not answer");
+  if (send(fd.get(), &request, sizeof(request), MSG_NOSIGNAL) != sizeof(request))
+    return Status::Unavailable("its daemon is dead");
+  const ssize_t got = recv(fd.get(), &answer, sizeof(answer), 0);
+  // It may be at it still: nobody else may end its device then.
+  if (got < 0 && errno == EAGAIN) return Status(Status::Code::kTimeout, "its daemon does not answer");
+  if (got != sizeof(answer)) return Status::Unavailable("its daemon is dead");
   return answer;
 }
 

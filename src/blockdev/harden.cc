@@ -75,6 +75,10 @@ void HardenThread() {
   // Allocations of the kernel's on our behalf (socket buffers, page tables) must not wait for pages to be
   // written out, since we are who writes them. 1 sets it; Linux 5.6.
   prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+  // Sending a page to a donor needs memory that only sending pages frees. The kernel lets tasks with a
+  // real-time policy take half of what it keeps below the min watermark; others wait with everybody else.
+  const sched_param lowest = {.sched_priority = 1};
+  sched_setscheduler(0, SCHED_RR, &lowest);
   volatile char stack[kStackBytes];
   for (size_t i = 0; i < sizeof(stack); i += 4096) stack[i] = 0;
   // A signal sent to everything (at shutdown, from a terminal) must not end the service of memory in use;

@@ -1,5 +1,5 @@
 #!/bin/bash
-# vm: 6.1 6.12; 150; short
+# vm: 6.1 6.12; 400; short
 # farpool run --via swap: a static program and a script of several processes with a fraction of their memory here; exit
 # statuses and signals pass, and nothing is left behind.
 # shellcheck source=../integration/lib.sh
@@ -8,6 +8,10 @@
 . "$(dirname "$0")/swap_lib.sh"
 
 two_donors
+wanted=nbd
+modprobe -n -q ublk_drv && wanted=ublkb
+device=$("$farpool" swap create --size 16M --pool "$pool" 2>"$work/err")
+if [ "${device%[0-9]}" = "/dev/$wanted" ] && "$farpool" swap delete "$device"; then ok "auto ($device)"; else bad auto "'$device' $(cat "$work/err")"; fi
 run() { "$farpool" run --via swap --local 16M --pool "$pool" -- "$@"; }
 nothing_left() {
   [ "$(wc -l </proc/swaps)" = 1 ] && [ "$("$farpool" swap list --json | tr -d ' \n')" = '{"devices":[]}' ] &&

@@ -1,5 +1,5 @@
 #!/bin/bash
-# vm: 6.1 6.12; 60; short
+# vm: 6.1 6.12; 200; short
 # farpool on Debian's kernels: doctor says the machine can do it, and a verifying program prints under `farpool run`
 # what it prints without: pages are moved where the kernel can (6.8 and later) and copied where it cannot.
 # shellcheck source=../integration/lib.sh

@@ -1,5 +1,5 @@
 #!/bin/bash
-# vm: 6.1 6.12; 400; short 6.12
+# vm: 6.1 6.12; 700; short 6.12
 # A donor is killed while a program has most of its memory on a swap device: one line says what is lost, the program is
 # ended by SIGBUS instead of going on with wrong data, others go on, and off and delete say so and end.
 # shellcheck source=../integration/lib.sh
@@ -19,7 +19,7 @@ for driver in $drivers; do
   program=$!
   # Slabs of 16 MiB are taken from the donors in turns.
   away() { [ "$(swap_field stored_bytes)" -gt $((36 << 20)) ]; }
-  wait_for 100 away || bad "$driver" "the program does not swap: $("$farpool" swap list)"
+  wait_for 200 away || bad "$driver" "the program does not swap: $("$farpool" swap list)"
   kill -9 "$killed"
   ended() { ! kill -0 "$program" 2>/dev/null; }
   wait_for 60 ended

@@ -38,3 +38,14 @@ two_donors() {
   start_donor --listen tcp://127.0.0.1:0 --memory 384M --slab 16M
   pool=unix://$work/donor.sock,tcp://127.0.0.1:$donor_port
 }
+
+# What the kernel is doing for farpool's daemons, for a failure that must be understood from its log.
+stacks() {
+  local task
+  for task in /proc/[0-9]*/task/[0-9]*; do
+    case $(cat "$task/comm" 2>/dev/null) in
+      farpool* | iou-* | swapoff) echo "$task $(awk '/^(Name|State):/ { printf "%s ", $2 }' "$task/status")"; cat "$task/stack" ;;
+    esac
+  done 2>/dev/null
+  echo w >/proc/sysrq-trigger
+}

@@ -1,9 +1,10 @@
 #!/bin/bash
-# vm: 6.1 6.12; 150; short
+# vm: 6.1 6.12; 400; short 6.1
 # A swap device on a shared-memory and a TCP donor: verified block I/O, then a static program at three times the
 # memory its control group may have, then nothing is left of it.
 mib=12
-[ "${FARPOOL_VM_LONG:-0}" = 1 ] && mib=36  # lib.sh clears it.
+fio_mib=8
+[ "${FARPOOL_VM_LONG:-0}" = 1 ] && mib=24 fio_mib=16  # lib.sh clears it.
 # shellcheck source=../integration/lib.sh
 . "$(dirname "$0")/../integration/lib.sh"
 # shellcheck source=swap_lib.sh
@@ -22,14 +23,31 @@ fi
 verified() {  # NAME FIO-FLAGS...
   local name=$1
   shift
-  if fio --name="$name" --filename="$device" --direct=1 --ioengine=psync --size=16M --randseed=7 "$@" >"$work/fio" 2>&1; then
+  if fio --name="$name" --filename="$device" --direct=1 --ioengine=psync --size="$fio_mib"M --randseed=7 "$@" >"$work/fio" 2>&1; then
     ok "fio $name"
   else
     bad "fio $name" "$(grep -iE 'err|verify' "$work/fio" | head -3 | tr '\n' '|')"
   fi
 }
 verified mixed --rw=randwrite --bsrange=4k-256k --numjobs=1 --verify=crc32c --do_verify=1
-verified small --rw=randrw --bs=4k --io_size=8M --verify=crc32c --verify_backlog=256
+verified small --rw=randrw --bs=4k --io_size=$((fio_mib / 2))M --verify=crc32c --verify_backlog=256
+# Reads and writes under way at once in every queue.
+verified deep --rw=randrw --bs=4k --io_size="$fio_mib"M --ioengine=libaio --iodepth=32 --verify=crc32c --verify_backlog=256
+# Each page is trimmed and then written.
+discarded=$(swap_field pages_discarded)
+verified trim --rw=randtrimwrite --bs=4k --io_size="$fio_mib"M --verify=crc32c
+[ $(($(swap_field pages_discarded) - discarded)) -ge $((fio_mib << 7)) ] || bad "fio trim" "only $(($(swap_field pages_discarded) - discarded)) pages were trimmed"
+# Pieces of many sizes go from among others, which keep their bytes.
+head -c 8M /dev/urandom >"$work/image"
+dd if="$work/image" of="$device" bs=256k oflag=direct status=none
+for ((at = 0, i = 1; at + i <= 2048; at += 2 * i + 3, i = i % 37 + 1)); do
+  blkdiscard -o $((at << 12)) -l $((i << 12)) "$device" && fallocate -p -o $((at << 12)) -l $((i << 12)) "$work/image" || break
+done
+if dd if="$device" bs=256k count=32 iflag=direct status=none | cmp -s - "$work/image" && [ "$at" -gt 2000 ]; then
+  ok "trimmed pieces are zeros, the others unharmed"
+else
+  bad "trimmed pieces" "$(dd if="$device" bs=256k count=32 iflag=direct status=none | cmp - "$work/image" 2>&1), at $at"
+fi
 blkdiscard "$device"
 if cmp -n $((256 << 20)) "$device" /dev/zero; then ok discard; else bad discard "data where zeros must be"; fi
 [ "$(swap_field stored_bytes)" = 0 ] || bad discard "slots are still held"
@@ -49,6 +67,7 @@ else
   bad "static program" "$(tail -2 "$work/err" | tr '\n' '|')"
 fi
 [ "$(swap_field errors)" = 0 ] || bad errors "$("$farpool" swap list --json)"
+! dmesg | grep 'farpool:.*refused' || bad requests "answered twice or not at all"
 "$farpool" swap off "$device" && "$farpool" swap off "$device" && ! grep -q "^$device " /proc/swaps && ok off || bad off "$(cat /proc/swaps)"
 if "$farpool" swap delete "$device" && [ "$("$farpool" swap list --json | tr -d ' \n')" = '{"devices":[]}' ] &&
   [ "$(lent_bytes "$pool")" = 0 ] && [ "$(cat "/sys/block/${device#/dev/}/size" 2>/dev/null || echo 0)" = 0 ] && 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# vm: 6.12; 150; short
+# vm: 6.12; 400; short
 # The same as swap_test.sh, over ublk.
 driver=ublk
 # shellcheck source=swap_test.sh

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <bitset>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -16,6 +17,7 @@
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "blockdev/event_log.h"
 #include "blockdev/front_end.h"
 #include "blockdev/harden.h"
 #include "blockdev/ublk/control.h"
@@ -132,34 +134,37 @@ class Queue {
     HardenThread();
     // From this thread: the kernel gives a queue's requests only to the task that fetched first.
     for (unsigned tag = 0; tag < kDepth; ++tag) Prepare(kFetch, tag, -1);
-    unsigned live = kDepth;
-    unsigned ready[kDepth];
-    while (live > 0) {
+    std::bitset<kDepth> live;
+    live.set();
+    // Somebody waits for a read; writes are the kernel's own business.
+    unsigned reads[kDepth], others[kDepth];
+    while (live.any()) {
       // Whatever the kernel lacks for the moment: the requests in hand have nobody else.
       if (io_uring_submit_and_wait(&ring_, 1) < 0) std::this_thread::sleep_for(kRetryPause);
-      unsigned count = 0;
+      // Told apart before any is answered: a tag that was may describe another request at once.
+      unsigned read_count = 0;
+      unsigned other_count = 0;
       io_uring_cqe* cqe = nullptr;
       while (io_uring_peek_cqe(&ring_, &cqe) == 0) {
-        if (cqe->res == 0) {
-          ready[count++] = static_cast<unsigned>(cqe->user_data);
+        const auto tag = static_cast<unsigned>(cqe->user_data);
+        if (cqe->res != 0) {
+          live.reset(tag);
+          // Otherwise the device stops.
+          if (cqe->res != -ENODEV) LogEvent("the kernel refused an answer; a part of the device is dead");
+        } else if (IsRead(descriptors_[tag])) {
+          reads[read_count++] = tag;
         } else {
-          --live;  // The device stops, or somebody else serves it.
+          others[other_count++] = tag;
         }
         io_uring_cqe_seen(&ring_, cqe);
       }
-      // Somebody waits for a read; writes are the kernel's own business.
-      for (const bool reads : {true, false}) {
-        bool any = false;
-        for (unsigned i = 0; i < count; ++i) {
-          const IoDescriptor& request = descriptors_[ready[i]];
-          if (IsRead(request) != reads) continue;
-          Prepare(kCommitAndFetch, ready[i], Carry(request, ready[i]));
-          any = true;
-        }
-        if (any && reads) io_uring_submit(&ring_);
-      }
+      for (unsigned i = 0; i < read_count; ++i) Answer(reads[i]);
+      if (read_count > 0 && other_count > 0) io_uring_submit(&ring_);
+      for (unsigned i = 0; i < other_count; ++i) Answer(others[i]);
     }
   }
+
+  void Answer(unsigned tag) { Prepare(kCommitAndFetch, tag, Carry(descriptors_[tag], tag)); }
 
   BlockStore* store_;
   unsigned index_;
