@@ -13,7 +13,6 @@
 #include <fstream>
 
 #include "base/fd.h"
-#include "blockdev/front_end.h"
 #include "blockdev/swap_device.h"
 #include "supervisor/program.h"
 #include "transport/donor_session.h"
@@ -116,7 +115,6 @@ int RunViaSwap(const RunOptions& options) {
   SwapOptions swap;
   swap.size_bytes = bytes.value();
   swap.pool = options.pool;
-  swap.driver = ChooseDriver();
   Result<std::string> device = CreateSwap(swap);
   if (!device.ok()) return Refuse(kExitFarpoolFailed, device.status().text());
   if (Status s = SwapOn(device.value()); !s.ok()) {
