@@ -27,7 +27,7 @@ constexpr uint64_t kSizeMax = uint64_t{1} << 40;  // Of slabs of 64 MiB there ca
 
 int Create(const SwapFlags& flags) {
   SwapOptions options = flags.options;
-  // auto is NBD: with ublk, ending a device was seen to hang after heavy use (rarely, on 6.12).
+  // auto is NBD: with ublk a machine under full memory pressure was once seen to hang (6.12).
   if (flags.driver == "ublk") options.driver = SwapDriver::kUblk;
   Result<std::string> path = CreateSwap(options);
   if (!path.ok()) return Refuse(path.status().text());
