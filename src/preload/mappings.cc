@@ -117,7 +117,10 @@ long FarMmap(GuardFrame* frame) {
   const uint64_t bytes = frame->args[1];
   const int protection = static_cast<int>(frame->args[2]) & (PROT_READ | PROT_WRITE | PROT_EXEC);
   const int flags = static_cast<int>(frame->args[3]);
-  EnsureStarted();
+  if (!EnsureStarted()) {
+    if (!Fixed(flags) && InArena(address)) frame->args[0] = 0;
+    return Forward(frame);
+  }
   Engine& engine = *g_runtime.engine;
   ExclusiveLock hold(&engine);
   uint64_t first, last;
@@ -151,7 +154,7 @@ long FarMunmap(GuardFrame* frame) {
   const uint64_t bytes = frame->args[1];
   uint64_t first, last;
   if (!ArenaRange(address, bytes, &first, &last)) return -EINVAL;
-  EnsureStarted();
+  if (!EnsureStarted()) return sys::Call(SYS_munmap, address, bytes);
   ExclusiveLock hold(&*g_runtime.engine);
   const long r = UnmapLocked(first, last);
   if (first >= kBrkPages && first < g_search_from) g_search_from = first;
@@ -165,7 +168,7 @@ long FarMprotect(GuardFrame* frame) {
   uint64_t first, last;
   if (bytes == 0) return address % kPageBytes == 0 ? 0 : -EINVAL;
   if (!ArenaRange(address, bytes, &first, &last)) return address % kPageBytes != 0 ? -EINVAL : -ENOMEM;
-  EnsureStarted();
+  if (!EnsureStarted()) return sys::Call(SYS_mprotect, address, bytes, protection);
   Engine& engine = *g_runtime.engine;
   ExclusiveLock hold(&engine);
   if (!engine.areas().Covered(first, last)) return -ENOMEM;
@@ -221,7 +224,7 @@ long FarMadvise(GuardFrame* frame) {
   uint64_t first, last;
   if (bytes == 0) return address % kPageBytes == 0 ? 0 : -EINVAL;
   if (!ArenaRange(address, bytes, &first, &last)) return address % kPageBytes != 0 ? -EINVAL : -ENOMEM;
-  EnsureStarted();
+  if (!EnsureStarted()) return sys::Call(SYS_madvise, address, bytes, frame->args[2]);
   Engine& engine = *g_runtime.engine;
   const int advice = static_cast<int>(frame->args[2]);
   switch (advice) {
@@ -313,7 +316,7 @@ long FarMremap(GuardFrame* frame) {
     // Near memory to a place in the arena: it stays the kernel's there, like a file mapped over far memory.
     uint64_t first, last;
     if (!ArenaRange(frame->args[4], new_bytes, &first, &last)) return -EINVAL;
-    EnsureStarted();
+    if (!EnsureStarted()) return Forward(frame);
     Engine& engine = *g_runtime.engine;
     ExclusiveLock hold(&engine);
     if (long r = UnmapLocked(first, last); r != 0) return r;
@@ -322,7 +325,7 @@ long FarMremap(GuardFrame* frame) {
       Fatal(Status::Exhausted("too many mappings"));
     return r;
   }
-  EnsureStarted();
+  if (!EnsureStarted()) return Forward(frame);
   if (to_fixed && !InArena(frame->args[4])) return MoveNear(frame);
   uint64_t first, last;
   if (new_bytes == 0 || old_bytes == 0 || !ArenaRange(old_address, old_bytes, &first, &last)) return -EINVAL;
@@ -378,7 +381,7 @@ long FarMremap(GuardFrame* frame) {
 
 long FarBrk(GuardFrame* frame) {
   const uint64_t address = frame->args[0];
-  EnsureStarted();
+  if (!EnsureStarted()) return static_cast<long>(AddressOf(g_brk_pages));  // malloc maps instead.
   ExclusiveLock hold(&*g_runtime.engine);
   const uint64_t pages = PagesOf(address - kArenaBase);
   if (pages > kBrkPages) return static_cast<long>(AddressOf(g_brk_pages));

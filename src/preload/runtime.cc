@@ -202,12 +202,19 @@ Status OpenUserfault(int* uffd, bool* move) {
 
 void Fatal(const Status& status) { g_runtime.supervisor.Fatal(kExitDataLost, status.text()); }
 
-void EnsureStarted() {
-  if (g_runtime.has_started()) return;
+bool EnsureStarted() {
+  if (g_runtime.has_started()) return true;
   MutexLock hold(&g_runtime.start_lock);
-  if (g_runtime.started.load(std::memory_order_relaxed)) return;
-  if (Status s = Start(); !s.ok()) g_runtime.supervisor.Fatal(125, s.text());
+  if (g_runtime.started.load(std::memory_order_relaxed)) return true;
+  if (g_runtime.near) return false;
+  const Status s = Start();
+  if (s.code() == Status::Code::kUnavailable) {
+    g_runtime.near = true;
+    return false;
+  }
+  if (!s.ok()) g_runtime.supervisor.Fatal(125, s.text());
   g_runtime.started.store(true, std::memory_order_release);
+  return true;
 }
 
 namespace {

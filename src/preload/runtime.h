@@ -55,7 +55,8 @@ class SupervisorClient final : public SlabProvider {
 
 struct Runtime {
   RunSegment* segment = nullptr;  // Null: not under farpool run; the runtime does nothing.
-  bool near = false;              // --near names this program: it gets no far memory.
+  // It gets no far memory: --near names this program, or the run was over when it first wanted any.
+  std::atomic<bool> near{false};
   std::atomic<bool> started{false};
   Mutex start_lock;
   SupervisorClient supervisor;
@@ -74,8 +75,9 @@ struct Runtime {
 
 extern Runtime g_runtime;
 
-// Starts the second step unless done. Call with all signals blocked. On failure the run ends.
-void EnsureStarted();
+// Starts the second step unless done. Call with all signals blocked. False: the run is over, since it waits
+// only for processes with far memory; what this one wants stays near. On failure the run ends.
+bool EnsureStarted();
 
 // Ends the run because of `status`: one line from the supervisor, exit status 74 where data was lost.
 [[noreturn]] void Fatal(const Status& status);

@@ -47,8 +47,9 @@ Result<uint32_t> SupervisorClient::Register(int* table_fd) {
   ControlReply reply;
   int count = 0;
   const long r = ReceivePacket(channel, &reply, sizeof(reply), table_fd, 1, &count, kControlTimeoutMs);
+  if (r == 0) return Status::Unavailable("the supervisor (farpool run) is gone");
   if (r != static_cast<long>(sizeof(reply)))
-    return Status::Unavailable("the supervisor (farpool run) does not answer");
+    return Status(Status::Code::kTimeout, "the supervisor (farpool run) does not answer");
   if (reply.code != Status::Code::kOk) return Status(reply.code, reply.text);
   if (count != 1) return Status(Status::Code::kInternal, "registration without a page table");
   process_ = static_cast<uint32_t>(reply.value);

@@ -194,6 +194,21 @@ else
 fi
 wait "$runner"
 
+# --- a program that first wants memory when the run is over: it has to do with what is here
+# shellcheck disable=SC2016  # for the inner shell, whose parent is farpool
+passes run-over 0 "$farpool" run "${near[@]}" -- \
+  sh -c '(tail --pid=$PPID -f /dev/null; "$1"/pagewalker 50 >"$2/late.out" 2>&1; echo "status $?" >"$2/late") >/dev/null &' \
+  sh "$programs" "$work"
+for _ in $(seq 400); do
+  [ -s "$work/late" ] && break
+  sleep 0.05
+done
+if [ "$(cat "$work/late" 2>&1)" = "status 0" ] && cmp -s "$work/late.out" <("$programs/pagewalker" 50 2>&1); then
+  ok late-program
+else
+  bad late-program "$(cat "$work/late" 2>&1): $(tail -1 "$work/late.out" 2>&1)"
+fi
+
 # --- what the caller ignores: farpool sees all the same how the program ends, and the program ignores it, too
 # shellcheck disable=SC2016  # for the inner shells
 passes ignored-sigchld 7 bash -c 'trap "" CHLD; exec "$@"' bash "$farpool" run "${near[@]}" -- sh -c 'exit 7'
