@@ -88,7 +88,9 @@ Status Daemon::Create(const SwapOptions& options) {
   segment_ = segment.value();
   segment_.get()->driver = options.driver;
   const long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-  segment_.get()->queues = std::clamp(static_cast<unsigned>(std::max(cpus, 1L)), kQueuesMin, kQueuesMax);
+  // ublk has no more queues than the machine has processors.
+  const unsigned least = options.driver == SwapDriver::kUblk ? 1 : kQueuesMin;
+  segment_.get()->queues = std::clamp(static_cast<unsigned>(std::max(cpus, 1L)), least, kQueuesMax);
   if (Status s = source_.Open(options.pool, [this](uint32_t index, uint32_t slots,
                                                    int memory) { Announce(index, slots, memory); });
       !s.ok())
