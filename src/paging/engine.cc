@@ -180,7 +180,7 @@ Status Engine::ChooseWay(Flight* flight) {
   if (!copy && flight->before == PageEntry::State::kStaged) {
     const MoveOrCopy::Choice choice = move_or_copy_.Next(flight->count);
     flight->timed = choice.timed;
-    copy = choice.copy && !OnlyMoves();
+    copy = choice.copy;
   }
   Status s;
   if (copy) s = MakeRoom(flight->count, &flight->copy);
@@ -477,10 +477,11 @@ Status Engine::FindRoom(uint64_t page, Ahead* ahead, Flight* flight) {
   const unsigned wanted = flight->count;
   if (Movable(*flight) && !flight->ahead) {
     // Pages that are not neighbours go one by one whichever way.
-    const MoveOrCopy::Choice choice =
-        ahead->trend != nullptr ? MoveOrCopy::Choice{Copies(), false} : move_or_copy_.Next(wanted);
+    const MoveOrCopy::Choice choice = ahead->trend != nullptr
+                                          ? MoveOrCopy::Choice{move_or_copy_.copy_is_sooner(), false}
+                                          : move_or_copy_.Next(wanted);
     flight->timed = choice.timed;
-    if (choice.copy && !OnlyMoves() && wanted <= kBouncePages)
+    if (choice.copy && wanted <= kBouncePages)
       if (Status s = MakeRoom(wanted, &flight->copy); !s.ok()) return s;
     flight->bounce = flight->copy;
   }

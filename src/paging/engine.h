@@ -241,10 +241,6 @@ class Engine {
   // is.
   unsigned FollowTrend(const Strides::Trend& trend, uint64_t address, Flight* flight) const;
   Status ChooseWay(Flight* flight);
-  // What is copied leaves frames free by the block: room that pages which stay staged do not have.
-  bool OnlyMoves() const { return hot_pages_.Stay() && !move_or_copy_.interrupts(); }
-  // Whether single pages are copied in.
-  bool Copies() const { return move_or_copy_.copy_is_sooner() && !OnlyMoves(); }
   bool Movable(const Flight& flight) const {
     return config_.move && flight.area.protection == (PROT_READ | PROT_WRITE);
   }

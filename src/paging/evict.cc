@@ -204,7 +204,7 @@ Status Engine::TakeFrames(unsigned count, Flight* flight, unsigned* got) {
     if (Populate(false)) continue;
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();
-    if (spare_ > 0 && !Copies()) {
+    if (spare_ > 0 && !move_or_copy_.copy_is_sooner()) {
       GiveSpare();
       continue;
     }
@@ -243,7 +243,7 @@ Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
   uint64_t target = StagingTarget();
   uint64_t has = staging_.populated() - staging_.staged();
   uint64_t reserve = count;
-  const bool copying = flight.bounce && Copies();
+  const bool copying = flight.bounce && move_or_copy_.copy_is_sooner();
   if (copying) {
     if (spare_ <= batch / kSpareLowShare) DropSome(departure);
     // While that is used up, the next blocks are drained.

@@ -1,8 +1,8 @@
 #pragma once
 // Whether staged pages that were touched soon after they had gone (hot ones) are worth a longer stay. They
 // are if touches come back to them clearly more often than to others, which random touches do not, and if
-// what they save, fetches, takes clearly longer than what they cost: of the pages that stay most are touched
-// there, by a second chance each, that would have been resident without those that stay. Caller serialises.
+// fetches, which they save, take much longer than second chances, of which there are more: some pages pass
+// through staging sooner, and hot ones are found there instead of in place. Caller serialises.
 
 #include <cstdint>
 
@@ -27,8 +27,8 @@ class HotPages {
   }
 
  private:
-  // A fetch saved costs one to two and a half second chances more (docs/fault-engine.md).
-  static constexpr uint64_t kFetchWorth = 3;
+  // A fetch saved costs one to three second chances more (docs/fault-engine.md), and copies of pages.
+  static constexpr uint64_t kFetchWorth = 6;
   // Pages over which their chances are counted; fewer may be chance.
   static constexpr uint64_t kWindow = 1024;
   static constexpr uint64_t kSeenMin = kWindow / 4;
