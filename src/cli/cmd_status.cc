@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <future>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "base/size_text.h"
 #include "cli/commands.h"
@@ -85,10 +87,13 @@ void PrintJson(const std::vector<PoolEntry>& pool, const std::vector<Result<Dono
 int RunStatus(const StatusFlags& flags) {
   std::vector<PoolEntry> pool = flags.pool;
   if (pool.empty()) pool.push_back({PoolEntry::Scheme::kTcp, "127.0.0.1", kDefaultPort, ""});
+  // All at once: each that is silent takes seconds.
+  std::vector<std::future<Result<DonorInfo>>> asked;
+  for (const PoolEntry& entry : pool) asked.push_back(std::async(std::launch::async, Ask, entry));
   std::vector<Result<DonorInfo>> infos;
   bool all_up = true;
-  for (const PoolEntry& entry : pool) {
-    infos.push_back(Ask(entry));
+  for (auto& answer : asked) {
+    infos.push_back(answer.get());
     all_up = all_up && infos.back().ok();
   }
   flags.json ? PrintJson(pool, infos) : PrintText(pool, infos);
