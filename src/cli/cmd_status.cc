@@ -89,6 +89,7 @@ int RunStatus(const StatusFlags& flags) {
   if (pool.empty()) pool.push_back({PoolEntry::Scheme::kTcp, "127.0.0.1", kDefaultPort, ""});
   // All at once: each that is silent takes seconds.
   std::vector<std::future<Result<DonorInfo>>> asked;
+  asked.reserve(pool.size());
   for (const PoolEntry& entry : pool) asked.push_back(std::async(std::launch::async, Ask, entry));
   std::vector<Result<DonorInfo>> infos;
   bool all_up = true;

@@ -31,7 +31,7 @@ class HotPages {
   static constexpr uint64_t kFetchWorth = 6;
   // Pages over which their chances are counted; fewer may be chance.
   static constexpr uint64_t kWindow = 1024;
-  static constexpr uint64_t kSeenMin = kWindow / 4;
+  static constexpr uint64_t kSeenMin = kWindow / 2;
 
   struct Chances {
     uint64_t touched = 0;

@@ -32,7 +32,7 @@ TEST(HotPagesTest, StayWhereTouchesComeBackToThem) {
 TEST(HotPagesTest, AFewTouchesAreNoReason) {
   HotPages pages;
   Take(&pages, 20'000, 3000);
-  Pass(&pages, 100, 100, 0);
+  Pass(&pages, 400, 100, 0);
   EXPECT_FALSE(pages.Stay());
 }
 
