@@ -30,7 +30,7 @@ class HotPages {
   // A fetch saved costs one to three second chances more (docs/fault-engine.md), and copies of pages.
   static constexpr uint64_t kFetchWorth = 6;
   // Pages over which their chances are counted; fewer may be chance.
-  static constexpr uint64_t kWindow = 1024;
+  static constexpr uint64_t kWindow = 4096;
   static constexpr uint64_t kSeenMin = kWindow / 2;
 
   struct Chances {

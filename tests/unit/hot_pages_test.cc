@@ -25,7 +25,7 @@ TEST(HotPagesTest, StayWhereTouchesComeBackToThem) {
   EXPECT_FALSE(pages.Stay());
   Take(&pages, 20'000, 3000);
   EXPECT_FALSE(pages.Stay());
-  Pass(&pages, 1000, 40, 10);
+  Pass(&pages, 3000, 40, 10);
   EXPECT_TRUE(pages.Stay());
 }
 
@@ -45,7 +45,7 @@ TEST(HotPagesTest, RandomTouchesAreNoReason) {
 
 TEST(HotPagesTest, FastFetchesAreNoReason) {
   HotPages pages;
-  Pass(&pages, 1000, 40, 10);
+  Pass(&pages, 3000, 40, 10);
   Take(&pages, 6000, 3000);
   EXPECT_FALSE(pages.Stay());
   Take(&pages, 20'000, 3000);
@@ -56,7 +56,7 @@ TEST(HotPagesTest, WhatWasTrueLongAgoIsForgotten) {
   HotPages pages;
   Take(&pages, 20'000, 3000);
   Pass(&pages, 100'000, 40, 10);
-  Pass(&pages, 10'000, 10, 10);
+  Pass(&pages, 40'000, 10, 10);
   EXPECT_FALSE(pages.Stay());
 }
 
