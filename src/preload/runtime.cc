@@ -208,6 +208,7 @@ bool EnsureStarted() {
   if (g_runtime.started.load(std::memory_order_relaxed)) return true;
   if (g_runtime.near) return false;
   const Status s = Start();
+  // Nobody took the registration.
   if (s.code() == Status::Code::kUnavailable) {
     g_runtime.near = true;
     return false;

@@ -43,13 +43,16 @@ Result<uint32_t> SupervisorClient::Register(int* table_fd) {
   const long sent = SendPacket(segment_->fd_base + kFdControl, &request, sizeof(request), &ends[1], 1);
   sys::Call(SYS_close, ends[1]);
   const int channel = PlaceFd(ends[0], kFdChannel);
-  if (sent != 0 || channel < 0) return Status::Unavailable("the supervisor (farpool run) is gone");
+  // A broken pipe is kUnavailable: the supervisor is gone.
+  if (sent != 0) return Status::FromErrno("registering with farpool run", static_cast<int>(-sent));
+  if (channel < 0) return Status::FromErrno("placing a descriptor", -channel);
   ControlReply reply;
   int count = 0;
   const long r = ReceivePacket(channel, &reply, sizeof(reply), table_fd, 1, &count, kControlTimeoutMs);
   if (r == 0) return Status::Unavailable("the supervisor (farpool run) is gone");
+  if (r < 0) return Status::FromErrno("waiting for farpool run", static_cast<int>(-r));
   if (r != static_cast<long>(sizeof(reply)))
-    return Status(Status::Code::kTimeout, "the supervisor (farpool run) does not answer");
+    return Status(Status::Code::kInternal, "a reply of a wrong size");
   if (reply.code != Status::Code::kOk) return Status(reply.code, reply.text);
   if (count != 1) return Status(Status::Code::kInternal, "registration without a page table");
   process_ = static_cast<uint32_t>(reply.value);
