@@ -459,25 +459,26 @@ unsigned Engine::FollowTrend(const Strides::Trend& trend, uint64_t address, Flig
   return steps;
 }
 
-Engine::Ahead Engine::ChoosePages(uint64_t page, uint64_t address, Flight* flight) {
-  Ahead ahead = {.stream = nullptr, .trend = TrendOf(address, *flight), .steps = 1};
-  if (ahead.trend == nullptr) {
-    ahead.stream = StreamOf(page);
-    SetPages(Wanted(*ahead.stream, page, flight->area,
+Engine::Pattern Engine::ChoosePages(uint64_t page, uint64_t address, Flight* flight) {
+  Pattern pattern = {.stream = nullptr, .trend = TrendOf(address, *flight), .steps = 1};
+  if (pattern.trend == nullptr) {
+    pattern.stream = StreamOf(page);
+    SetPages(Wanted(*pattern.stream, page, flight->area,
                     [&](uint64_t p) { return config_.table[p].state == PageEntry::State::kStored; }),
              flight);
-    if (ahead.stream->window <= kStreamWindowMin && flight->area.access == Access::kNormal && !flight->ahead)
-      ahead.trend = strides_.Begins(address);
+    if (pattern.stream->window <= kStreamWindowMin && flight->area.access == Access::kNormal &&
+        !flight->ahead)
+      pattern.trend = strides_.Begins(address);
   }
-  if (ahead.trend != nullptr) ahead.steps = FollowTrend(*ahead.trend, address, flight);
-  return ahead;
+  if (pattern.trend != nullptr) pattern.steps = FollowTrend(*pattern.trend, address, flight);
+  return pattern;
 }
 
-Status Engine::FindRoom(uint64_t page, Ahead* ahead, Flight* flight) {
+Status Engine::FindRoom(uint64_t page, Pattern* pattern, Flight* flight) {
   const unsigned wanted = flight->count;
   if (Movable(*flight) && !flight->ahead) {
     // Pages that are not neighbours go one by one whichever way.
-    const MoveOrCopy::Choice choice = ahead->trend != nullptr
+    const MoveOrCopy::Choice choice = pattern->trend != nullptr
                                           ? MoveOrCopy::Choice{move_or_copy_.copy_is_sooner(), false}
                                           : move_or_copy_.Next(wanted);
     flight->timed = choice.timed;
@@ -491,8 +492,8 @@ Status Engine::FindRoom(uint64_t page, Ahead* ahead, Flight* flight) {
     flight->count = 0;
     return s;
   }
-  if (got < wanted && ahead->trend != nullptr) {
-    ahead->steps = flight->count = got;
+  if (got < wanted && pattern->trend != nullptr) {
+    pattern->steps = flight->count = got;
   } else if (got < wanted) {
     // The page itself at least.
     const uint64_t first = flight->pages[0];
@@ -502,18 +503,18 @@ Status Engine::FindRoom(uint64_t page, Ahead* ahead, Flight* flight) {
 }
 
 Status Engine::Fetch(uint64_t page, uint64_t address, Flight* flight, PageIo* io) {
-  Ahead ahead = ChoosePages(page, address, flight);
-  if (Status s = FindRoom(page, &ahead, flight); !s.ok() || flight->count == 0) return s;
+  Pattern pattern = ChoosePages(page, address, flight);
+  if (Status s = FindRoom(page, &pattern, flight); !s.ok() || flight->count == 0) return s;
   const unsigned count = flight->count;
   for (unsigned i = 0; i < count; ++i) io[i] = {config_.table[flight->pages[i]].slot, Source(*flight, i)};
-  if (ahead.trend != nullptr) {
-    Strides::Covered(ahead.trend, ahead.steps);
-    ahead.trend->ahead = count - 1;
+  if (pattern.trend != nullptr) {
+    Strides::Covered(pattern.trend, pattern.steps);
+    pattern.trend->ahead = count - 1;
   }
-  if (ahead.stream != nullptr) {
-    const bool along = ahead.trend == nullptr;
-    GoOn(ahead.stream, along ? Range{flight->pages[0], count} : Range{page, 1});
-    ahead.stream->ahead = along && !flight->ahead ? count - 1 : 0;
+  if (pattern.stream != nullptr) {
+    const bool along = pattern.trend == nullptr;
+    GoOn(pattern.stream, along ? Range{flight->pages[0], count} : Range{page, 1});
+    pattern.stream->ahead = along && !flight->ahead ? count - 1 : 0;
   }
   Count(config_.stats->pages_in, count);
   if (count > 1 && !flight->ahead) Count(config_.stats->pages_prefetched, count - 1);

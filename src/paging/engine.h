@@ -199,7 +199,7 @@ class Engine {
   };
 
   // Why a flight's pages are wanted together: a stream goes on, or a trend, or one of each begins.
-  struct Ahead {
+  struct Pattern {
     Stream* stream;
     Strides::Trend* trend;  // Goes before the stream.
     unsigned steps;         // Of the trend.
@@ -232,8 +232,8 @@ class Engine {
   Status SecondChance(uint64_t page, uint64_t address, Flight* flight);
   Status Fetch(uint64_t page, uint64_t address, Flight* flight, PageIo* io);
   // Of Fetch(): which pages, and what of their stream or trend that is; then frames for them, or for some.
-  Ahead ChoosePages(uint64_t page, uint64_t address, Flight* flight);
-  Status FindRoom(uint64_t page, Ahead* ahead, Flight* flight);
+  Pattern ChoosePages(uint64_t page, uint64_t address, Flight* flight);
+  Status FindRoom(uint64_t page, Pattern* pattern, Flight* flight);
   static void SetPages(Range range, Flight* flight);
   // The trend that a fault at `address` goes on.
   Strides::Trend* TrendOf(uint64_t address, const Flight& flight);

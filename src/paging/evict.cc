@@ -300,8 +300,7 @@ unsigned Engine::NextBlock() {
             block == Staging::kNoBlock || much ? staging_.OldestHotGoes() : Staging::kNoBlock;
         hot != Staging::kNoBlock) {
       for (uint64_t bits = staging_.staged_of(hot); bits != 0; bits &= bits - 1)
-        config_.table[staging_.owner(hot * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits)))].hot =
-            0;
+        config_.table[staging_.owner(Staging::FirstOf(hot, bits))].hot = 0;
       continue;
     }
     if (block == Staging::kNoBlock) return block;
@@ -309,8 +308,7 @@ unsigned Engine::NextBlock() {
     uint64_t bits = staging_.staged_of(block);
     for (; bits != 0; bits &= bits - 1) {
       uint32_t to = 0;
-      if (!staging_.MoveToHot(block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits)), &to))
-        break;
+      if (!staging_.MoveToHot(Staging::FirstOf(block, bits), &to)) break;
       config_.table[staging_.owner(to)].frame = to & kClockMask;
     }
     if (bits != 0) staging_.OldestBecomesHot();
@@ -364,12 +362,12 @@ Status Engine::Drain(unsigned most) {
     if (block == Staging::kNoBlock) return Status::Ok();
     for (uint64_t bits = staging_.leaving_of(block); bits != 0; bits &= bits - 1) {
       if (looked >= most && (dirty == 0 || dirty >= kWritePages)) break;
-      const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
+      const uint32_t frame = Staging::FirstOf(block, bits);
       if (Stays(frame)) continue;
       ++looked;
       PageEntry& entry = config_.table[staging_.owner(frame)];
       if (const uint64_t rest = bits & (bits - 1); rest != 0)
-        PrefetchPage(staging_.At(block * kGroupPages + static_cast<uint32_t>(std::countr_zero(rest))));
+        PrefetchPage(staging_.At(Staging::FirstOf(block, rest)));
       PageHash hash;
       if (const Fate fate = Examine(frame, entry.slot == SlotId::kNone, &hash); fate != Fate::kChanged) {
         staging_.Unstage(frame, 1);
@@ -430,7 +428,7 @@ bool Engine::Depart(unsigned most, Departure* departure) {
     const unsigned block = staging_.queue_at(i);
     for (uint64_t bits = staging_.leaving_of(block); bits != 0 && count < most && looked < kGroupPages;
          bits &= bits - 1, ++looked) {
-      const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
+      const uint32_t frame = Staging::FirstOf(block, bits);
       if (Stays(frame)) continue;
       const SlotId slot = config_.table[staging_.owner(frame)].slot;
       if (slot == SlotId::kNone) {

@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
-#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <iterator>
@@ -22,6 +21,17 @@ constexpr uint64_t kFramesWorthACall = 4;
 uint64_t BitsOf(uint32_t first, unsigned count) {
   FARPOOL_ASSERT(count > 0 && (first + count - 1) / kGroupPages == first / kGroupPages);
   return (count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1) << (first % kGroupPages);
+}
+
+// Calls `look` with place and length of each run of ones, upwards, until it returns false.
+template <typename Look>
+void ForEachRun(uint64_t bits, Look look) {
+  while (bits != 0) {
+    const auto at = static_cast<unsigned>(std::countr_zero(bits));
+    const auto run = static_cast<unsigned>(std::countr_one(bits >> at));
+    if (!look(at, run)) return;
+    bits &= ~BitsOf(at, run);
+  }
 }
 
 }  // namespace
@@ -84,15 +94,14 @@ unsigned Staging::FindRun(unsigned count, uint32_t* first) const {
   unsigned best = 0;
   for (const bool hot : {false, true}) {
     with_free_.ForEach([&](unsigned block) {
-      for (uint64_t bits = hot_.Has(block) == hot ? free_of_[block] : 0; bits != 0 && best != count;) {
-        const auto at = static_cast<unsigned>(std::countr_zero(bits));
-        const auto run = static_cast<unsigned>(std::countr_one(bits >> at));
+      if (hot_.Has(block) != hot) return true;
+      ForEachRun(free_of_[block], [&](unsigned at, unsigned run) {
         if (best < count ? run > best : run >= count && run < best) {
           best = run;
           *first = block * kGroupPages + at;
         }
-        bits &= ~BitsOf(at, run);
-      }
+        return best != count;
+      });
       return best != count;
     });
     if (best > 0) break;
@@ -136,12 +145,10 @@ uint64_t Staging::TakeAllOf(unsigned block) {
 uint64_t Staging::DropFree() {
   const uint64_t before = populated_;
   with_free_.ForEach([&](unsigned block) {
-    for (uint64_t bits = free_of_[block]; bits != 0;) {
-      const auto at = static_cast<unsigned>(std::countr_zero(bits));
-      const auto run = static_cast<unsigned>(std::countr_one(bits >> at));
+    ForEachRun(free_of_[block], [&](unsigned at, unsigned run) {
       sys::Call(SYS_madvise, At(block * kGroupPages + at), run * kPageBytes, MADV_DONTNEED);
-      bits &= ~BitsOf(at, run);
-    }
+      return true;
+    });
     TakeAllOf(block);
     BlockLeft(block);
     return true;
@@ -272,7 +279,7 @@ bool Staging::MoveToHot(uint32_t frame, uint32_t* to) {
     return block == kNoBlock;
   });
   if (block == kNoBlock) return false;
-  *to = block * kGroupPages + static_cast<uint32_t>(std::countr_zero(free_of_[block]));
+  *to = FirstOf(block, free_of_[block]);
   Take(*to, 1);
   std::memcpy(At(*to), At(frame), kPageBytes);
   SetOwner(*to, owner(frame));

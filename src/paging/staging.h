@@ -11,6 +11,7 @@
 // Budget is the caller's, who serialises too: every function wants the engine's lock unless it says
 // otherwise.
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -95,6 +96,10 @@ class Staging {
   // Bit per frame of the block: staged / of those, not kept.
   uint64_t staged_of(unsigned block) const { return staged_of_[block]; }
   uint64_t leaving_of(unsigned block) const { return staged_of_[block] & ~kept_of_[block]; }
+  // The first frame of the block whose bit is set in `bits`, not 0.
+  static uint32_t FirstOf(unsigned block, uint64_t bits) {
+    return block * kGroupPages + static_cast<uint32_t>(std::countr_zero(bits));
+  }
 
   // The queue of blocks.
   //
