@@ -38,12 +38,10 @@ Result<std::shared_ptr<Slab>> Slab::Create(SlabId id, uint64_t bytes, std::atomi
 }
 
 Slab::~Slab() {
-  {
-    MutexLock lock(&region_mutex_);
-    region_.reset();
-  }
+  MutexLock lock(&mutex_);
+  region_.reset();
   if (base_ != nullptr) munmap(base_, bytes_);
-  used_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);
+  if (!discarded_) used_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);
 }
 
 std::byte* Slab::base() {
@@ -57,13 +55,15 @@ std::byte* Slab::base() {
 uint64_t Slab::AllocateFrom(uint64_t offset) {
   constexpr uint64_t kPartBytes = 2u << 20;  // A millisecond.
   const uint64_t bytes = std::min(kPartBytes, bytes_ - offset);
+  MutexLock lock(&mutex_);
+  if (discarded_) return bytes_;
   // A client's own first write takes the memory that is missing.
   if (fallocate(memfd_.get(), 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) != 0) return bytes_;
   return offset + bytes;
 }
 
 Result<uint32_t> Slab::Key(const std::shared_ptr<RdmaDomain>& domain) {
-  MutexLock lock(&region_mutex_);
+  MutexLock lock(&mutex_);
   if (discarded_) return Status(Status::Code::kNotFound, "this session holds no such slab");
   if (region_ == nullptr) {
     if (base() == nullptr) return Status::Exhausted("the donor cannot map the slab");
@@ -75,13 +75,12 @@ Result<uint32_t> Slab::Key(const std::shared_ptr<RdmaDomain>& domain) {
 }
 
 void Slab::Discard() {
-  {
-    // First: what is registered cannot be given back.
-    MutexLock lock(&region_mutex_);
-    region_.reset();
-    discarded_ = true;
-  }
+  MutexLock lock(&mutex_);
+  region_.reset();  // First: what is registered cannot be given back.
   fallocate(memfd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes_));
+  // Counted as free with its return, not when the last connection lets go of it: the client may lease it anew.
+  if (!discarded_) used_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);
+  discarded_ = true;
 }
 
 }  // namespace farpool

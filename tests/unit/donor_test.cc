@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "donor/server.h"
+#include "donor/slab.h"
 #include "transport/donor_session.h"
 #include "transport/session/connect.h"
 #include "transport/session/control_channel.h"
@@ -168,6 +169,25 @@ TEST_F(DonorTest, LeasedMemoryIsZeroEvenWhenAllOfItWasUsedBefore) {
     for (const SlabId id : slabs) ASSERT_TRUE(session->ReturnSlab(id).ok());
     EXPECT_EQ(donor->GetStats().leased_bytes, 0u);
   }
+}
+
+// A connection may hold a slab for a moment after its client returned it and asks for the next.
+TEST(SlabTest, DiscardedMemoryIsFreeWhileAConnectionHoldsTheSlab) {
+  std::atomic<uint64_t> used = 0;
+  auto held = Slab::Create(SlabId{1}, kSlab, &used, kSlab);
+  ASSERT_TRUE(held.ok());
+  EXPECT_FALSE(Slab::Create(SlabId{2}, kSlab, &used, kSlab).ok());
+  held.value()->Discard();
+  EXPECT_EQ(held.value()->AllocateFrom(0), kSlab);  // Nothing any more.
+  struct stat file;
+  ASSERT_EQ(fstat(held.value()->memfd(), &file), 0);
+  EXPECT_EQ(file.st_blocks, 0);
+  auto next = Slab::Create(SlabId{2}, kSlab, &used, kSlab);
+  ASSERT_TRUE(next.ok());
+  held.value().reset();
+  EXPECT_EQ(used, kSlab);
+  next.value().reset();
+  EXPECT_EQ(used, 0u);
 }
 
 // Returned memory is freed even if the client keeps its descriptor, and it cannot be resized under the donor.
