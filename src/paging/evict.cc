@@ -46,8 +46,9 @@ constexpr uint64_t kYieldPages = 4 * kGroupPages;
 // behind it: so this part of staging goes at once, and few faults are long.
 constexpr uint64_t kBatchShare = 4;
 constexpr uint64_t kBatchPagesMax = 4 * kGroupPages;
-// Groups looked at before giving up: hot ones get another round, pinned ones stay.
+// Groups looked at before giving up: pinned ones stay, and so many hot ones get another round.
 constexpr unsigned kEvictTriesMax = 256;
+constexpr unsigned kHotTriesMax = kEvictTriesMax / 2;
 // Evictions at most for one fault that needs frames, and for one that has them and takes its turn.
 constexpr unsigned kEvictionsMax = 4;
 constexpr unsigned kBatchEvictionsMax = 8;
@@ -643,20 +644,21 @@ bool Engine::NextVictim(uint64_t most) {
   if (NextHintedVictim()) return true;
   unsigned kept = 0;
   QueueName name = QueueToTakeFrom();
-  for (unsigned tries = 0; tries < kEvictTriesMax; ++tries) {
+  for (unsigned tries = 0; tries < kEvictTriesMax;) {
     if (queues_[name].head == 0) name = name == kKept ? kPassing : kKept;
     Queue& queue = queues_[name];
     if (queue.head == 0) return false;
     const uint64_t index = TakeHead(&queue);
     Group& group = groups_[index];
-    if (group.resident == 0) continue;
+    if (group.resident == 0) continue;  // Was queued once, and is looked at once.
+    ++tries;
     const uint64_t others = queues_[kPassing].size + queues_[kKept].size;
     if (group.arriving > 0) {
       QueueGroup(index, name);
       continue;
     }
     const bool room = name == kPassing && kept < kKeptAtOnce && queues_[kKept].size < others - others / 10;
-    if ((group.hot && tries < others) || room) {
+    if ((group.hot && tries <= others && tries <= kHotTriesMax) || room) {
       group.hot = false;
       ++kept;
       QueueGroup(index, kKept);

@@ -1325,6 +1325,33 @@ TEST_P(EngineTest, ShrinkGoesAsFarAsAsked) {
   EXPECT_EQ(w.Wrong(0, 4096), 0u);
 }
 
+// A victim is found behind more groups than are looked at for one.
+TEST_P(EngineTest, ShrinkPassesManyGroupsWithNothingLeft) {
+  Start({.pages = 800 * kGroupPages, .limit = 800 * kGroupPages, .slots = 4096});
+  World& w = *world;
+  for (uint64_t group = 0; group < 800; ++group) w.Fill(group * kGroupPages, 1);
+  w.engine->Discard(0, 799 * kGroupPages);
+  ASSERT_TRUE(w.engine->Shrink(0).ok());
+  EXPECT_EQ(w.held(), 0u);
+  EXPECT_EQ(w.Wrong(799 * kGroupPages, 1), 0u);
+  w.ExpectBooksRight();
+}
+
+// Touched at random: they all came back soon.
+TEST_P(EngineTest, ShrinkPassesManyHotGroups) {
+  constexpr uint64_t kPages = 400 * kGroupPages;
+  Start({.pages = kPages, .limit = kPages / 4, .slots = kPages});
+  World& w = *world;
+  w.Fill(0, kPages);
+  std::mt19937_64 random(5);
+  uint64_t wrong = 0;
+  for (int i = 0; i < kSteps; ++i) wrong += w.Wrong(random() % kPages, 1);
+  EXPECT_EQ(wrong, 0u);
+  ASSERT_TRUE(w.engine->Shrink(0).ok());
+  EXPECT_EQ(w.held(), 0u);
+  w.ExpectBooksRight();
+}
+
 // Other processes of the run hold most of the limit: this one works within its guarantee.
 TEST_P(EngineTest, WorksWithItsGuaranteeWhenOthersHoldTheRest) {
   Start({.limit = 2048});
