@@ -89,7 +89,7 @@ start_donor() {
   exit 1
 }
 
-# json_field FILE FIELD
+# json_field FILE FIELD...
 json_field() {
-  python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$1" "$2"
+  python3 -c 'import json, sys; report = json.load(open(sys.argv[1])); print(*(report[f] for f in sys.argv[2:]))' "$@"
 }

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # A kernel package of Debian's and an initrd around its modules, in a cache outside the repository. Nothing is
 # installed and nothing under /etc is touched: apt gets lists and sources of its own.
-# prepare_kernel 6.1|6.12: sets kernel_folder, which holds vmlinuz and initrd; otherwise says why not on stdout, returns 1.
+# prepare_kernel 6.1|6.12: makes vmlinuz and initrd in its kernel_folder; otherwise says why not on stdout, returns 1.
 
 vm_cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/farpool-vm
 vm_layout=1  # Of what is kept there; a cache of another layout is made again.
@@ -71,10 +71,12 @@ make_initrd() {  # FOLDER: vmlinuz and initrd from FOLDER/root
   rm -rf "$root" "$tree"
 }
 
+kernel_folder() { echo "$vm_cache/$1.$vm_layout"; }  # VERSION
+
 prepare_kernel() {  # VERSION
-  local version=$1 new
-  kernel_folder=$vm_cache/$version.$vm_layout
-  [ -e "$kernel_folder/initrd" ] && return
+  local version=$1 folder new
+  folder=$(kernel_folder "$version")
+  [ -e "$folder/initrd" ] && return
   mkdir -p "$vm_cache" || return 1
   # Complete or not there: made beside its place and renamed. Two that make it at once cost only time.
   new=$(mktemp -d "$vm_cache/new.XXXXXX")
@@ -83,6 +85,6 @@ prepare_kernel() {  # VERSION
     echo "see $vm_cache/$version.log"
     return 1
   fi
-  mv -T "$new" "$kernel_folder" 2>/dev/null || rm -rf "$new"
-  [ -e "$kernel_folder/initrd" ]
+  mv -T "$new" "$folder" 2>/dev/null || rm -rf "$new"
+  [ -e "$folder/initrd" ]
 }

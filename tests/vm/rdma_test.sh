@@ -3,6 +3,8 @@
 # Donors over RDMA, by Soft-RoCE on a network device of the guest's own: what every link must do, then programs
 # with half of their memory at an RDMA donor, at an RDMA and a TCP donor, and a donor that is killed.
 long=${FARPOOL_VM_LONG:-0}  # lib.sh clears it.
+near=4
+[ "$long" = 1 ] && near=6
 # shellcheck source=../integration/lib.sh
 . "$(dirname "$0")/../integration/lib.sh"
 # shellcheck source=swap_lib.sh
@@ -32,23 +34,24 @@ tcp_pool=tcp://127.0.0.1:$donor_port
 
 # same NAME POOL LOCAL COMMAND...: prints with far memory what it prints without.
 same() {
-  local name=$1 pool=$2 local=$3 began=$SECONDS status share
+  local name=$1 pool=$2 near=$3 began=$SECONDS status limit peak out in share
   shift 3
   as_user "$@" >"$work/plain" 2>&1
-  as_user "$farpool" run --local "$local" --pool "$pool" --report-json "$work/report.json" -- "$@" >"$work/far" 2>"$work/err"
+  as_user "$farpool" run --local "$near" --pool "$pool" --report-json "$work/report.json" -- "$@" >"$work/far" 2>"$work/err"
   status=$?
-  share=$(($(json_field "$work/report.json" local_limit_bytes) * 100 / ($(json_field "$work/report.json" peak_far_bytes) + 1)))
-  if [ "$status" = 0 ] && cmp -s "$work/plain" "$work/far" && [ "$(json_field "$work/report.json" pages_in)" != 0 ] && [ "$share" -le 60 ]; then
-    ok "$name ($share % local, $(json_field "$work/report.json" pages_out) pages out, $(json_field "$work/report.json" pages_in) in, $((SECONDS - began)) s)"
+  read -r limit peak out in < <(json_field "$work/report.json" local_limit_bytes peak_far_bytes pages_out pages_in)
+  share=$((limit * 100 / (peak + 1)))
+  if [ "$status" = 0 ] && cmp -s "$work/plain" "$work/far" && [ "$in" != 0 ] && [ "$share" -le 60 ]; then
+    ok "$name ($share % local, $out pages out, $in in, $((SECONDS - began)) s)"
   else
     bad "$name" "status $status, $share % local: $(head -c 300 "$work/err" | tr '\n' '|')"
   fi
 }
 python3 -c 'for i in range(150000): print(i * 7919 % 1000003, "x" * (i % 40))' >"$work/lines"
 chmod a+r "$work/lines"
-same pagewalker "$rdma_pool" 6M "$programs/pagewalker" 12
-same sort "$rdma_pool" 6M sort -S 12M --parallel=2 "$work/lines"
-same "rdma and tcp" "$rdma_pool,$tcp_pool" 6M "$programs/pagewalker" 12
+same pagewalker "$rdma_pool" "$near"M "$programs/pagewalker" $((near * 2))
+same sort "$rdma_pool" "$near"M sort -S $((near * 2))M --parallel=2 "$work/lines"
+same "rdma and tcp" "$rdma_pool,$tcp_pool" "$near"M "$programs/pagewalker" $((near * 2))
 same forks "$rdma_pool" 4M "$programs/forker" fork 4
 same cancelled "$rdma_pool" 4M "$programs/cancelled" 8
 if [ "$long" = 1 ]; then

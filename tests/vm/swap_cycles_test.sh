@@ -1,9 +1,9 @@
 #!/bin/bash
-# vm: 6.1 6.12; 1700; short 6.12
+# vm: 6.1 6.12; 1700; short 6.1
 # A device is made, used and ended many times: nothing of it is left, be it devices, processes, locked memory, slabs of
 # the donors or what the donors keep for them.
 driver=${driver:-nbd}
-cycles=5
+cycles=3
 [ "${FARPOOL_VM_LONG:-0}" = 1 ] && cycles=100  # lib.sh clears it.
 # shellcheck source=../integration/lib.sh
 . "$(dirname "$0")/../integration/lib.sh"

@@ -2,6 +2,9 @@
 # vm: 6.1 6.12; 700; short 6.12
 # A donor is killed while a program has most of its memory on a swap device: one line says what is lost, the program is
 # ended by SIGBUS instead of going on with wrong data, others go on, and off and delete say so and end.
+mib=24
+slab=4
+[ "${FARPOOL_VM_LONG:-0}" = 1 ] && mib=64 slab=16  # lib.sh clears it.
 # shellcheck source=../integration/lib.sh
 . "$(dirname "$0")/../integration/lib.sh"
 # shellcheck source=swap_lib.sh
@@ -10,15 +13,15 @@
 drivers=nbd
 modprobe -n -q ublk_drv && drivers="nbd ublk"
 for driver in $drivers; do
-  two_donors
+  two_donors "$slab"M
   killed=$donor_pid
   kept=unix://$work/donor.sock
   device=$("$farpool" swap create --driver "$driver" --size 256M --pool "$pool") && "$farpool" swap on "$device" || { bad "$driver" "no device"; continue; }
   dmesg -C
-  limited 8 "$programs/pagewalker_static" 64 >"$work/out" 2>"$work/err" &
+  limited $((mib / 8)) "$programs/pagewalker_static" "$mib" >"$work/out" 2>"$work/err" &
   program=$!
-  # Slabs of 16 MiB are taken from the donors in turns.
-  away() { [ "$(swap_field stored_bytes)" -gt $((36 << 20)) ]; }
+  # Slabs are taken from the donors in turns.
+  away() { [ "$(swap_field stored_bytes)" -gt $((slab * 9 / 4 << 20)) ]; }
   wait_for 200 away || bad "$driver" "the program does not swap: $("$farpool" swap list)"
   kill -9 "$killed"
   ended() { ! kill -0 "$program" 2>/dev/null; }
@@ -30,8 +33,8 @@ for driver in $drivers; do
   lines=$(dmesg | grep -c 'farpool: .* is gone, and with it [1-9][0-9]* MiB')
   if [ "$lines" = 1 ]; then ok "$driver: one line ($(dmesg | sed -n 's/.*\(farpool: .* is gone\)/\1/p'))"; else bad "$driver: one line" "$lines: $(dmesg | grep farpool | head -3 | tr '\n' '|')"; fi
   # What comes later finds room at the other donor.
-  limited 4 "$programs/pagewalker_static" 12 >"$work/swapped" 2>"$work/err"
-  "$programs/pagewalker_static" 12 >"$work/plain"
+  limited 3 "$programs/pagewalker_static" 9 >"$work/swapped" 2>"$work/err"
+  "$programs/pagewalker_static" 9 >"$work/plain"
   if cmp -s "$work/plain" "$work/swapped"; then ok "$driver: the next program runs"; else bad "$driver: the next program" "$(tail -1 "$work/err")"; fi
   if timeout 60 "$farpool" swap off "$device" 2>"$work/err" && grep -q '^farpool: .* lost with [1-9]' "$work/err"; then
     ok "$driver: off ($(cat "$work/err"))"

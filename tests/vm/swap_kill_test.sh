@@ -1,8 +1,8 @@
 #!/bin/bash
-# vm: 6.1 6.12; 400; short 6.12
+# vm: 6.1 6.12; 400; short 6.1
 # kill -9 of the swap daemon while a static program has most of its memory on the device, then of the next one: each
 # time the standby goes on, and every word is right. A killed standby is replaced.
-mib=18
+mib=12
 [ "${FARPOOL_VM_LONG:-0}" = 1 ] && mib=24  # lib.sh clears it.
 # shellcheck source=../integration/lib.sh
 . "$(dirname "$0")/../integration/lib.sh"

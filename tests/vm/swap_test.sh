@@ -4,7 +4,8 @@
 # memory its control group may have, then nothing is left of it.
 mib=12
 fio_mib=8
-[ "${FARPOOL_VM_LONG:-0}" = 1 ] && mib=24 fio_mib=16  # lib.sh clears it.
+image_mib=4
+[ "${FARPOOL_VM_LONG:-0}" = 1 ] && mib=24 fio_mib=16 image_mib=8  # lib.sh clears it.
 # shellcheck source=../integration/lib.sh
 . "$(dirname "$0")/../integration/lib.sh"
 # shellcheck source=swap_lib.sh
@@ -38,15 +39,15 @@ discarded=$(swap_field pages_discarded)
 verified trim --rw=randtrimwrite --bs=4k --io_size="$fio_mib"M --verify=crc32c
 [ $(($(swap_field pages_discarded) - discarded)) -ge $((fio_mib << 7)) ] || bad "fio trim" "only $(($(swap_field pages_discarded) - discarded)) pages were trimmed"
 # Pieces of many sizes go from among others, which keep their bytes.
-head -c 8M /dev/urandom >"$work/image"
+head -c "$image_mib"M /dev/urandom >"$work/image"
 dd if="$work/image" of="$device" bs=256k oflag=direct status=none
-for ((at = 0, i = 1; at + i <= 2048; at += 2 * i + 3, i = i % 37 + 1)); do
+for ((at = 0, i = 1; at + i <= image_mib * 256; at += 2 * i + 3, i = i % 37 + 1)); do
   blkdiscard -o $((at << 12)) -l $((i << 12)) "$device" && fallocate -p -o $((at << 12)) -l $((i << 12)) "$work/image" || break
 done
-if dd if="$device" bs=256k count=32 iflag=direct status=none | cmp -s - "$work/image" && [ "$at" -gt 2000 ]; then
+if dd if="$device" bs=1M count="$image_mib" iflag=direct status=none | cmp -s - "$work/image" && [ "$at" -gt $((image_mib * 250 - 50)) ]; then
   ok "trimmed pieces are zeros, the others unharmed"
 else
-  bad "trimmed pieces" "$(dd if="$device" bs=256k count=32 iflag=direct status=none | cmp - "$work/image" 2>&1), at $at"
+  bad "trimmed pieces" "$(dd if="$device" bs=1M count="$image_mib" iflag=direct status=none | cmp - "$work/image" 2>&1), at $at"
 fi
 blkdiscard "$device"
 if cmp -n $((256 << 20)) "$device" /dev/zero; then ok discard; else bad discard "data where zeros must be"; fi
