@@ -37,10 +37,10 @@ constexpr uint32_t kArenaHighMask = ~static_cast<uint32_t>((kArenaBytes >> 32) -
 // jumps reach 255 instructions only, so they always skip over an unconditional one, which reaches everywhere.
 class Assembler {
  public:
+  // Until it is bound the jumps to it are a list: each holds the one before where its target will be.
   struct Label {
-    int at = -1;
-    unsigned uses[600];
-    unsigned use_count = 0;
+    uint32_t last_use = kNone;
+    bool used() const { return last_use != kNone; }
   };
   explicit Assembler(sock_filter* code) : code_(code) {}
 
@@ -49,12 +49,15 @@ class Assembler {
   void Return(uint32_t value) { Emit(BPF_RET | BPF_K, 0, 0, value); }
   void JumpIf(uint16_t condition, uint32_t value, Label* label) {
     Emit(static_cast<uint16_t>(BPF_JMP | condition | BPF_K), 0, 1, value);
-    label->uses[label->use_count++] = size_;
-    Emit(BPF_JMP | BPF_JA, 0, 0, 0);
+    Emit(BPF_JMP | BPF_JA, 0, 0, label->last_use);
+    if (fits()) label->last_use = size_ - 1;
   }
   void Bind(Label* label) {
-    for (unsigned i = 0; i < label->use_count; ++i) code_[label->uses[i]].k = size_ - label->uses[i] - 1;
-    label->at = static_cast<int>(size_);
+    while (label->used()) {
+      const uint32_t use = label->last_use;
+      label->last_use = code_[use].k;
+      code_[use].k = size_ - use - 1;
+    }
   }
   unsigned size() const { return size_; }
   bool fits() const { return size_ <= kFilterMax; }
@@ -79,6 +82,7 @@ class Assembler {
   }
 
  private:
+  static constexpr uint32_t kNone = UINT32_MAX;
   void Emit(uint16_t code, uint8_t jt, uint8_t jf, uint32_t k) {
     if (size_ < kFilterMax) code_[size_] = sock_filter{code, jt, jf, k};
     ++size_;
@@ -154,7 +158,7 @@ unsigned BuildFilter(sock_filter* code, int fd_base, int fd_count) {
   }
   b.Search(0, b.count);
   for (unsigned mask = 1; mask < 64; ++mask) {
-    if (b.masks[mask].use_count == 0) continue;
+    if (!b.masks[mask].used()) continue;
     a.Bind(&b.masks[mask]);
     for (unsigned arg = 0; arg < 6; ++arg) {
       if ((mask >> arg & 1) != 0) a.JumpIfFar(arg, &b.trap);
