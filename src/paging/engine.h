@@ -109,6 +109,8 @@ class Engine {
   // The program uses a device that may read or write its pages by itself for longer than a call takes. Pages
   // that the kernel has pinned stay where they are from now on. No lock.
   void DevicesMayPin() { remap_.store(false, std::memory_order_relaxed); }
+  // Groups go out by mremap where that is possible and better.
+  bool remaps() const { return remap_.load(std::memory_order_relaxed); }
   // True once this process had to evict.
   bool evicts() const { return evicts_.load(std::memory_order_relaxed); }
 
@@ -310,7 +312,6 @@ class Engine {
   Status Evict(unsigned count, uint64_t most, bool* progress);
   unsigned MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Area& area);
   bool RemapOut(uint64_t first, uint64_t last, uint32_t frame);
-  bool remaps() const { return remap_.load(std::memory_order_relaxed); }
   // One UFFDIO_MOVE of at most kMoveMax pages. Returns how many are through (moved, or holes) and, through
   // `error`, 0 or the errno of what stopped it there.
   static constexpr unsigned kMoveMax = 512;

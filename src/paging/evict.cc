@@ -506,15 +506,15 @@ Status Engine::DropResidentSlots(unsigned wanted, unsigned* dropped) {
 
 // The page table entries of [first, last) become those of as many frames, in one step; the mapping stays,
 // empty and registered. The frames' own mapping is replaced by a copy of the arena's, which is not
-// registered. That fails where the process may not have more mappings or address space, perhaps with the
-// frames' mapping gone.
+// registered. That fails where the range is two mappings to the kernel, and where the process may not have
+// more mappings or address space just now, perhaps with the frames' mapping gone.
 bool Engine::RemapOut(uint64_t first, uint64_t last, uint32_t frame) {
   const uint64_t bytes = (last - first) * kPageBytes;
   const long r = sys::Call(SYS_mremap, PageAt(first), bytes, bytes,
                            MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, staging_.At(frame));
   if (!sys::Failed(r)) return true;
-  staging_.Broke(frame, frame + static_cast<uint32_t>(last - first));
-  remap_.store(false, std::memory_order_relaxed);
+  const bool renewed = staging_.Renew(frame, frame + static_cast<uint32_t>(last - first));
+  if (r == -EINVAL || !renewed) remap_.store(false, std::memory_order_relaxed);  // Not in this kernel.
   return false;
 }
 
@@ -553,7 +553,7 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
     }
     sys::Call(SYS_madvise, PageAt(first), (last - first) * kPageBytes, MADV_DONTNEED);
   } else if (area.protection == (PROT_READ | PROT_WRITE) && frame / kGroupPages < Staging::kMoveBlocks) {
-    if (!RemapOut(first, last, frame)) return 0;  // They stay, and go another way next time.
+    if (!RemapOut(first, last, frame)) return 0;
     for (uint64_t page = first; page < last; ++page) staged(page);
   } else if (area.protection == (PROT_READ | PROT_WRITE)) {
     int unshare_tries = 0;
@@ -745,6 +745,7 @@ unsigned Engine::EvictSlice(Victim* victim, unsigned count, uint64_t most, bool*
     if (!pins_.BeginEvict(begin, end_of_slice)) return 0;
   }
   unsigned went = 0;
+  bool stay = false;  // Some that could have gone.
   for (uint64_t page = first; page < last;) {
     const Area* area = areas_.Find(page);
     if (area == nullptr) {
@@ -756,11 +757,21 @@ unsigned Engine::EvictSlice(Victim* victim, unsigned count, uint64_t most, bool*
     uint64_t from = page, to = end;
     while (from < to && config_.table[from].state != PageEntry::State::kResident) ++from;
     while (to > from && config_.table[to - 1].state != PageEntry::State::kResident) --to;
-    if (from < to && !area->foreign)
-      went += MoveOut(from, to, block * kGroupPages + static_cast<uint32_t>(from - victim->first), *area);
+    if (from < to && !area->foreign) {
+      const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(from - victim->first);
+      const unsigned moved = MoveOut(from, to, frame, *area);
+      stay |= moved == 0;
+      went += moved;
+    }
     page = end;
   }
   pins_.EndEvict();
+  if (went == 0 && stay && remap) {  // They go the other way.
+    victim->remap = false;
+    victim->next = first;
+    victim->block = Staging::kNoBlock;
+    return EvictSlice(victim, count, most, room);
+  }
   if (went == 0) return 0;
   resident_ -= went;
   for (unsigned b = block; b < block + (last - victim->first + kGroupPages - 1) / kGroupPages; ++b)

@@ -45,7 +45,8 @@ void Staging::Blocks::ForEach(Look look) const {
 
 Status Staging::Init(std::byte* area, int uffd) {
   area_ = area;
-  return Map(uffd, MAP_FIXED_NOREPLACE);
+  if (Status s = Map(0, kFramesMax, MAP_FIXED_NOREPLACE); !s.ok()) return s;
+  return Register(uffd);
 }
 
 Status Staging::InitInChild(int uffd) {
@@ -53,17 +54,24 @@ Status Staging::InitInChild(int uffd) {
   FARPOOL_ASSERT(populated_ == 0);
   broken_ = Blocks();
   // Over what came by mremap while the arena was about to be inherited.
-  return Map(uffd, MAP_FIXED);
+  if (Status s = Map(0, kFramesMax, MAP_FIXED); !s.ok()) return s;
+  return Register(uffd);
 }
 
-Status Staging::Map(int uffd, int fixed) {
-  const long map = sys::Call(SYS_mmap, area_, kBytes, PROT_READ | PROT_WRITE,
+Status Staging::Map(uint32_t first, uint32_t last, int fixed) {
+  const size_t bytes = (last - first) * kPageBytes;
+  const long map = sys::Call(SYS_mmap, At(first), bytes, PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
-  if (sys::Failed(map)) return Status::FromErrno("mmap of the staging area", static_cast<int>(-map));
+  if (sys::Failed(map))
+    return Status::FromErrno("mmap of the staging area (a limit, ulimit -d or -v?)", static_cast<int>(-map));
   // Frames are single pages; a huge page there would be counted wrongly and split again by the first MOVE.
-  sys::Call(SYS_madvise, area_, kBytes, MADV_NOHUGEPAGE);
+  sys::Call(SYS_madvise, map, bytes, MADV_NOHUGEPAGE);
   // A child starts with an empty staging area of its own.
-  sys::Call(SYS_madvise, area_, kBytes, MADV_DONTFORK);
+  sys::Call(SYS_madvise, map, bytes, MADV_DONTFORK);
+  return Status::Ok();
+}
+
+Status Staging::Register(int uffd) {
   // A MOVE's target must be registered with the same userfaultfd. Write-protect mode, which nobody uses,
   // leaves ordinary faults there to the kernel.
   uffdio_register reg = {
@@ -317,8 +325,10 @@ unsigned Staging::EmptyBlocks(unsigned block, unsigned end) const {
   return block - first;
 }
 
-void Staging::Broke(uint32_t first, uint32_t last) {
+bool Staging::Renew(uint32_t first, uint32_t last) {
+  if (Map(first, last, MAP_FIXED).ok()) return true;
   for (uint32_t block = first / kGroupPages; block <= (last - 1) / kGroupPages; ++block) broken_.Add(block);
+  return false;
 }
 
 }  // namespace farpool

@@ -129,8 +129,9 @@ class Staging {
   // on, before `end`.
   unsigned EmptyBlock(unsigned from) const;
   unsigned EmptyBlocks(unsigned block, unsigned end) const;
-  // A failed mremap may have left [first, last) unmapped: their blocks are not used again.
-  void Broke(uint32_t first, uint32_t last);
+  // A failed mremap may have left the empty [first, last) unmapped: maps them anew. False where that fails
+  // too; their blocks are not used again.
+  bool Renew(uint32_t first, uint32_t last);
 
  private:
   // A set of blocks.
@@ -159,7 +160,8 @@ class Staging {
     unsigned PopFirst();
   };
 
-  Status Map(int uffd, int fixed);
+  Status Map(uint32_t first, uint32_t last, int fixed);
+  Status Register(int uffd);
   bool OnlyFree(unsigned block) const {
     return free_of_[block] != 0 && in_flight_[block] == 0 && staged_of_[block] == 0;
   }

@@ -1401,6 +1401,20 @@ TEST_P(EngineTest, CallsForItsShareWhenOthersHoldIt) {
   EXPECT_EQ(w.books->budget.hunger, later);
 }
 
+// Method: the limit is so large that neighbouring groups go together. What stays out of core files is another
+// mapping to the kernel, so no group is one.
+TEST_P(EngineTest, GroupsOfSeveralMappingsGoAnotherWayAndOthersByMremapStill) {
+  constexpr uint64_t kPages = 32768;
+  Start({.pages = kPages, .limit = kPages / 2, .slots = kPages});
+  World& w = *world;
+  for (uint64_t page = kGroupPages / 2; page < kPages; page += 2 * kGroupPages)
+    ASSERT_EQ(madvise(w.At(page), kGroupPages * kPageBytes, MADV_DONTDUMP), 0);
+  w.Fill(0, kPages);
+  EXPECT_EQ(w.Wrong(0, kPages), 0u);
+  w.ExpectBooksRight();
+  EXPECT_EQ(w.engine->remaps(), GetParam() == Way::kRemap);
+}
+
 // Method: the child does nothing, but as long as it lives the kernel counts the parent's pages as shared.
 TEST_P(EngineTest, SharedPagesComeBackFromStaging) {
   constexpr uint64_t kShared = 2 * kGroupPages;

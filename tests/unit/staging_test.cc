@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -123,9 +124,25 @@ TEST_F(StagingTest, EmptyBlocksAreCountedUpToWhatIsThere) {
   ASSERT_TRUE(staging_->Populate(4, 1));
   EXPECT_EQ(staging_->EmptyBlocks(1, 100), 3u);
   EXPECT_EQ(staging_->EmptyBlocks(1, 3), 2u);
-  staging_->Broke(2 * kGroupPages + 63, 3 * kGroupPages);  // By a failed mremap.
-  EXPECT_EQ(staging_->EmptyBlocks(1, 100), 1u);
+}
+
+// Method: what a failed mremap may have unmapped is, and the second time no mapping can be had.
+TEST_F(StagingTest, BrokenFramesAreMappedAnewOrTheirBlockIsNotUsedAgain) {
+  constexpr uint32_t kFirst = 2 * kGroupPages + 63, kLast = 3 * kGroupPages;
+  munmap(staging_->At(kFirst), kPageBytes);
+  EXPECT_TRUE(staging_->Renew(kFirst, kLast));
+  EXPECT_EQ(staging_->EmptyBlock(2), 2u);
+  EXPECT_TRUE(staging_->Populate(2, 64));
+  EXPECT_EQ(staging_->DropFree(), 64u);
+  rlimit before;
+  getrlimit(RLIMIT_AS, &before);
+  const rlimit none = {kPageBytes, before.rlim_max};
+  munmap(staging_->At(kFirst), kPageBytes);
+  setrlimit(RLIMIT_AS, &none);
+  EXPECT_FALSE(staging_->Renew(kFirst, kLast));
+  setrlimit(RLIMIT_AS, &before);
   EXPECT_EQ(staging_->EmptyBlock(2), 3u);
+  EXPECT_TRUE(staging_->Renew(kFirst, kLast));  // For whoever looks at it all at the end.
 }
 
 TEST_F(StagingTest, MemoryOfFreeFramesGoesBackByBlocksThatHaveNothingElse) {
