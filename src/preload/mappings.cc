@@ -112,15 +112,18 @@ uint64_t FindPlace(uint64_t pages) {
 bool PrivateAnonymous(int flags) { return (flags & MAP_ANONYMOUS) != 0 && (flags & MAP_TYPE) == MAP_PRIVATE; }
 bool Fixed(int flags) { return (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) != 0; }
 
+// Near, wherever the program would like it: nothing is put into the arena by itself.
+long NearMmap(GuardFrame* frame) {
+  if (!Fixed(static_cast<int>(frame->args[3])) && InArena(frame->args[0])) frame->args[0] = 0;
+  return Forward(frame);
+}
+
 long FarMmap(GuardFrame* frame) {
   const uint64_t address = frame->args[0];
   const uint64_t bytes = frame->args[1];
   const int protection = static_cast<int>(frame->args[2]) & (PROT_READ | PROT_WRITE | PROT_EXEC);
   const int flags = static_cast<int>(frame->args[3]);
-  if (!EnsureStarted()) {
-    if (!Fixed(flags) && InArena(address)) frame->args[0] = 0;
-    return Forward(frame);
-  }
+  if (!EnsureStarted()) return NearMmap(frame);
   Engine& engine = *g_runtime.engine;
   ExclusiveLock hold(&engine);
   uint64_t first, last;
@@ -429,22 +432,15 @@ void NoteIoctl(const GuardFrame& frame) {
 long GuardMmap(GuardFrame* frame) {
   const uint64_t bytes = frame->args[1];
   const int flags = static_cast<int>(frame->args[3]);
-  const bool fixed = Fixed(flags);
-  const bool far_place = InArena(frame->args[0]);
   constexpr int kNearFlags = MAP_STACK | MAP_GROWSDOWN | MAP_HUGETLB | MAP_32BIT | MAP_LOCKED;
   if ((flags & MAP_ANONYMOUS) == 0 && (flags & MAP_TYPE) != MAP_PRIVATE && !DevicesKnown())
     OnNearStack(&NoteMapping, *frame);
-  if (fixed && !far_place) return Forward(frame);
-  if (!fixed &&
-      (!PrivateAnonymous(flags) || (flags & kNearFlags) != 0 || bytes < g_runtime.segment->threshold_bytes ||
-       (frame->args[2] & PROT_EXEC) != 0 || g_taking_over || g_runtime.near)) {
-    // Near, wherever the program would like it: no file is put into the arena by itself.
-    if (far_place) frame->args[0] = 0;
-    return Forward(frame);
-  }
-  if (bytes == 0) return -EINVAL;
-  if (bytes > kArenaBytes / 2) return Forward(frame);
-  return OnNearStack(&FarMmap, *frame);
+  const bool near = Fixed(flags)
+                        ? !InArena(frame->args[0])
+                        : !PrivateAnonymous(flags) || (flags & kNearFlags) != 0 ||
+                              bytes < g_runtime.segment->threshold_bytes || bytes > kArenaBytes / 2 ||
+                              (frame->args[2] & PROT_EXEC) != 0 || g_taking_over || g_runtime.near;
+  return near ? NearMmap(frame) : OnNearStack(&FarMmap, *frame);
 }
 
 long GuardMunmap(uint64_t address, uint64_t bytes) {

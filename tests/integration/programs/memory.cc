@@ -48,6 +48,13 @@ void Errors() {
   Report("mmap over a mapping", [&] {
     return address(mmap(fixed, kPage, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
   });
+  Report("mmap of very much at a place", [&] {
+    constexpr size_t kMuch = size_t{9} << 40;
+    void* const place = reinterpret_cast<void*>(0x240000000000);
+    void* const got = mmap(place, kMuch, PROT_NONE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    return got == place ? munmap(place, kMuch) : address(got);
+  });
   Report("munmap off a page", [&] { return munmap(at + 1, kPage); });
   Report("munmap of nothing", [&] { return munmap(at, 0); });
   Report("mprotect off a page", [&] { return mprotect(at + 1, kPage, PROT_READ); });
