@@ -129,8 +129,8 @@ Command AddRun(CLI::App& root, const std::vector<std::string>* program) {
   app->add_option(
          "--trace", o->trace_path,
          "Write a flame graph (SVG) of which functions waited for pages from donors: at most 512 faults, "
-         "sampled over the whole run, with their stacks")
-      ->type_name("FILE");
+         "sampled over the whole run, with their stacks; - is stdout")
+      ->type_name("FILE|-");
   app->footer(
       "SIZE is bytes, or a number with K, M, G or T (powers of 1024).\n"
       "\n"

@@ -21,6 +21,14 @@ constexpr uint32_t kLookEvery = 64;
 std::atomic<uint32_t> g_image{0};  // Index + 1 of this process's.
 std::atomic<long> g_image_of{0};   // Process that it belongs to: a forked child takes its own.
 std::atomic<uint32_t> g_looks{0};
+std::atomic<int> g_maps{-1};  // /proc/self/maps of that process.
+std::atomic<bool> g_looking{false};
+
+void OpenMaps() {
+  DescriptorRoom room;
+  const long fd = sys::Call(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  g_maps = sys::Failed(fd) ? -1 : PlaceFd(static_cast<int>(fd), kFdMaps);
+}
 
 uint64_t Mix(uint64_t x) {
   x += 0x9e3779b97f4a7c15;
@@ -31,12 +39,13 @@ uint64_t Mix(uint64_t x) {
 
 // Keeps the lines of files mapped as code; the arena alone may have thousands of others.
 void ReadMaps(TraceImage* image) {
-  const long fd = sys::Call(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC);
-  if (sys::Failed(fd)) return;
   char line[4096];
   uint32_t used = 0;
   uint32_t have = 0;
-  for (long got; (got = sys::Call(SYS_read, fd, line + have, sizeof(line) - have)) > 0;) {
+  long offset = 0;
+  for (long got;
+       (got = sys::Call(SYS_pread64, g_maps.load(), line + have, sizeof(line) - have, offset)) > 0;) {
+    offset += got;
     have += static_cast<uint32_t>(got);
     uint32_t begin = 0;
     for (uint32_t at = 0; at < have; ++at) {
@@ -58,7 +67,6 @@ void ReadMaps(TraceImage* image) {
     have -= begin;
     std::memmove(line, line + begin, have);
   }
-  sys::Call(SYS_close, fd);
   image->text_bytes.store(used, std::memory_order_release);
 }
 
@@ -69,9 +77,14 @@ uint32_t Image(TraceRing* ring) {
     const uint32_t index = ring->images_used.fetch_add(1);
     g_image = index < TraceRing::kImages ? index + 1 : 0;
     g_looks = 0;
+    OpenMaps();
+    g_looking = false;
   }
   const uint32_t image = g_image;
-  if (image != 0 && g_looks.fetch_add(1) % kLookEvery == 0) ReadMaps(&ring->images[image - 1]);
+  if (image != 0 && g_looks.fetch_add(1) % kLookEvery == 0 && !g_looking.exchange(true)) {
+    ReadMaps(&ring->images[image - 1]);
+    g_looking = false;
+  }
   return image;
 }
 

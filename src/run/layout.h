@@ -30,6 +30,7 @@ enum RuntimeFd : int {
   kFdChannel =
       2,  // This process's own channel; its end tells the supervisor that the process or image is gone.
   kFdUserfault = 3,
+  kFdMaps = 4,          // /proc/self/maps, with --trace.
   kFdChannels = 8,      // To donors, one each.
   kFdDevices = 8 + 64,  // Of RDMA links to donors, one each.
   kRuntimeFds = kFdDevices + 64,
