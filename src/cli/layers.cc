@@ -4,11 +4,9 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 #include <optional>
-#include <sstream>
+
+#include "base/read_file.h"
 
 namespace farpool {
 
@@ -73,16 +71,9 @@ std::string At(const Config& config, const toml::source_region& source) {
 }
 
 Result<Config> ReadConfig(const std::string& path) {
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  // Reading a directory opens well and fails here.
-  if (!file || !(text << file.rdbuf())) {
-    // An empty file is no failure: operator<< just transferred nothing.
-    if (!file.is_open() || errno != 0)
-      return Bad(path, std::string("cannot be read: ") + strerror(errno == 0 ? EIO : errno));
-  }
-  toml::parse_result parsed = toml::parse(text.str(), path);
+  const Result<std::string> text = ReadSmallFile(path);
+  if (!text.ok()) return Bad(path, text.status().text());
+  toml::parse_result parsed = toml::parse(text.value(), path);
   if (!parsed) {
     std::string why(parsed.error().description());
     std::replace(why.begin(), why.end(), '\n', ' ');

@@ -1,15 +1,13 @@
 #include "registry/pool_spec.h"
 
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <sys/un.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <cstring>
 
-#include "base/fd.h"
+#include "base/read_file.h"
 
 namespace farpool {
 
@@ -105,28 +103,11 @@ Status Append(std::string_view text, std::vector<PoolEntry>* out) {
   return Status::Ok();
 }
 
-// Reads the file as a whole, or says in one line why not.
-Result<std::string> ReadPoolFile(const std::string& path) {
-  const auto refuse = [&path](const char* why) { return Refuse("file:" + path, why); };
-  const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return refuse((std::string("cannot be read: ") + strerror(errno)).c_str());
-  std::string text;
-  char block[4096];
-  for (;;) {
-    const ssize_t n = read(fd.get(), block, sizeof(block));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return refuse((std::string("cannot be read: ") + strerror(errno)).c_str());
-    if (n == 0) return text;
-    text.append(block, static_cast<size_t>(n));
-    if (text.size() > kMaxPoolFileBytes) return refuse("is over 1 MiB; a pool file has one entry a line");
-  }
-}
-
 Status AppendFile(std::string_view token, std::vector<PoolEntry>* out) {
   const std::string path(token.substr(strlen("file:")));
   if (path.empty()) return Refuse(token, "names no file; write file:PATH");
-  const Result<std::string> text = ReadPoolFile(path);
-  if (!text.ok()) return text.status();
+  const Result<std::string> text = ReadSmallFile(path);
+  if (!text.ok()) return Refuse(token, text.status().text());
   const size_t before = out->size();
   std::string_view rest = text.value();
   for (unsigned line = 1; !rest.empty(); ++line) {

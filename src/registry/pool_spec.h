@@ -31,8 +31,6 @@ Result<std::vector<PoolEntry>> ParsePoolSpec(std::string_view spec);
 // One entry, not a list and not file:. With `listening`, port 0 is allowed: any free port.
 Result<PoolEntry> ParsePoolEntry(std::string_view entry, bool listening = false);
 
-// Bounds of what is read from a file: list, so that a wrong path (a disk image) is refused early.
-inline constexpr size_t kMaxPoolFileBytes = 1 << 20;
 inline constexpr size_t kMaxPoolEntries = 1024;
 
 }  // namespace farpool

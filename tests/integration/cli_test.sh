@@ -93,6 +93,11 @@ expect_refusal "donor open to all" 1 'allow-anyone' "$farpool" donor --listen tc
 expect_refusal "config that is not there" 2 "$work/none: cannot be read: No such file" "$farpool" status --config "$work/none"
 expect_refusal "config that is a directory" 125 "$work: cannot be read" "$farpool" run --config "$work" -- true
 printf '[donor]\nmemroy = "1G"\n' >"$work/typo.toml"
+mkfifo "$work/fifo"
+expect_refusal "config that may never begin" 125 "$work/fifo: cannot be read: it is no regular file" "$farpool" run --config "$work/fifo" -- true
+expect_refusal "config that never ends" 2 "/dev/zero: cannot be read: it is no regular file" "$farpool" donor --config /dev/zero
+head -c 2M /dev/zero >"$work/large"
+expect_refusal "large config" 2 "$work/large: is over 1 MiB" "$farpool" donor --config "$work/large"
 expect_refusal "unknown key" 2 "typo.toml:2: unknown key 'memroy'" "$farpool" donor --config "$work/typo.toml"
 printf '[donor]\nmemory = \n' >"$work/broken.toml"
 expect_refusal "broken config" 2 'broken.toml:2: ' env FARPOOL_CONFIG="$work/broken.toml" "$farpool" donor

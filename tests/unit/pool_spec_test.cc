@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "base/read_file.h"
+
 namespace farpool {
 namespace {
 
@@ -162,10 +164,10 @@ TEST(PoolSpecTest, FileIsBounded) {
   for (size_t i = 0; i < kMaxPoolEntries; ++i) lines += "tcp://n" + std::to_string(i) + "\n";
   EXPECT_EQ(Refusal(PoolFile(lines).spec()), "");
   EXPECT_TRUE(Contains(Refusal(PoolFile(lines + "tcp://last\n").spec()), "more than 1024"));
-  EXPECT_EQ(Refusal(PoolFile("tcp://a\n" + std::string(kMaxPoolFileBytes - 8, '#')).spec()), "");
+  EXPECT_EQ(Refusal(PoolFile("tcp://a\n" + std::string(kSmallFileBytesMax - 8, '#')).spec()), "");
   EXPECT_TRUE(
-      Contains(Refusal(PoolFile("tcp://a\n" + std::string(kMaxPoolFileBytes - 7, '#')).spec()), "1 MiB"));
-  EXPECT_TRUE(Contains(Refusal("file:/dev/zero"), "1 MiB"));
+      Contains(Refusal(PoolFile("tcp://a\n" + std::string(kSmallFileBytesMax - 7, '#')).spec()), "1 MiB"));
+  EXPECT_TRUE(Contains(Refusal("file:/dev/zero"), "no regular file"));
 }
 
 TEST(PoolSpecTest, OnlyAListenerMayLeaveThePortToTheKernel) {
