@@ -10,6 +10,7 @@
 
 #include "cli/commands.h"
 #include "cli/doctor/check.h"
+#include "supervisor/program.h"
 
 namespace farpool {
 
@@ -71,6 +72,9 @@ void PrintText(const std::vector<Check>& checks, const std::string& verdict) {
 }
 
 int RunDoctor(const DoctorFlags& flags) {
+  // What is tried below is taken already.
+  if (InsideRun())
+    return Refuse("this is inside a run of farpool, where far memory works: ask outside of it");
   std::vector<Check> checks;
   CheckKernel(&checks);
   CheckLimits(&checks);

@@ -2,6 +2,7 @@
 
 #include <elf.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +12,8 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+
+#include "run/layout.h"
 
 namespace farpool {
 
@@ -103,6 +106,9 @@ Program FindProgram(const std::string& name) {
 }
 
 Status CheckPreloadable(const std::string& path) { return CheckFile(path, 0); }
+
+// By what the runtime maps first, and in programs that stay near, too.
+bool InsideRun() { return msync(reinterpret_cast<void*>(kTrampoline), kPageBytes, MS_ASYNC) == 0; }
 
 Result<std::string> FindRuntimeLibrary() {
   namespace fs = std::filesystem;

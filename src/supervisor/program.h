@@ -20,6 +20,9 @@ Program FindProgram(const std::string& name);
 // Ok if the runtime can be preloaded into `path` (or the interpreter its #! line names).
 Status CheckPreloadable(const std::string& path);
 
+// Whether this process belongs to a run of farpool: it has the runtime in it. What it starts has it, too.
+bool InsideRun();
+
 // libfarpool-preload.so beside this binary: in the build tree or as installed.
 Result<std::string> FindRuntimeLibrary();
 

@@ -187,10 +187,7 @@ sigset_t SignalsOfTheRun() {
   // exec).
   for (int i = 0; i < kRuntimeFds; ++i)
     if (dup2(i == kFdControl ? control_fd : segment_fd, base + i) < 0)
-      // The places are below the limit and both descriptors are open: a run around us keeps them from us.
-      fail(errno == EBADF ? Status::Unsupported("this is inside a run of farpool already: start the program "
-                                                "without farpool run, it belongs to that run")
-                          : Status::FromErrno("placing descriptors", errno));
+      fail(Status::FromErrno("placing descriptors", errno));
   setrlimit(RLIMIT_NOFILE, &limit);
   const char* others = getenv("LD_PRELOAD");
   const std::string preload = others != nullptr && others[0] != 0 ? library + ":" + others : library;
@@ -310,6 +307,11 @@ int RunProgram(const RunOptions& options) {
   for (const auto& [flag, path] :
        {std::pair("--report", &options.report_path), std::pair("--report-json", &options.report_json_path),
         std::pair("--trace", &options.trace_path)})
+  if (InsideRun())
+    return Refuse(
+        kExitFarpoolFailed,
+        "this is inside a run of farpool already: start the program without farpool run, it belongs "
+        "to that run");
     if (Status s = CheckReportPath(flag, *path); !s.ok()) return Refuse(kExitFarpoolFailed, s.text());
   const Program program = FindProgram(options.command.at(0));
   if (!program.status.ok()) return Refuse(program.exit_status, program.status.text());

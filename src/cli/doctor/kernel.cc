@@ -236,6 +236,14 @@ void CheckKernel(std::vector<Check>* checks) {
     checks->push_back({"kernel", Verdict::kOk, release, ""});
   }
 
+  if (access("/proc/self/exe", R_OK) == 0) {
+    checks->push_back({"/proc", Verdict::kOk, "mounted", ""});
+  } else {
+    checks->push_back(
+        {"/proc", Verdict::kFail, ErrnoText(errno),
+         "farpool run finds itself and the program's processes there: mount -t proc proc /proc."});
+  }
+
   CheckUserfaultfd(checks);
 
   const int seccomp = TrySeccomp();

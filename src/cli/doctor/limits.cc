@@ -23,6 +23,9 @@ using Verdict = Check::Verdict;
 
 // A donor's default slab: what a lease needs at once.
 constexpr uint64_t kSlabBytes = 64u << 20;
+// Of addresses in each process: the engine's group table and staging area; its page table, which is a file.
+constexpr uint64_t kTablesBytes = 1152u << 20;
+constexpr uint64_t kPageTableBytes = uint64_t{96} << 30;
 // The kernel's own default of vm.max_map_count; programs are written with it in mind.
 constexpr uint64_t kUsualMapCount = 65530;
 // A runtime needs some dozens beside the program's own; a donor one for each slab it lends on this host.
@@ -38,6 +41,19 @@ void CheckAddressLimit(std::vector<Check>* checks) {
   } else {
     checks->push_back({"ulimit -v", Verdict::kFail, LimitText(limit.rlim_cur),
                        "Far memory reserves 16 TiB of addresses (not memory): ulimit -v unlimited."});
+  }
+}
+
+void CheckDataLimit(std::vector<Check>* checks) {
+  rlimit limit = {};
+  getrlimit(RLIMIT_DATA, &limit);
+  if (limit.rlim_cur == RLIM_INFINITY) {
+    checks->push_back({"ulimit -d", Verdict::kOk, "unlimited", ""});
+  } else {
+    checks->push_back({"ulimit -d", limit.rlim_cur < kTablesBytes ? Verdict::kFail : Verdict::kWarn,
+                       LimitText(limit.rlim_cur),
+                       "Far memory counts in it, and " + FormatSize(kTablesBytes) +
+                           " of addresses (not memory) for its tables: ulimit -d unlimited."});
   }
 }
 
@@ -143,17 +159,19 @@ void CheckCgroup(std::vector<Check>* checks) {
 void CheckSharedMemory(std::vector<Check>* checks) {
   rlimit limit = {};
   getrlimit(RLIMIT_FSIZE, &limit);
-  const bool file_limit = limit.rlim_cur < kSlabBytes;
+  const bool file_limit = limit.rlim_cur < kPageTableBytes;
   if (file_limit) {
-    checks->push_back({"ulimit -f", Verdict::kFail, LimitText(limit.rlim_cur),
-                       "It limits memory files too, and one slab is 64 MiB: ulimit -f unlimited."});
+    checks->push_back(
+        {"ulimit -f", Verdict::kFail, LimitText(limit.rlim_cur),
+         "It limits memory files too, and a program's page table is a sparse one of 96 GiB: ulimit -f "
+         "unlimited."});
   } else {
     checks->push_back({"ulimit -f", Verdict::kOk, LimitText(limit.rlim_cur), ""});
   }
 
   const Fd fd(memfd_create("farpool-doctor", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   // Growing it past the limit would end this process by SIGXFSZ.
-  const bool ok = fd.valid() && (file_limit || ftruncate(fd.get(), kSlabBytes) == 0) &&
+  const bool ok = fd.valid() && (limit.rlim_cur < kSlabBytes || ftruncate(fd.get(), kSlabBytes) == 0) &&
                   fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0;
   if (!ok) {
     checks->push_back(
@@ -161,7 +179,7 @@ void CheckSharedMemory(std::vector<Check>* checks) {
          "Slabs are lent on this host as sealed memfds; allow memfd_create(2) in the container's "
          "seccomp profile."});
   } else {
-    checks->push_back({"memfd", Verdict::kOk, "a slab of 64 MiB was made and sealed", ""});
+    checks->push_back({"memfd", Verdict::kOk, "one was made and sealed", ""});
   }
 
   struct statvfs shm;
@@ -176,6 +194,7 @@ void CheckSharedMemory(std::vector<Check>* checks) {
 
 void CheckLimits(std::vector<Check>* checks) {
   CheckAddressLimit(checks);
+  CheckDataLimit(checks);
   CheckOvercommit(checks);
   CheckDescriptors(checks);
   CheckMapCount(checks);
