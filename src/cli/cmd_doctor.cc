@@ -48,7 +48,7 @@ Check CheckOfDonor(const PoolEntry& entry, const Result<DonorProbe>& probe) {
   if (check.found.starts_with(check.name + ": ")) check.found.erase(0, check.name.size() + 2);
   check.advice =
       probe.status().code() == Status::Code::kExhausted
-          ? "The donor answers but has no slab left to lend: give it more --memory or a larger --quota."
+          ? "The donor answers but lends no slab: give it what it lacks, more --memory or a larger --quota."
           : "Start the donor (farpool donor) or correct --pool; check routes and firewalls.";
   return check;
 }

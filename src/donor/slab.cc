@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <string>
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U  // Linux 6.3; newer than the headers of Debian 12.
@@ -13,11 +14,19 @@
 namespace farpool {
 
 namespace {
+
 int NewMemfd() {
   const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
   const int fd = memfd_create("farpool-slab", flags | MFD_NOEXEC_SEAL);
   return fd >= 0 || errno != EINVAL ? fd : memfd_create("farpool-slab", flags);
 }
+
+// Whatever it is, the client's way out is the same: another donor.
+Status CannotMake(const char* what) {
+  const std::string call = std::string("the donor cannot make a slab: ") + what;
+  return Status(Status::Code::kExhausted, Status::FromErrno(call.c_str(), errno).text(), errno);
+}
+
 }  // namespace
 
 Result<std::shared_ptr<Slab>> Slab::Create(SlabId id, uint64_t bytes, std::atomic<uint64_t>* used_bytes,
@@ -29,11 +38,11 @@ Result<std::shared_ptr<Slab>> Slab::Create(SlabId id, uint64_t bytes, std::atomi
   } while (!used_bytes->compare_exchange_weak(used, used + bytes, std::memory_order_relaxed));
   std::shared_ptr<Slab> slab(new Slab(id, bytes, used_bytes));
   slab->memfd_ = Fd(NewMemfd());
-  if (!slab->memfd_.valid()) return Status::FromErrno("memfd_create", errno);
+  if (!slab->memfd_.valid()) return CannotMake("memfd_create (ulimit -n?)");
   if (ftruncate(slab->memfd_.get(), static_cast<off_t>(bytes)) != 0)
-    return Status::FromErrno("ftruncate", errno);
+    return CannotMake("ftruncate (ulimit -f?)");
   if (fcntl(slab->memfd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
-    return Status::FromErrno("F_ADD_SEALS", errno);
+    return CannotMake("F_ADD_SEALS");
   return slab;
 }
 
@@ -78,7 +87,8 @@ void Slab::Discard() {
   MutexLock lock(&mutex_);
   region_.reset();  // First: what is registered cannot be given back.
   fallocate(memfd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes_));
-  // Counted as free with its return, not when the last connection lets go of it: the client may lease it anew.
+  // Counted as free with its return, not when the last connection lets go of it: the client may lease it
+  // anew.
   if (!discarded_) used_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);
   discarded_ = true;
 }

@@ -105,6 +105,7 @@ Status Donors::Reconnect(DonorSession* session) {
 Result<uint32_t> Donors::LeaseSlab() {
   std::vector<DonorLoad> loads(donors_.size());
   const Donor* silent = nullptr;
+  Status refusal;
   for (;;) {
     for (size_t i = 0; i < donors_.size(); ++i)
       loads[i] = {donors_[i].free_bytes,
@@ -135,6 +136,8 @@ Result<uint32_t> Donors::LeaseSlab() {
       // Others may have taken what was free: ask again next time.
       if (Result<DonorInfo> info = donors_[chosen].session->Info(); info.ok())
         donors_[chosen].free_bytes = info.value().free_bytes;
+      // Not for want of memory.
+      if (donors_[chosen].free_bytes >= donors_[chosen].slab_bytes) refusal = lease.status();
       continue;
     }
     donors_[chosen].leased_bytes += lease.value().bytes;
@@ -149,7 +152,11 @@ Result<uint32_t> Donors::LeaseSlab() {
   }
   for (const Donor& donor : donors_)
     if (donor.gone) silent = &donor;
-  TextBuffer<160> text;
+  TextBuffer<184> text;
+  if (silent == nullptr && !refusal.ok()) {
+    text.Add(refusal.text()).Add("; ").Add(leased_bytes_ >> 20).Add(" MiB are lent to this run");
+    return Status::Exhausted(text.c_str());
+  }
   if (silent != nullptr)
     text.Add("donor ")
         .Add(silent->session->entry().ToString().c_str())

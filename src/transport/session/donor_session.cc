@@ -56,7 +56,9 @@ class DonorSessionImpl final : public DonorSession {
     wire::LeaseReply reply;
     if (wire::Decode(bytes, &reply) != wire::Fault::kNone)
       return AtEntry(entry_, Status::Corrupt("the donor leased a slab that makes no sense"));
-    if (shared_memory() && (!memory.valid() || !IsSealed(memory.get(), reply.bytes)))
+    if (shared_memory() && !memory.valid())
+      return AtEntry(entry_, Status::Exhausted("no descriptor left here for a slab; raise `ulimit -Hn`"));
+    if (shared_memory() && !IsSealed(memory.get(), reply.bytes))
       return AtEntry(entry_, Status::Corrupt("the donor leased memory that is not sealed"));
     return SlabLease{SlabId{reply.slab}, reply.bytes, std::move(memory)};
   }
