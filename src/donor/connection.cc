@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 
 #include "base/clock.h"
@@ -66,7 +65,7 @@ void Connection::Serve() {
   if (reason_ == nullptr) {
     FlushReplies();
   } else {
-    std::fprintf(stderr, "farpool: donor: closed the connection of %s: %s\n", peer_.c_str(), reason_);
+    shared_->log("closed the connection of " + peer_ + ": " + reason_);
   }
   rdma_peer_.reset();
   if (session_ != nullptr) shared_->sessions->Detach(session_.get(), socket_.get(), NowNs());

@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -46,6 +47,7 @@ class Connection {
     SpinGate* spin_gate;
     std::string rack;
     std::shared_ptr<RdmaHost> rdma;  // Null without --rdma.
+    std::function<void(const std::string&)> log;
   };
   enum class Kind { kTcp, kUnix, kRdma };  // kRdma: TCP, and queue pairs beside it.
 

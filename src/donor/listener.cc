@@ -6,12 +6,13 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <memory>
+
+#include "base/unix_address.h"
 
 namespace farpool {
 
@@ -74,19 +75,16 @@ Result<Fd> ListenTcp(const std::string& host, uint16_t port, bool allow_anyone, 
 
 Result<UnixListener> UnixListener::Listen(const std::string& path, bool allow_anyone) {
   const std::string where = "unix://" + path;
-  sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof(address.sun_path))
-    return Refused(where, "the path is too long for a socket (107 bytes)");
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  const auto* generic = reinterpret_cast<const sockaddr*>(&address);
+  UnixAddress address;
+  if (!address.Set(path)) return Refused(where, "the path is too long for a socket (107 bytes)");
+  const bool file = !IsAbstract(path);
 
   struct stat there;
-  if (lstat(path.c_str(), &there) == 0) {
+  if (file && lstat(path.c_str(), &there) == 0) {
     if (!S_ISSOCK(there.st_mode)) return Refused(where, "something that is not a socket is there");
     Fd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!probe.valid()) return FromErrno(where, errno);
-    if (connect(probe.get(), generic, sizeof(address)) == 0 || errno == EAGAIN)
+    if (connect(probe.get(), address.get(), address.bytes()) == 0 || errno == EAGAIN)
       return Refused(where, "another donor is listening there");
     if (errno != ECONNREFUSED) return FromErrno(where, errno);
     if (unlink(path.c_str()) != 0 && errno != ENOENT) return FromErrno(where, errno);
@@ -98,13 +96,15 @@ Result<UnixListener> UnixListener::Listen(const std::string& path, bool allow_an
   // away.
   const mode_t mode = allow_anyone ? 0666 : 0660;
   fchmod(listener.fd_.get(), mode);
-  if (bind(listener.fd_.get(), generic, sizeof(address)) != 0) return FromErrno(where, errno);
-  listener.path_ = path;
-  if (stat(path.c_str(), &there) == 0) {
-    listener.device_ = there.st_dev;
-    listener.inode_ = there.st_ino;
+  if (bind(listener.fd_.get(), address.get(), address.bytes()) != 0) return FromErrno(where, errno);
+  if (file) {
+    listener.path_ = path;
+    if (stat(path.c_str(), &there) == 0) {
+      listener.device_ = there.st_dev;
+      listener.inode_ = there.st_ino;
+    }
+    chmod(path.c_str(), mode);
   }
-  chmod(path.c_str(), mode);
   if (listen(listener.fd_.get(), kBacklog) != 0) return FromErrno(where, errno);
   return listener;
 }

@@ -15,7 +15,8 @@ namespace farpool {
 // are taken: there is no authentication. `*bound_port` is the port.
 Result<Fd> ListenTcp(const std::string& host, uint16_t port, bool allow_anyone, uint16_t* bound_port);
 
-// A unix socket at a path; removes the path when it goes, if it is still the one that was made.
+// A unix socket at a path; removes the path when it goes, if it is still the one that was made. Or at @NAME,
+// without a path.
 class UnixListener {
  public:
   // Replaces the socket of a donor that is dead; kInvalidArgument if one is alive there or `path` is no

@@ -39,6 +39,8 @@ constexpr uint64_t kSlabBytesMax = 1u << 30;
 // After accept(2) failed for want of descriptors or memory.
 constexpr int kAcceptRetryMs = 100;
 
+constexpr const char* kThreadLimits = " (a limit, ulimit -u, -d or -v?)";
+
 std::string TcpPeerName(int fd) {
   sockaddr_storage address = {};
   socklen_t bytes = sizeof(address);
@@ -110,7 +112,7 @@ struct DonorServer::Impl {
                .grace_ms_max = o.grace_ms_max}),
         // One CPU stays for the clients; a host with one has none to spin on.
         spin_gate(static_cast<int>(std::thread::hardware_concurrency()) - 1),
-        shared{&table, &counters, &spin_gate, o.rack, nullptr} {}
+        shared{&table, &counters, &spin_gate, o.rack, nullptr, options.log} {}
 
   void Run();
   void Accept(int listener, Connection::Kind kind);
@@ -181,13 +183,12 @@ void DonorServer::Impl::Accept(int listener, Connection::Kind kind) {
   Fd fd(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
   if (!fd.valid()) {
     short_of_resources = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
-    if (short_of_resources)
-      std::fprintf(stderr, "farpool: donor: cannot accept: out of descriptors or memory\n");
+    if (short_of_resources) options.log("cannot accept: out of descriptors or memory");
     return;
   }
   const std::string peer = unix_socket ? UnixPeerName(fd.get()) : TcpPeerName(fd.get());
   const bool stranger = unix_socket && !options.allow_anyone && !PeerIsUserOrRoot(fd.get());
-  if (stranger) std::fprintf(stderr, "farpool: donor: refused %s: another user's\n", peer.c_str());
+  if (stranger) options.log("refused " + peer + ": another user's");
   if (!unix_socket) PrepareTcp(fd.get());
   if (served.size() >= kMaxConnections + kMaxRefusals) return;
   const char* refusal = nullptr;
@@ -203,7 +204,7 @@ void DonorServer::Impl::Accept(int listener, Connection::Kind kind) {
       Wake();
     });
   } catch (const std::system_error&) {
-    std::fprintf(stderr, "farpool: donor: refused %s: cannot start a thread\n", peer.c_str());
+    options.log("refused " + peer + ": cannot start a thread" + kThreadLimits);
     served.pop_back();
     connected.fetch_sub(1, std::memory_order_relaxed);
   }
@@ -251,10 +252,12 @@ Result<std::unique_ptr<DonorServer>> DonorServer::Start(const DonorOptions& opti
   try {
     impl->thread = std::thread([raw = impl.get()] { raw->Run(); });
   } catch (const std::system_error&) {
-    return Status::Exhausted("cannot start a thread for the donor");
+    return Status::Exhausted((std::string("cannot start a thread for the donor") + kThreadLimits).c_str());
   }
   return std::unique_ptr<DonorServer>(new DonorServer(std::move(impl)));
 }
+
+void LogToStderr(const std::string& line) { std::fprintf(stderr, "farpool: donor: %s\n", line.c_str()); }
 
 DonorServer::DonorServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 

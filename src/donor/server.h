@@ -3,6 +3,7 @@
 // this host's memory and serves reads, writes and atomics on them. docs/protocol.md is what it speaks.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -11,10 +12,13 @@
 
 namespace farpool {
 
+// As "farpool: donor: LINE".
+void LogToStderr(const std::string& line);
+
 struct DonorOptions {
   std::string tcp_host;             // Empty: no TCP.
   uint16_t tcp_port = 0;            // 0: any free port.
-  std::string unix_path;            // Empty: no unix socket.
+  std::string unix_path;            // Or @NAME, see base/unix_address.h. Empty: no unix socket.
   std::string rdma_host;            // Address of an RDMA device; empty: no RDMA.
   uint16_t rdma_port = 0;           // TCP port there; 0: any free one.
   const Verbs* verbs = nullptr;     // Tests: instead of libibverbs.
@@ -24,6 +28,8 @@ struct DonorOptions {
   std::string rack;                 // Label told to clients.
   bool allow_anyone = false;        // Without it (and no key), TCP only on loopback addresses.
   uint64_t grace_ms_max = 300'000;  // Longest grace a session may ask for.
+  // Gets what an operator should know, a line each, from threads of the donor's.
+  std::function<void(const std::string&)> log = LogToStderr;
 };
 
 class DonorServer {

@@ -42,7 +42,8 @@ Status Engine::Init(const EngineConfig& config) {
   const uint64_t groups = config.arena_pages / kGroupPages;
   const long map = sys::Call(SYS_mmap, nullptr, groups * sizeof(Group), PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (sys::Failed(map)) return Status::FromErrno("mmap of the group table", static_cast<int>(-map));
+  if (sys::Failed(map))
+    return Status::FromErrno("mmap of the group table (a limit, ulimit -d or -v?)", static_cast<int>(-map));
   groups_ = reinterpret_cast<Group*>(map);
   sys::Call(SYS_madvise, map, groups * sizeof(Group), MADV_DONTDUMP);  // Sparse.
   remap_.store(config.move && config.remap, std::memory_order_relaxed);

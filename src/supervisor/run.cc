@@ -9,7 +9,6 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,6 +21,8 @@
 #include <new>
 
 #include "base/clock.h"
+#include "base/mutex.h"
+#include "base/text.h"
 #include "base/uffd_abi.h"
 #include "base/writable.h"
 #include "donor/server.h"
@@ -52,35 +53,37 @@ uint64_t HostMemory() {
   return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
-// A donor of our own on this host's shared memory, for this run.
-struct PrivateDonor {
-  static constexpr const char* kSocketName = "/donor.sock";
-  std::string folder;
-  std::unique_ptr<DonorServer> server;
-  ~PrivateDonor() {
-    server.reset();
-    if (!folder.empty()) rmdir(folder.c_str());
-  }
+// A donor of our own on this host's shared memory, for this run. Its socket has no place in the file system:
+// nothing is left of it however we end.
+class PrivateDonor {
+ public:
   Status Start(uint64_t bytes, PoolEntry* entry) {
-    const char* tmp = getenv("TMPDIR");
-    const std::string where = tmp != nullptr && tmp[0] != 0 ? tmp : "/tmp";
-    std::string path = where + "/farpool-XXXXXX";
-    if (path.size() + strlen(kSocketName) >= sizeof(sockaddr_un::sun_path))
-      return Status::InvalidArgument("TMPDIR is too long for the path of a socket; set it to /tmp, say");
-    if (mkdtemp(path.data()) == nullptr)
-      return Status::FromErrno(("no folder can be made in '" + where + "', set TMPDIR to another").c_str(),
-                               errno);
-    folder = path;
+    uint64_t name;
+    if (getrandom(&name, sizeof(name), 0) != sizeof(name)) return Status::FromErrno("getrandom", errno);
     DonorOptions options;
-    options.unix_path = folder + kSocketName;
+    options.unix_path = TextBuffer<40>().Add("@farpool-").AddHex(name).c_str();
     options.memory_bytes = bytes != 0 ? bytes : HostMemory() / 4 * 3;
+    options.log = [this](const std::string& line) {
+      MutexLock hold(&mutex_);
+      trouble_ = line;
+    };
     Result<std::unique_ptr<DonorServer>> started = DonorServer::Start(options);
     if (!started.ok()) return started.status();
-    server = std::move(started).value();
+    server_ = std::move(started).value();
     entry->scheme = PoolEntry::Scheme::kUnix;
     entry->path = options.unix_path;
     return Status::Ok();
   }
+  // What it said last; empty if nothing.
+  std::string trouble() {
+    MutexLock hold(&mutex_);
+    return trouble_;
+  }
+
+ private:
+  Mutex mutex_;
+  std::string trouble_ GUARDED_BY(mutex_);
+  std::unique_ptr<DonorServer> server_;  // Goes first.
 };
 
 uint32_t XsaveBytes() {
@@ -304,14 +307,14 @@ Status CheckReportPath(const char* flag, const std::string& path) {
 }  // namespace
 
 int RunProgram(const RunOptions& options) {
-  for (const auto& [flag, path] :
-       {std::pair("--report", &options.report_path), std::pair("--report-json", &options.report_json_path),
-        std::pair("--trace", &options.trace_path)})
   if (InsideRun())
     return Refuse(
         kExitFarpoolFailed,
         "this is inside a run of farpool already: start the program without farpool run, it belongs "
         "to that run");
+  for (const auto& [flag, path] :
+       {std::pair("--report", &options.report_path), std::pair("--report-json", &options.report_json_path),
+        std::pair("--trace", &options.trace_path)})
     if (Status s = CheckReportPath(flag, *path); !s.ok()) return Refuse(kExitFarpoolFailed, s.text());
   const Program program = FindProgram(options.command.at(0));
   if (!program.status.ok()) return Refuse(program.exit_status, program.status.text());
@@ -340,9 +343,6 @@ int RunProgram(const RunOptions& options) {
   PrivateDonor private_donor;
   std::vector<PoolEntry> pool = options.pool;
   if (pool.empty()) {
-    // Whoever ends us from here on leaves the donor's folder to nobody. While donors elsewhere are asked,
-    // which may take seconds, signals end us at once.
-    sigprocmask(SIG_BLOCK, &signals, nullptr);
     PoolEntry entry;
     if (Status s = private_donor.Start(options.private_donor_bytes, &entry); !s.ok())
       return Refuse(kExitFarpoolFailed, s.text());
@@ -359,8 +359,10 @@ int RunProgram(const RunOptions& options) {
   RunSegment* segment = made.value();
   segment->slabs.compress = options.compress;
   Donors donors;
-  if (Status s = donors.Open(pool, kGraceMs, &segment->slabs, {}, options.placement); !s.ok())
-    return Refuse(kExitFarpoolFailed, s.text());
+  if (Status s = donors.Open(pool, kGraceMs, &segment->slabs, {}, options.placement); !s.ok()) {
+    const std::string trouble = private_donor.trouble();
+    return Refuse(kExitFarpoolFailed, trouble.empty() ? s.text() : "this run's own donor: " + trouble);
+  }
   segment->donor_count = static_cast<uint32_t>(donors.size());
   for (size_t i = 0; i < donors.size(); ++i)
     segment->donors[i] = {.shared_memory = donors.shared_memory(i), .rdma = donors.rdma(i)};

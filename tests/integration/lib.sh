@@ -23,6 +23,15 @@ fi
 # wanted NAME: is it among the $names of the command line, or are there none?
 wanted() { [ ${#names[@]} = 0 ] || [[ " ${names[*]} " = *" $1 "* ]]; }
 
+# wait_for COMMAND...: until it succeeds. 1 after a minute, which is more than a loaded machine needs.
+wait_for() {
+  local end=$((SECONDS + 60))
+  until "$@"; do
+    [ "$SECONDS" -lt "$end" ] || return 1
+    sleep 0.02
+  done
+}
+
 # The median of the numbers on stdin, the lower of two.
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] + 0 }'; }
 

@@ -6,13 +6,13 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <cerrno>
 #include <cstring>
 #include <memory>
 
 #include "base/clock.h"
+#include "base/unix_address.h"
 
 namespace farpool {
 
@@ -47,14 +47,12 @@ Status ConnectError(const PoolEntry& entry, int error) {
 }
 
 Result<Fd> ConnectUnix(const PoolEntry& entry, uint64_t deadline_ns) {
-  sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  if (entry.path.size() >= sizeof(address.sun_path))
+  UnixAddress address;
+  if (!address.Set(entry.path))
     return AtEntry(entry, Status::InvalidArgument("the path is too long for a socket (107 bytes)"));
-  std::memcpy(address.sun_path, entry.path.c_str(), entry.path.size() + 1);
   Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return ConnectError(entry, errno);
-  const int error = ConnectBy(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address), deadline_ns);
+  const int error = ConnectBy(fd.get(), address.get(), address.bytes(), deadline_ns);
   if (error != 0) return ConnectError(entry, error);
   return fd;
 }
