@@ -1,4 +1,4 @@
-// farpool donor: flags to DonorOptions, then waits for SIGTERM, SIGINT or SIGHUP. What comes to stdout is for
+// farpool donor: flags to DonorOptions, then waits for a signal to end. What comes to stdout is for
 // scripts: a line per endpoint, "ready" once all of them accept, and totals at the end. State changes go to
 // stderr.
 
@@ -10,11 +10,13 @@
 
 #include <cstdio>
 #include <memory>
+#include <utility>
 
 #include "base/size_text.h"
 #include "cli/commands.h"
 #include "cli/host_memory.h"
 #include "donor/server.h"
+#include "wire/wire.h"
 
 namespace farpool {
 
@@ -89,6 +91,14 @@ Status Complete(DonorFlags* flags) {
                                                "smaller --slab",
                                                FormatSize(o.quota_bytes), FormatSize(o.slab_bytes))
                                        .c_str());
+  for (const auto& [flag, bytes] :
+       {std::pair("--memory", &o.memory_bytes), std::pair("--quota", &o.quota_bytes)}) {
+    const uint64_t whole = *bytes / o.slab_bytes * o.slab_bytes;
+    if (whole != *bytes)
+      spdlog::warn("{} {} is no whole number of slabs of {}: it is {}; a smaller --slab leaves less over",
+                   flag, FormatSize(*bytes), FormatSize(o.slab_bytes), FormatSize(whole));
+    *bytes = whole;
+  }
   return Status::Ok();
 }
 
@@ -106,13 +116,13 @@ void LogChanges(const DonorServer::Stats& before, const DonorServer::Stats& now)
 }
 
 int RunDonor(DonorFlags* flags) {
+  auto log = spdlog::stderr_logger_mt("farpool");
+  log->set_pattern("farpool: %Y-%m-%d %H:%M:%S.%e %l %v");
+  spdlog::set_default_logger(log);
   const Status complete = Complete(flags);
   if (!complete.ok()) return Refuse(complete.text(), kExitUsage);
   const DonorOptions& o = flags->options;
 
-  auto log = spdlog::stderr_logger_mt("farpool");
-  log->set_pattern("farpool: %Y-%m-%d %H:%M:%S.%e %l %v");
-  spdlog::set_default_logger(log);
   RaiseLimit(RLIMIT_NOFILE);   // Each slab lent over a unix socket is a descriptor of its own.
   RaiseLimit(RLIMIT_MEMLOCK);  // Memory lent by RDMA is locked.
   // Blocked before the server starts its threads, so that only sigtimedwait below ever sees them.
@@ -120,6 +130,7 @@ int RunDonor(DonorFlags* flags) {
   sigemptyset(&ends);
   sigaddset(&ends, SIGTERM);
   sigaddset(&ends, SIGINT);
+  sigaddset(&ends, SIGQUIT);
   // A terminal that is closed; under nohup it is ignored, and blocking it would undo that.
   struct sigaction hangup = {};
   sigaction(SIGHUP, nullptr, &hangup);
@@ -186,11 +197,16 @@ Command AddDonor(CLI::App& root) {
            if (!entry.ok()) throw CLI::ValidationError("--unix", entry.status().text());
            f->options.unix_path = entry.value().path;
          },
-         "Serve clients on this host by shared memory, through this socket")
+         "Serve clients on this host by shared memory, through this socket; @NAME makes one without a file")
       ->type_name("PATH");
   AddSize(app, "--memory", &f->options.memory_bytes,
-          "Lend at most this (default: half of what is available)");
-  app->add_option("--rack", f->options.rack, "Label told to clients: who is near whom")->type_name("NAME");
+          "Lend at most this, in whole slabs (default: half of what is available)");
+  app->add_option("--rack", f->options.rack, "Label told to clients: who is near whom")
+      ->type_name("NAME")
+      ->check([](const std::string& name) -> std::string {
+        if (name.size() <= wire::kMaxRackBytes) return "";
+        return fmt::format("the name is longer than {} bytes", wire::kMaxRackBytes);
+      });
   app->add_option_function<std::string>(
          "--slab", [f](const std::string& text) { SetSlab(text, f); },
          "Unit of lease: a power of two from 1M to 1G (default: 64M)")
@@ -202,7 +218,8 @@ Command AddDonor(CLI::App& root) {
       "may use the memory");
   app->footer(
       "SIZE is bytes, or a number with K, M, G or T (powers of 1024).\n"
-      "Prints a line per endpoint and then \"ready\". SIGTERM, SIGINT or SIGHUP ends it with exit status 0.\n"
+      "Prints a line per endpoint and then \"ready\". SIGTERM, SIGINT, SIGQUIT or SIGHUP ends it with exit "
+      "status 0.\n"
       "\n"
       "Examples:\n"
       "  farpool donor --memory 8G\n"

@@ -88,16 +88,17 @@ expect_refusal "donor larger than the host" 2 'more than this host has' "$farpoo
 expect_refusal "donor smaller than a slab" 2 'does not hold one slab' "$farpool" donor --memory 1M
 expect_refusal "quota smaller than a slab" 2 '^farpool: --quota 1 MiB does not hold one slab' "$farpool" donor --quota 1M --memory 64M
 expect_refusal "address of others" 1 'no such address on this machine' "$farpool" donor --listen tcp://192.0.2.1:0 --allow-anyone --memory 64M
+expect_refusal "long rack" 2 '^farpool: --rack: the name is longer than 64 bytes' "$farpool" donor --rack "$(printf 'x%.0s' {1..65})"
 expect_refusal "odd slab" 2 'power of two' "$farpool" donor --slab 3M
 expect_refusal "donor open to all" 1 'allow-anyone' "$farpool" donor --listen tcp://0.0.0.0:0 --memory 64M
 expect_refusal "config that is not there" 2 "$work/none: cannot be read: No such file" "$farpool" status --config "$work/none"
 expect_refusal "config that is a directory" 125 "$work: cannot be read" "$farpool" run --config "$work" -- true
-printf '[donor]\nmemroy = "1G"\n' >"$work/typo.toml"
 mkfifo "$work/fifo"
 expect_refusal "config that may never begin" 125 "$work/fifo: cannot be read: it is no regular file" "$farpool" run --config "$work/fifo" -- true
 expect_refusal "config that never ends" 2 "/dev/zero: cannot be read: it is no regular file" "$farpool" donor --config /dev/zero
 head -c 2M /dev/zero >"$work/large"
 expect_refusal "large config" 2 "$work/large: is over 1 MiB" "$farpool" donor --config "$work/large"
+printf '[donor]\nmemroy = "1G"\n' >"$work/typo.toml"
 expect_refusal "unknown key" 2 "typo.toml:2: unknown key 'memroy'" "$farpool" donor --config "$work/typo.toml"
 printf '[donor]\nmemory = \n' >"$work/broken.toml"
 expect_refusal "broken config" 2 'broken.toml:2: ' env FARPOOL_CONFIG="$work/broken.toml" "$farpool" donor
@@ -171,6 +172,21 @@ start_donor --unix "$work/d.sock" --memory 64M --rack $'r7\e[31m\n' && {
   expect "rack that would write to the terminal" 0 'up +r7\?\[31m\? ' "$farpool" status --pool "unix://$work/d.sock"
   stop_donor HUP
   [ -e "$work/d.sock" ] && bad "socket after the end on HUP" "still there"
+}
+start_donor --unix "$work/d.sock" --memory 64M && {
+  stop_donor QUIT
+  [ -e "$work/d.sock" ] && bad "socket after the end on QUIT" "still there"
+}
+
+# --- memory that is no whole number of slabs is not lent, and not promised
+start_donor --unix "@farpool-cli-test.$$" --memory 100M --quota 70M && {
+  [ "$first" = "listening on unix://@farpool-cli-test.$$, lending 64 MiB in 64 MiB slabs" ] || bad "whole slabs" "$first"
+  for flag in '--memory 100' '--quota 70'; do
+    grep -q -e "$flag MiB is no whole number of slabs of 64 MiB: it is 64 MiB" "$work/donor.log" ||
+      bad "whole slabs" "$(cat "$work/donor.log")"
+  done
+  expect "status over a socket without a file" 0 'up +- +64 MiB +64 MiB ' "$farpool" status --pool "unix://@farpool-cli-test.$$"
+  stop_donor TERM
 }
 
 # --- flags win over variables, variables over the file
