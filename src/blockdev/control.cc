@@ -13,6 +13,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/clock.h"
+
 namespace farpool {
 
 namespace {
@@ -54,24 +56,28 @@ Status PublishSwap(SwapListener* listener, const std::string& device) {
 }
 
 Result<SwapStatus> AskSwap(const std::string& device, SwapRequest request) {
-  const Fd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  if (!fd.valid()) return Status::FromErrno("socket", errno);
   const sockaddr_un address = AddressOf(PathOf(device));
   const timeval timeout = {kAnswerSeconds, 0};
-  setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
-  if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    if (errno == ENOENT) return Status(Status::Code::kNotFound, "no swap device of farpool's");
-    if (errno == ECONNREFUSED) return Status::Unavailable("its daemon is dead");
-    return Status::FromErrno("asking the swap daemon", errno);
+  for (const uint64_t end = NowNs() + kAnswerSeconds * uint64_t{1'000'000'000}; NowNs() < end;) {
+    const Fd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    if (!fd.valid()) return Status::FromErrno("socket", errno);
+    setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+    if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+      if (errno == ENOENT) return Status(Status::Code::kNotFound, "no swap device of farpool's");
+      if (errno == ECONNREFUSED) return Status::Unavailable("its daemon is dead");
+      return Status::FromErrno("asking the swap daemon", errno);
+    }
+    if (send(fd.get(), &request, sizeof(request), MSG_NOSIGNAL) == sizeof(request)) {
+      SwapStatus answer;
+      const ssize_t got = recv(fd.get(), &answer, sizeof(answer), 0);
+      if (got == sizeof(answer)) return answer;
+      if (got < 0 && errno == EAGAIN) break;
+    }
+    // Not dead yet, or nobody would have accepted: the daemon died just now and its standby answers next, or
+    // it did not wait for us, who were swapped out perhaps.
   }
-  SwapStatus answer;
-  if (send(fd.get(), &request, sizeof(request), MSG_NOSIGNAL) != sizeof(request))
-    return Status::Unavailable("its daemon is dead");
-  const ssize_t got = recv(fd.get(), &answer, sizeof(answer), 0);
   // It may be at it still: nobody else may end its device then.
-  if (got < 0 && errno == EAGAIN) return Status(Status::Code::kTimeout, "its daemon does not answer");
-  if (got != sizeof(answer)) return Status::Unavailable("its daemon is dead");
-  return answer;
+  return Status(Status::Code::kTimeout, "its daemon does not answer");
 }
 
 std::vector<std::string> SwapDevices() {

@@ -73,7 +73,7 @@ for i in range(3000):
     for words in ("SET", "key:%d" % i, ("value %d " % (i * 7919)) * (i % 12 + 1)), ("HSET", "hash:%d" % (i % 500), "field%d" % i, str(i)):
         print("*%d\r\n" % len(words) + "".join("$%d\r\n%s\r\n" % (len(w), w) for w in words), end="")' | $cli --pipe | grep -v '^All data'
 # What jemalloc took while the runtime loaded libibverbs stays near, some MiB.
-$cli debug populate 60000 key 100
+$cli debug populate 20000 key 500
 $cli debug digest
 $cli save
 $cli debug reload

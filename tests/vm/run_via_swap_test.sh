@@ -1,5 +1,5 @@
 #!/bin/bash
-# vm: 6.1 6.12; 400; short
+# vm: 6.1 6.12; 400; short 6.1
 # farpool run --via swap: a static program and a script of several processes with a fraction of their memory here; exit
 # statuses and signals pass, and nothing is left behind.
 near=8

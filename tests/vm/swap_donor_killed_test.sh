@@ -4,7 +4,8 @@
 # ended by SIGBUS instead of going on with wrong data, others go on, and off and delete say so and end.
 mib=24
 slab=4
-[ "${FARPOOL_VM_LONG:-0}" = 1 ] && mib=64 slab=16  # lib.sh clears it.
+stored=14
+[ "${FARPOOL_VM_LONG:-0}" = 1 ] && mib=64 slab=16 stored=36  # lib.sh clears it.
 # shellcheck source=../integration/lib.sh
 . "$(dirname "$0")/../integration/lib.sh"
 # shellcheck source=swap_lib.sh
@@ -21,7 +22,7 @@ for driver in $drivers; do
   limited $((mib / 8)) "$programs/pagewalker_static" "$mib" >"$work/out" 2>"$work/err" &
   program=$!
   # Slabs are taken from the donors in turns.
-  away() { [ "$(swap_field stored_bytes)" -gt $((slab * 9 / 4 << 20)) ]; }
+  away() { [ "$(swap_field stored_bytes)" -gt $((stored << 20)) ]; }
   wait_for 200 away || bad "$driver" "the program does not swap: $("$farpool" swap list)"
   kill -9 "$killed"
   ended() { ! kill -0 "$program" 2>/dev/null; }

@@ -7,6 +7,8 @@ swap_field() {
   "$farpool" swap list --json | sed -n "s/^ *\"$1\": \([0-9]*\),*$/\1/p" | head -1
 }
 
+swap_mib() { echo $(($(swap_field "$1") + 0 >> 8)); }  # FIELD, of pages
+
 # limited MIB COMMAND...: in a memory control group of its own.
 limited() {
   local group=/sys/fs/cgroup/limited-$BASHPID limit=$(($1 << 20)) status

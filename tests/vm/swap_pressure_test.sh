@@ -28,7 +28,7 @@ status=${PIPESTATUS[0]}
 kill "$beats"
 wait "$beats" 2>/dev/null
 if [ "$status" = 0 ] && grep -q 'rounds, [1-9][0-9]* MiB verified' "$work/out"; then
-  ok "$((mib * 19 / 10)) MiB in a machine of $mib MiB ($(tail -1 "$work/out"); $(($(swap_field pages_written) >> 8)) MiB out, $(($(swap_field pages_read) >> 8)) MiB in)"
+  ok "$((mib * 19 / 10)) MiB in a machine of $mib MiB ($(tail -1 "$work/out"); $(swap_mib pages_written) MiB out, $(swap_mib pages_read) MiB in)"
 else
   bad program "status $status: $(tail -2 "$work/err" | tr '\n' '|') $(dmesg | grep -m 3 -iE 'oom|out of memory' | tr '\n' '|')"
 fi

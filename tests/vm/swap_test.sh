@@ -58,12 +58,25 @@ else
   bad size "$(blockdev --getsize64 "$device")"
 fi
 
+# Whose connection ends without an answer asks again: a standby may go on. Dead is what nobody listens for.
+timeout 30 python3 -c 'import os, socket, sys
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+    s.bind(sys.argv[1])
+    s.listen()
+    for i in range(2): s.accept()[0].close()
+    os.unlink(sys.argv[1])' /run/farpool/swap/nbd99.sock &
+fake=$!
+wait_for 20 test -S /run/farpool/swap/nbd99.sock
+"$farpool" swap list >"$work/list"
+wait "$fake" && grep -q 'nbd99.* is dead' "$work/list" && ok "asks again" || bad "asks again" "$(tr '\n' '|' <"$work/list")"
+rm -f /run/farpool/swap/nbd99.sock
+
 "$farpool" swap on "$device" && "$farpool" swap on "$device" && grep -q "^$device " /proc/swaps && ok on || bad on "$(cat /proc/swaps)"
 "$farpool" swap delete "$device" 2>"$work/err" && bad delete "of a device that is on" || ok "delete refused while on"
 "$programs/pagewalker_static" "$mib" >"$work/plain"
 limited $((mib / 3)) "$programs/pagewalker_static" "$mib" >"$work/swapped" 2>"$work/err"
 if cmp -s "$work/plain" "$work/swapped"; then
-  ok "static program ($(tail -1 "$work/swapped"), $(($(swap_field pages_written) >> 8)) MiB out, $(($(swap_field pages_read) >> 8)) MiB in)"
+  ok "static program ($(tail -1 "$work/swapped"), $(swap_mib pages_written) MiB out, $(swap_mib pages_read) MiB in)"
 else
   bad "static program" "$(tail -2 "$work/err" | tr '\n' '|')"
 fi
