@@ -19,8 +19,8 @@ namespace farpool {
 
 class Slab {
  public:
-  // Adds `bytes` to `*used_bytes`, which must not exceed `limit_bytes` (kExhausted) and must outlive the slab;
-  // they are taken off again when it is discarded, or else dies.
+  // Adds `bytes` to `*used_bytes`, which must not exceed `limit_bytes` (kExhausted) and must outlive the
+  // slab; they are taken off again when it is discarded, or else dies.
   static Result<std::shared_ptr<Slab>> Create(SlabId id, uint64_t bytes, std::atomic<uint64_t>* used_bytes,
                                               uint64_t limit_bytes);
   ~Slab();
@@ -38,8 +38,8 @@ class Slab {
   // kNotFound once it is discarded.
   Result<uint32_t> Key(const std::shared_ptr<RdmaDomain>& domain);
   // Gives the memory back to the host now, whoever still maps it: a client that keeps its descriptor would
-  // otherwise keep memory that we lend to the next one. Mappings read zeros from then on, keys are refused. What a
-  // connection is just receiving into it, one transfer, goes when the slab dies.
+  // otherwise keep memory that we lend to the next one. Mappings read zeros from then on, keys are refused.
+  // What a connection is just receiving into it, one transfer, goes when the slab dies.
   void Discard();
 
  private:
