@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "base/refuse.h"
 #include "farpool/status.h"
 #include "registry/pool_spec.h"
 
@@ -34,9 +35,6 @@ Command AddRun(CLI::App& root, const std::vector<std::string>* program);
 Command AddStatus(CLI::App& root);
 Command AddSwap(CLI::App& root);
 Command AddVersion(CLI::App& root);
-
-// Writes "farpool: TEXT" as one line to stderr and returns `exit_status`.
-int Refuse(const std::string& text, int exit_status = kExitFailure);
 
 // --- flags that several subcommands have
 // SIZE. `*bytes` keeps its value unless the flag is given; zero is refused unless `zero_allowed`.

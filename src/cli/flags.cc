@@ -1,21 +1,9 @@
-// Flags that several subcommands have, and how a command refuses.
-
-#include <cstdio>
+// Flags that several subcommands have.
 
 #include "base/size_text.h"
 #include "cli/commands.h"
 
 namespace farpool {
-
-int Refuse(const std::string& text, int exit_status) {
-  std::string line = "farpool: " + text;
-  // One refusal, one line: whatever a file name or a library's message contained.
-  for (char& c : line)
-    if (c == '\n' || c == '\r') c = ' ';
-  line += '\n';
-  std::fwrite(line.data(), 1, line.size(), stderr);
-  return exit_status;
-}
 
 CLI::Option* AddSize(CLI::App* app, const std::string& name, uint64_t* bytes, const std::string& help,
                      bool zero_allowed) {

@@ -22,6 +22,7 @@
 
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "base/refuse.h"
 #include "base/text.h"
 #include "base/uffd_abi.h"
 #include "base/writable.h"
@@ -43,11 +44,6 @@ constexpr uint64_t kLocalShareMin = 16u << 20;  // With --local N%.
 constexpr uint64_t kGraceMs = 10'000;           // Leases outlive a broken connection this long.
 constexpr uint64_t kThresholdDefault = 64u << 10;
 constexpr rlim_t kFdCeiling = 4096;  // Our descriptors end here, or at the hard limit if that is lower.
-
-int Refuse(int status, const std::string& text) {
-  fprintf(stderr, "farpool: %s\n", text.c_str());
-  return status;
-}
 
 uint64_t HostMemory() {
   return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
@@ -309,31 +305,31 @@ Status CheckReportPath(const char* flag, const std::string& path) {
 int RunProgram(const RunOptions& options) {
   if (InsideRun())
     return Refuse(
-        kExitFarpoolFailed,
         "this is inside a run of farpool already: start the program without farpool run, it belongs "
-        "to that run");
+        "to that run",
+        kExitFarpoolFailed);
   for (const auto& [flag, path] :
        {std::pair("--report", &options.report_path), std::pair("--report-json", &options.report_json_path),
         std::pair("--trace", &options.trace_path)})
-    if (Status s = CheckReportPath(flag, *path); !s.ok()) return Refuse(kExitFarpoolFailed, s.text());
+    if (Status s = CheckReportPath(flag, *path); !s.ok()) return Refuse(s.text(), kExitFarpoolFailed);
   const Program program = FindProgram(options.command.at(0));
-  if (!program.status.ok()) return Refuse(program.exit_status, program.status.text());
-  if (Status s = CheckPreloadable(program.path); !s.ok()) return Refuse(kExitFarpoolFailed, s.text());
+  if (!program.status.ok()) return Refuse(program.status.text(), program.exit_status);
+  if (Status s = CheckPreloadable(program.path); !s.ok()) return Refuse(s.text(), kExitFarpoolFailed);
   Result<std::string> library = FindRuntimeLibrary();
-  if (!library.ok()) return Refuse(kExitFarpoolFailed, library.status().text());
+  if (!library.ok()) return Refuse(library.status().text(), kExitFarpoolFailed);
   if (options.local_bytes != 0 && options.local_bytes < kLocalMin)
-    return Refuse(kExitFarpoolFailed, "--local is too small: at least 4M is needed");
+    return Refuse("--local is too small: at least 4M is needed", kExitFarpoolFailed);
 
   if (options.handoff == "monitor") {
     if (!options.trace_path.empty())
-      return Refuse(kExitFarpoolFailed,
-                    "--trace needs the thread that touches: leave --handoff monitor away");
+      return Refuse("--trace needs the thread that touches: leave --handoff monitor away",
+                    kExitFarpoolFailed);
     const Fd fd(static_cast<int>(OpenKernelUserfault()));
     if (!fd.valid())
       return Refuse(
-          kExitFarpoolFailed,
           "--handoff monitor needs the right to serve the kernel's own page faults: open /dev/userfaultfd "
-          "to this user, or run as root");
+          "to this user, or run as root",
+          kExitFarpoolFailed);
   }
 
   const OwnActions actions;
@@ -345,7 +341,7 @@ int RunProgram(const RunOptions& options) {
   if (pool.empty()) {
     PoolEntry entry;
     if (Status s = private_donor.Start(options.private_donor_bytes, &entry); !s.ok())
-      return Refuse(kExitFarpoolFailed, s.text());
+      return Refuse(s.text(), kExitFarpoolFailed);
     pool.push_back(entry);
   }
   // A descriptor or two per process of the run; the program gets the old limit back.
@@ -355,25 +351,25 @@ int RunProgram(const RunOptions& options) {
   setrlimit(RLIMIT_NOFILE, &raised);
   Fd segment_fd;
   Result<RunSegment*> made = MakeSegment(options, library.value(), &segment_fd);
-  if (!made.ok()) return Refuse(kExitFarpoolFailed, made.status().text());
+  if (!made.ok()) return Refuse(made.status().text(), kExitFarpoolFailed);
   RunSegment* segment = made.value();
   segment->slabs.compress = options.compress;
   Donors donors;
   if (Status s = donors.Open(pool, kGraceMs, &segment->slabs, {}, options.placement); !s.ok()) {
     const std::string trouble = private_donor.trouble();
-    return Refuse(kExitFarpoolFailed, trouble.empty() ? s.text() : "this run's own donor: " + trouble);
+    return Refuse(trouble.empty() ? s.text() : "this run's own donor: " + trouble, kExitFarpoolFailed);
   }
   segment->donor_count = static_cast<uint32_t>(donors.size());
   for (size_t i = 0; i < donors.size(); ++i)
     segment->donors[i] = {.shared_memory = donors.shared_memory(i), .rdma = donors.rdma(i)};
   // A pool without room is found out before the program starts.
   if (!donors.HasRoom())
-    return Refuse(kExitFarpoolFailed, "no donor has room for a single slab; see farpool status");
+    return Refuse("no donor has room for a single slab; see farpool status", kExitFarpoolFailed);
 
   int control[2];
   int errors[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0 || pipe2(errors, O_CLOEXEC) != 0)
-    return Refuse(kExitFarpoolFailed, Status::FromErrno("socketpair", errno).text());
+    return Refuse(Status::FromErrno("socketpair", errno).text(), kExitFarpoolFailed);
   Fd control_ours(control[0]), control_theirs(control[1]), errors_read(errors[0]), errors_write(errors[1]);
   sigprocmask(SIG_BLOCK, &signals, nullptr);
   Fd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC));
@@ -382,7 +378,7 @@ int RunProgram(const RunOptions& options) {
   const uint64_t start = NowNs();
   const pid_t parent = getpid();
   const pid_t child = fork();
-  if (child < 0) return Refuse(kExitFarpoolFailed, Status::FromErrno("fork", errno).text());
+  if (child < 0) return Refuse(Status::FromErrno("fork", errno).text(), kExitFarpoolFailed);
   if (child == 0) {
     actions.Restore();
     ExecProgram(options, program.path, library.value(), segment, segment_fd.get(), control_theirs.get(),
@@ -395,7 +391,7 @@ int RunProgram(const RunOptions& options) {
     int status;
     waitpid(child, &status, 0);
     donors.Close();
-    return Refuse(WEXITSTATUS(status), failure.text());
+    return Refuse(failure.text(), WEXITSTATUS(status));
   }
 
   Supervisor supervisor(segment, &donors, control_ours.get(), signal_fd.get());

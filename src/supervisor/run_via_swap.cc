@@ -13,6 +13,7 @@
 #include <fstream>
 
 #include "base/fd.h"
+#include "base/refuse.h"
 #include "blockdev/swap_device.h"
 #include "supervisor/program.h"
 #include "transport/donor_session.h"
@@ -26,11 +27,6 @@ constexpr uint64_t kDeviceMax = uint64_t{1} << 40;
 constexpr int kSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
 // After the program's end its group is looked at this often until the last of its processes has gone, too.
 constexpr useconds_t kGroupPauseUs = 50'000;
-
-int Refuse(int status, const std::string& text) {
-  fprintf(stderr, "farpool: %s\n", text.c_str());
-  return status;
-}
 
 bool WriteFile(const std::string& path, const std::string& text) {
   const Fd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
@@ -89,37 +85,37 @@ void PassOn(int signal) {
 }  // namespace
 
 int RunViaSwap(const RunOptions& options) {
-  if (geteuid() != 0) return Refuse(kExitFarpoolFailed, "--via swap makes a swap device: run it as root");
+  if (geteuid() != 0) return Refuse("--via swap makes a swap device: run it as root", kExitFarpoolFailed);
   if (options.local_bytes < kLocalMin)
-    return Refuse(kExitFarpoolFailed,
-                  "--via swap needs --local SIZE, at least 4M: what the program may keep here");
+    return Refuse("--via swap needs --local SIZE, at least 4M: what the program may keep here",
+                  kExitFarpoolFailed);
   if (options.pool.empty())
-    return Refuse(kExitFarpoolFailed, "--via swap needs --pool: donors that lend the memory");
+    return Refuse("--via swap needs --pool: donors that lend the memory", kExitFarpoolFailed);
   if (options.placement != Placement::kSlabs)
-    return Refuse(kExitFarpoolFailed, "--via swap places pages slab by slab: leave --placement away");
+    return Refuse("--via swap places pages slab by slab: leave --placement away", kExitFarpoolFailed);
   if (options.compress == SlabTable::kPack)
-    return Refuse(kExitFarpoolFailed, "--via swap sends pages as they are: leave --compress away");
+    return Refuse("--via swap sends pages as they are: leave --compress away", kExitFarpoolFailed);
   if (!options.report_path.empty() || !options.report_json_path.empty() || !options.near_programs.empty() ||
       !options.trace_path.empty() || options.threshold_bytes != 0 || options.handoff != "auto")
-    return Refuse(kExitFarpoolFailed,
-                  "--via swap takes --local and --pool; other flags are for --via preload");
+    return Refuse("--via swap takes --local and --pool; other flags are for --via preload",
+                  kExitFarpoolFailed);
   const Program program = FindProgram(options.command.at(0));
-  if (!program.status.ok()) return Refuse(program.exit_status, program.status.text());
+  if (!program.status.ok()) return Refuse(program.status.text(), program.exit_status);
 
   Result<uint64_t> bytes = FreeInPool(options.pool);
-  if (!bytes.ok()) return Refuse(kExitFarpoolFailed, bytes.status().text());
+  if (!bytes.ok()) return Refuse(bytes.status().text(), kExitFarpoolFailed);
   if (bytes.value() == 0)
-    return Refuse(kExitFarpoolFailed, "no donor has room for two slabs; see farpool status");
+    return Refuse("no donor has room for two slabs; see farpool status", kExitFarpoolFailed);
   MemoryGroup group;
-  if (Status s = group.Create(options.local_bytes); !s.ok()) return Refuse(kExitFarpoolFailed, s.text());
+  if (Status s = group.Create(options.local_bytes); !s.ok()) return Refuse(s.text(), kExitFarpoolFailed);
   SwapOptions swap;
   swap.size_bytes = bytes.value();
   swap.pool = options.pool;
   Result<std::string> device = CreateSwap(swap);
-  if (!device.ok()) return Refuse(kExitFarpoolFailed, device.status().text());
+  if (!device.ok()) return Refuse(device.status().text(), kExitFarpoolFailed);
   if (Status s = SwapOn(device.value()); !s.ok()) {
     (void)DeleteSwap(device.value());
-    return Refuse(kExitFarpoolFailed, s.text());
+    return Refuse(s.text(), kExitFarpoolFailed);
   }
 
   // Where SIGCHLD is ignored the kernel does not say how the program ended. It gets back what there was.
@@ -129,12 +125,12 @@ int RunViaSwap(const RunOptions& options) {
   const pid_t child = fork();
   if (child == 0) {
     sigaction(SIGCHLD, &before, nullptr);
-    if (!group.Enter()) _exit(Refuse(kExitFarpoolFailed, "cannot enter the memory control group"));
+    if (!group.Enter()) _exit(Refuse("cannot enter the memory control group", kExitFarpoolFailed));
     std::vector<char*> argv;
     for (const std::string& word : options.command) argv.push_back(const_cast<char*>(word.c_str()));
     argv.push_back(nullptr);
     execv(program.path.c_str(), argv.data());
-    _exit(Refuse(kExitCannotExecute, "cannot run '" + program.path + "': " + strerror(errno)));
+    _exit(Refuse("cannot run '" + program.path + "': " + strerror(errno), kExitCannotExecute));
   }
   int exit_status = kExitFarpoolFailed;
   if (child > 0) {
@@ -149,12 +145,12 @@ int RunViaSwap(const RunOptions& options) {
     exit_status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     while (!group.Empty()) usleep(kGroupPauseUs);
   } else {
-    Refuse(kExitFarpoolFailed, std::string("fork: ") + strerror(errno));
+    Refuse(std::string("fork: ") + strerror(errno), kExitFarpoolFailed);
   }
   group.Remove();
   Status s = SwapOff(device.value());
   if (s.ok()) s = DeleteSwap(device.value());
-  if (!s.ok()) Refuse(0, "the swap device stays: " + std::string(s.text()));
+  if (!s.ok()) Refuse("the swap device stays: " + std::string(s.text()), 0);
   return exit_status;
 }
 

@@ -47,6 +47,7 @@ near=(--local 64M --pool "unix://$work/donor.sock")
 passes status-of-the-program 7 "$farpool" run "${near[@]}" -- sh -c 'exit 7'
 passes status-of-a-signal 143 "$farpool" run "${near[@]}" -- sh -c 'kill -TERM $$'
 refused not-found 127 'no-such-program' "$farpool" run "${near[@]}" -- no-such-program
+refused not-found-two-lines 127 'no such program' "$farpool" run "${near[@]}" -- $'no such\nprogram'
 echo 'data' >"$work/plain-file"
 chmod a+r "$work/plain-file"
 refused not-executable 126 'plain-file' "$farpool" run "${near[@]}" -- "$work/plain-file"
