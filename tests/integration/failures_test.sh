@@ -184,7 +184,7 @@ for signal in TERM ALRM RTMIN+1; do
   exec_as_user "$farpool" run "${near[@]}" -- \
     bash -c "trap 'exit 9' $signal; echo ready; for _ in {1..300}; do sleep 0.1; done" >"$work/ready" &
   runner=$!
-  wait_for test -s "$work/ready"
+  wait_for 60 test -s "$work/ready"
   kill -"$signal" "$runner" 2>/dev/null
   wait "$runner"
   status=$?
@@ -197,7 +197,7 @@ if wanted signal-after-the-program; then
   exec_as_user "$farpool" run "${near[@]}" -- \
     sh -c "'$programs/pagewalker' 300 >$work/ready & until [ -s $work/ready ]; do sleep 0.1; done; echo >$work/over" &
   runner=$!
-  wait_for test -e "$work/over"
+  wait_for 60 test -e "$work/over"
   sleep 0.2
   for _ in $(seq 20); do
     kill -TERM "$runner" 2>/dev/null || break
@@ -217,7 +217,7 @@ passes run-over 0 "$farpool" run "${near[@]}" -- \
   sh -c '(tail --pid=$PPID -f /dev/null; "$1"/pagewalker 50 >"$2/late.out" 2>&1; echo "status $?" >"$2/late") >/dev/null &' \
   sh "$programs" "$work"
 if wanted run-over; then
-  wait_for test -s "$work/late"
+  wait_for 60 test -s "$work/late"
   if [ "$(cat "$work/late" 2>&1)" = "status 0" ] && cmp -s "$work/late.out" <("$programs/pagewalker" 50 2>&1); then
     ok late-program
   else
@@ -237,7 +237,7 @@ if wanted nothing-left; then
   mkdir -m 777 "$work/tmp"
   exec_as_user env TMPDIR="$work/tmp" "$farpool" run --local 64M -- sh -c "echo >$work/started; exec sleep 100" &
   runner=$!
-  wait_for test -e "$work/started"
+  wait_for 60 test -e "$work/started"
   kill -KILL "$runner"
   wait "$runner" 2>/dev/null
   left=$(ls -A "$work/tmp")

@@ -23,12 +23,14 @@ fi
 # wanted NAME: is it among the $names of the command line, or are there none?
 wanted() { [ ${#names[@]} = 0 ] || [[ " ${names[*]} " = *" $1 "* ]]; }
 
-# wait_for COMMAND...: until it succeeds. 1 after a minute, which is more than a loaded machine needs.
+# wait_for SECONDS COMMAND...: until it succeeds; 1 if it does not in that time.
+wait_pause=0.02
 wait_for() {
-  local end=$((SECONDS + 60))
+  local end=$((SECONDS + $1))
+  shift
   until "$@"; do
     [ "$SECONDS" -lt "$end" ] || return 1
-    sleep 0.02
+    sleep "$wait_pause"
   done
 }
 

@@ -27,15 +27,7 @@ lent_bytes() {
       END { if (NR && !silent) printf "%.0f\n", lent }'
 }
 
-# wait_for SECONDS COMMAND...: until it succeeds.
-wait_for() {
-  local end=$((SECONDS + $1))
-  shift
-  until "$@"; do
-    [ "$SECONDS" -ge "$end" ] && return 1
-    sleep 0.5
-  done
-}
+wait_pause=0.5  # Asking is slow in these guests.
 
 two_donors() {  # [SLAB]
   start_donor --unix "$work/donor.sock" --memory 384M --slab "${1:-16M}"
