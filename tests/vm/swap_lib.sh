@@ -29,9 +29,9 @@ lent_bytes() {
 
 wait_pause=0.5  # Asking is slow in these guests.
 
-two_donors() {  # [SLAB]
-  start_donor --unix "$work/donor.sock" --memory 384M --slab "${1:-16M}"
-  start_donor --listen tcp://127.0.0.1:0 --memory 384M --slab "${1:-16M}"
+two_donors() {
+  start_donor --unix "$work/donor.sock" --memory 384M --slab 16M
+  start_donor --listen tcp://127.0.0.1:0 --memory 384M --slab 16M
   pool=unix://$work/donor.sock,tcp://127.0.0.1:$donor_port
 }
 
