@@ -427,7 +427,10 @@ long SetAction(GuardFrame* frame) {
     // A vfork child has actions of its own, which only the kernel knows.
     if (program.known && (!child || Ours(signal) || before.handler == reinterpret_cast<uint64_t>(&OnSignal)))
       before = program.action;
-    if (action != nullptr && !child) program = {set, true};
+    if (action != nullptr && !child) {
+      program.action = set;
+      __atomic_store_n(&program.known, true, __ATOMIC_RELEASE);
+    }
   }
   if (old != nullptr) *old = before;
   return 0;
@@ -499,12 +502,42 @@ void InstallHandlers() {
 
 void SignalsAfterFork() { g_actions_lock.Reset(); }
 
+namespace {
+
+// What posix_spawn's child does twice for every signal: a look at, and then a reset of, what is the kernel's
+// own business, for which no lock and no other stack is needed. False: neither, and nothing has happened.
+bool PlainAction(const GuardFrame* frame, long* result) {
+  const auto signal = static_cast<int>(frame->args[0]);
+  const auto* action = reinterpret_cast<const KernelSigaction*>(frame->args[1]);
+  auto* old = reinterpret_cast<KernelSigaction*>(frame->args[2]);
+  if (Ours(signal) || InArena(reinterpret_cast<uintptr_t>(frame)) || (action != nullptr && old != nullptr))
+    return false;
+  if (action != nullptr) {
+    KernelSigaction set = *action;
+    if (set.handler > 1 || !InVforkChild()) return false;
+    set.mask &= ~kOurSignals;
+    *result = RawSigaction(signal, &set, nullptr);
+    return true;
+  }
+  KernelSigaction now;
+  *result = RawSigaction(signal, nullptr, &now);
+  if (*result != 0) return true;
+  if (now.handler == reinterpret_cast<uint64_t>(&OnSignal)) return false;
+  // It is set after the kernel's: what was read here is no half of a change.
+  if (__atomic_load_n(&g_actions[signal].known, __ATOMIC_RELAXED)) return false;
+  if (old != nullptr) *old = now;
+  return true;
+}
+
+}  // namespace
+
 long GuardSigaction(GuardFrame* frame) {
   const uint64_t signal = frame->args[0];
   if (frame->args[3] != sizeof(uint64_t) || signal < 1 || signal > kSignals) return -EINVAL;
   if (!MayRead(frame->args[1], sizeof(KernelSigaction)) || !MayWrite(frame->args[2], sizeof(KernelSigaction)))
     return -EFAULT;
-  return OnNearStack(&SetAction, *frame);
+  long result;
+  return PlainAction(frame, &result) ? result : OnNearStack(&SetAction, *frame);
 }
 
 long GuardSigprocmask(GuardFrame* frame) {

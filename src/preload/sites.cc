@@ -32,9 +32,9 @@ namespace farpool {
 namespace {
 
 constexpr size_t kStubBytes = 64;
-constexpr size_t kStubsMax = 1023;
-constexpr size_t kStubAreaBytes = (kStubsMax + 1) * kStubBytes;
 constexpr size_t kMiddleMax = 24;  // Bytes between the mov and the syscall.
+constexpr size_t kBeforeMax = 32;  // Bytes that change begin at most so far before the syscall,
+constexpr size_t kAfterMax = 8;    // and end so far behind its beginning.
 
 struct Text {
   uint8_t* begin = nullptr;
@@ -142,7 +142,8 @@ bool IsFork(const uint8_t* mov) {
 
 class Patcher {
  public:
-  Patcher(Text text, uint8_t* stubs) : text_(text), stubs_(stubs), next_(stubs + kStubBytes) {
+  Patcher(Text text, uint8_t* stubs, size_t bytes)
+      : text_(text), stubs_(stubs), end_(stubs + bytes), next_(stubs + kStubBytes) {
     // The first stub's place holds the addresses all others jump through.
     const auto entry = reinterpret_cast<uint64_t>(&farpool_site_entry);
     std::memcpy(stubs_, &entry, sizeof(entry));
@@ -152,15 +153,14 @@ class Patcher {
     std::memcpy(stubs_ + 16, &clone, sizeof(clone));
   }
 
-  // Returns how many sites were patched. What is found is put down in `known`, if that is nobody's yet.
-  unsigned Run(CallSites* known) {
-    if (text_.build_id != nullptr && known->state.load(std::memory_order_acquire) == CallSites::kFound &&
-        std::memcmp(known->build_id, text_.build_id, sizeof(known->build_id)) == 0) {
-      for (uint32_t i = 0; i < Min(known->count, CallSites::kMax); ++i)
-        if (known->offsets[i] < static_cast<size_t>(text_.end - text_.begin))
-          Patch(text_.begin + known->offsets[i]);
-      return patched_;
-    }
+  // Return how many sites were patched.
+  unsigned PatchKnown(const CallSites& known) {
+    Populate(known.offsets, known.count);
+    for (uint32_t i = 0; i < known.count; ++i) Patch(text_.begin + known.offsets[i]);
+    return patched_;
+  }
+  // What is found is put down in `known`, if that is nobody's yet.
+  unsigned FindAndPatch(CallSites* known) {
     auto unknown = CallSites::kUnknown;
     const bool note =
         text_.build_id != nullptr && known->state.compare_exchange_strong(unknown, CallSites::kBeingFound);
@@ -180,6 +180,20 @@ class Patcher {
   }
 
  private:
+  // Copies what will change, neighbouring pages by one call, in place of two faults for each page: one to
+  // read and one to write. Linux before 5.14 refuses; then faults it is.
+  void Populate(const uint32_t* offsets, uint32_t count) {
+    const auto text = reinterpret_cast<uintptr_t>(text_.begin);
+    const auto first = [&](uint32_t i) { return (text + offsets[i] - kBeforeMax) & ~(kPageBytes - 1); };
+    const auto end = [&](uint32_t i) { return ((text + offsets[i] + kAfterMax - 1) | (kPageBytes - 1)) + 1; };
+    for (uint32_t i = 0; i < count;) {
+      const uint32_t from = i;
+      while (++i < count && first(i) <= end(i - 1)) {
+      }
+      sys::Call(SYS_madvise, first(from), end(i - 1) - first(from), MADV_POPULATE_WRITE);
+    }
+  }
+
   // True if there is a `syscall` of one of the shapes below, and it was patched.
   bool Patch(uint8_t* p) {
     const unsigned before = patched_;
@@ -303,7 +317,7 @@ class Patcher {
     std::memcpy(at, &narrow, sizeof(narrow));
   }
   uint8_t* NewStub() {
-    if (next_ + kStubBytes > stubs_ + kStubAreaBytes) return nullptr;
+    if (next_ + kStubBytes > end_) return nullptr;
     uint8_t* stub = next_;
     next_ += kStubBytes;
     return stub;
@@ -311,18 +325,19 @@ class Patcher {
 
   Text text_;
   uint8_t* stubs_;
+  uint8_t* end_;
   uint8_t* next_;
   unsigned patched_ = 0;
 };
 
 // Memory within reach of a 32-bit jump from all of libc.
-uint8_t* MapNear(Text text) {
+uint8_t* MapNear(Text text, size_t bytes) {
   constexpr uintptr_t kStep = 1 << 20;
   auto at = reinterpret_cast<uintptr_t>(text.begin) & ~(kStep - 1);
   for (int i = 0; i < 1024; ++i) {
     at -= kStep;
-    const long map = sys::Call(SYS_mmap, at, kStubAreaBytes, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    const long map = sys::Call(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1, 0);
     if (!sys::Failed(map)) return reinterpret_cast<uint8_t*>(map);
   }
   return nullptr;
@@ -333,14 +348,20 @@ uint8_t* MapNear(Text text) {
 unsigned PatchLibc() {
   Text text;
   if (dl_iterate_phdr(&FindLibc, &text) == 0) return 0;
-  uint8_t* stubs = MapNear(text);
+  CallSites* const known = &g_runtime.segment->call_sites;
+  const bool found = text.build_id != nullptr &&
+                     known->state.load(std::memory_order_acquire) == CallSites::kFound &&
+                     std::memcmp(known->build_id, text.build_id, sizeof(known->build_id)) == 0;
+  const size_t stubs_bytes = ((found ? known->count : CallSites::kMax) + 1) * kStubBytes;
+  uint8_t* stubs = MapNear(text, stubs_bytes);
   if (stubs == nullptr) return 0;
   const auto begin = reinterpret_cast<uintptr_t>(text.begin) & ~(kPageBytes - 1);
   const size_t bytes = reinterpret_cast<uintptr_t>(text.end) - begin;
   // Refused where the system forbids changing code (SELinux execmod): the filter alone serves then.
   if (sys::Call(SYS_mprotect, begin, bytes, PROT_READ | PROT_WRITE | PROT_EXEC) != 0) return 0;
-  const unsigned patched = Patcher(text, stubs).Run(&g_runtime.segment->call_sites);
-  sys::Call(SYS_mprotect, stubs, kStubAreaBytes, PROT_READ | PROT_EXEC);
+  Patcher patcher(text, stubs, stubs_bytes);
+  const unsigned patched = found ? patcher.PatchKnown(*known) : patcher.FindAndPatch(known);
+  sys::Call(SYS_mprotect, stubs, stubs_bytes, PROT_READ | PROT_EXEC);
   sys::Call(SYS_mprotect, begin, bytes, PROT_READ | PROT_EXEC);
   return patched;
 }

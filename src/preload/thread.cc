@@ -88,10 +88,9 @@ __attribute__((noinline)) Thread* NewThread() {
   sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &kBlockable, &old, sizeof(old));
   Thread* thread = TakeRecord();
   AltStack program;
-  if (sys::Call(SYS_sigaltstack, nullptr, &program) == 0 && (program.flags & SS_DISABLE) == 0)
-    thread->asked = program;  // Set by a call that did not come by the guard.
   const AltStack ours = {thread->stack, 0, 0, Thread::kStackBytes};
-  sys::Call(SYS_sigaltstack, &ours, nullptr);
+  if (sys::Call(SYS_sigaltstack, &ours, &program) == 0 && (program.flags & SS_DISABLE) == 0)
+    thread->asked = program;  // Set by a call that did not come by the guard.
   if (t_thread == nullptr) t_thread = thread;
   sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &old, nullptr, sizeof(old));
   return thread;

@@ -43,7 +43,9 @@ constexpr uint64_t kLocalMin = 4u << 20;        // Below this the staging area a
 constexpr uint64_t kLocalShareMin = 16u << 20;  // With --local N%.
 constexpr uint64_t kGraceMs = 10'000;           // Leases outlive a broken connection this long.
 constexpr uint64_t kThresholdDefault = 64u << 10;
-constexpr rlim_t kFdCeiling = 4096;  // Our descriptors end here, or at the hard limit if that is lower.
+// Our descriptors end here, or at the hard limit if that is lower: above those that select() takes, and not
+// much, since each fork and spawn copies the table up to the last.
+constexpr rlim_t kFdCeiling = 1024 + kRuntimeFds;
 
 uint64_t HostMemory() {
   return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));

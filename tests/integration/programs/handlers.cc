@@ -303,6 +303,12 @@ void Masks() {
     CHECK(::signal(signal, SIG_IGN) != SIG_ERR && sigaction(signal, nullptr, &old) == 0 &&
               old.sa_handler == SIG_IGN,
           "ignored");
+    struct sigaction ignored = {};
+    ignored.sa_handler = SIG_IGN;
+    ignored.sa_mask = mask;
+    CHECK(sigaction(signal, &ignored, nullptr) == 0 && sigaction(signal, nullptr, &old) == 0 &&
+              old.sa_handler == SIG_IGN && Bits(old.sa_mask) == Bits(mask),
+          "ignored, with a mask");
     Forget(signal);
   }
   struct sigaction old = {};
@@ -757,6 +763,7 @@ void Children() {
   const sigset_t mask = Set(SIGBUS, SIGSYS, SIGHUP);
   posix_spawnattr_setsigmask(&attributes, &mask);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+  Install(SIGURG, CheckMask, SA_RESTART, mask);  // The child resets it, for itself.
   for (int i = 0; i < 5; ++i) {
     Walk();
     pid_t child;
@@ -765,6 +772,11 @@ void Children() {
     CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGUSR1, "%x",
           static_cast<unsigned>(status));
   }
+  struct sigaction kept;
+  CHECK(sigaction(SIGURG, nullptr, &kept) == 0 && kept.sa_sigaction == CheckMask &&
+            Bits(kept.sa_mask) == Bits(mask),
+        "after posix_spawn");
+  Forget(SIGURG);
   unlink(file);
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
