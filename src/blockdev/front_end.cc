@@ -28,6 +28,10 @@ bool ParseDeviceName(const std::string& name, SwapDriver* driver, int* device) {
 
 Status ProbeDriver(SwapDriver driver) { return driver == SwapDriver::kUblk ? ProbeUblk() : ProbeNbd(); }
 
+SwapDriver ChooseDriver() {
+  return ProbeDriver(SwapDriver::kUblk).ok() ? SwapDriver::kUblk : SwapDriver::kNbd;
+}
+
 std::unique_ptr<FrontEnd> NewFrontEnd(SwapDriver driver, const std::vector<BlockStore*>& stores) {
   return driver == SwapDriver::kUblk ? NewUblkFrontEnd(stores) : NewNbdFrontEnd(stores);
 }

@@ -33,6 +33,9 @@ bool ParseDeviceName(const std::string& name, SwapDriver* driver, int* device);
 
 // Loads the module if need be. kUnsupported: this kernel has no such devices.
 Status ProbeDriver(SwapDriver driver);
+// The better one of those that this kernel has: ublk's requests cost less, and it notices a dead daemon at
+// once.
+SwapDriver ChooseDriver();
 std::unique_ptr<FrontEnd> NewFrontEnd(SwapDriver driver, const std::vector<BlockStore*>& stores);
 // Clears away a device that nobody serves any more.
 Status EndDeadDevice(SwapDriver driver, int device);

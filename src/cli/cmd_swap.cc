@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/size_text.h"
+#include "blockdev/front_end.h"
 #include "blockdev/swap_device.h"
 #include "cli/commands.h"
 #include "farpool/types.h"
@@ -27,8 +28,9 @@ constexpr uint64_t kSizeMax = uint64_t{1} << 40;  // Of slabs of 64 MiB there ca
 
 int Create(const SwapFlags& flags) {
   SwapOptions options = flags.options;
-  // auto is NBD: with ublk a machine under full memory pressure was once seen to hang (6.12).
-  if (flags.driver == "ublk") options.driver = SwapDriver::kUblk;
+  options.driver = flags.driver == "auto"   ? ChooseDriver()
+                   : flags.driver == "ublk" ? SwapDriver::kUblk
+                                            : SwapDriver::kNbd;
   Result<std::string> path = CreateSwap(options);
   if (!path.ok()) return Refuse(path.status().text());
   fmt::print("{}\n", path.value());
@@ -98,7 +100,7 @@ int RunSwap(const SwapFlags& flags) {
   if (create && flags.options.pool.empty())
     return Refuse("swap create needs --pool: donors that lend the memory", kExitUsage);
   if (!create && !list && flags.device.empty())
-    return Refuse("name the device, as in: farpool swap " + flags.action + " /dev/nbd0", kExitUsage);
+    return Refuse("name the device, as in: farpool swap " + flags.action + " /dev/ublkb0", kExitUsage);
   if (geteuid() != 0) return Refuse("swap devices are the administrator's: run farpool swap as root");
   if (create) return Create(flags);
   if (list) {
@@ -154,7 +156,7 @@ Command AddSwap(CLI::App& root) {
                                         "'" + text.substr(0, 40) + "' is unknown; use auto, ublk or nbd");
            f->driver = text;
          },
-         "create: the kernel's kind of device; auto is nbd (default)")
+         "create: the kernel's kind of device; auto is ublk where there is that (default)")
       ->type_name("auto|ublk|nbd");
   AddPool(app, &f->options.pool, "create: donors, comma list of tcp://HOST:PORT and unix://PATH");
   AddJson(app, &f->json);
@@ -165,10 +167,10 @@ Command AddSwap(CLI::App& root) {
       "killed. SIZE is bytes, or a number with K, M, G or T (powers of 1024).\n"
       "\n"
       "Examples:\n"
-      "  farpool swap create --size 16G --pool tcp://10.0.0.2,tcp://10.0.0.3      (prints /dev/nbd0, say)\n"
-      "  farpool swap on /dev/nbd0\n"
-      "  farpool swap off /dev/nbd0\n"
-      "  farpool swap delete /dev/nbd0");
+      "  farpool swap create --size 16G --pool tcp://10.0.0.2,tcp://10.0.0.3      (prints /dev/ublkb0, say)\n"
+      "  farpool swap on /dev/ublkb0\n"
+      "  farpool swap off /dev/ublkb0\n"
+      "  farpool swap delete /dev/ublkb0");
   return {app, [flags] { return RunSwap(*flags); }};
 }
 

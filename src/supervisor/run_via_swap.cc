@@ -14,6 +14,7 @@
 
 #include "base/fd.h"
 #include "base/refuse.h"
+#include "blockdev/front_end.h"
 #include "blockdev/swap_device.h"
 #include "supervisor/program.h"
 #include "transport/donor_session.h"
@@ -111,6 +112,7 @@ int RunViaSwap(const RunOptions& options) {
   SwapOptions swap;
   swap.size_bytes = bytes.value();
   swap.pool = options.pool;
+  swap.driver = ChooseDriver();
   Result<std::string> device = CreateSwap(swap);
   if (!device.ok()) return Refuse(device.status().text(), kExitFarpoolFailed);
   if (Status s = SwapOn(device.value()); !s.ok()) {

@@ -72,7 +72,7 @@ expect_refusal "swap without pool" 2 'needs --pool' "$farpool" swap create --siz
 expect_refusal "small swap" 2 '^farpool: --size: must be from 1M to 1T' "$farpool" swap create --size 4K
 expect_refusal "unknown driver" 2 "'loop' is unknown; use auto, ublk or nbd" "$farpool" swap create --driver loop
 for action in on off delete; do
-  expect_refusal "swap $action nothing" 2 "name the device, as in: farpool swap $action /dev/nbd0" "$farpool" swap "$action"
+  expect_refusal "swap $action nothing" 2 "name the device, as in: farpool swap $action /dev/ublkb0" "$farpool" swap "$action"
 done
 expect_refusal "swap of others" 1 "(no swap device of farpool's|run farpool swap as root)" "$farpool" swap off /dev/null
 expect_refusal "unknown compression" 125 "'gzip' is unknown; use auto, on or off" "$farpool" run --compress gzip -- true

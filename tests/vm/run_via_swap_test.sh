@@ -10,6 +10,10 @@ near=8
 . "$(dirname "$0")/swap_lib.sh"
 
 two_donors
+wanted=nbd
+modprobe -n -q ublk_drv && wanted=ublkb
+device=$("$farpool" swap create --size 16M --pool "$pool" 2>"$work/err")
+if [ "${device%[0-9]}" = "/dev/$wanted" ] && "$farpool" swap delete "$device"; then ok "auto ($device)"; else bad auto "'$device' $(cat "$work/err")"; fi
 run() { "$farpool" run --via swap --local "$near"M --pool "$pool" -- "$@"; }
 nothing_left() {
   [ "$(wc -l </proc/swaps)" = 1 ] && [ "$("$farpool" swap list --json | tr -d ' \n')" = '{"devices":[]}' ] &&
