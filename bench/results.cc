@@ -8,6 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/host_memory.h"
 #include "bench/chart.h"
 
 namespace bench {
@@ -28,8 +29,7 @@ nlohmann::ordered_json Machine() {
   return {{"cpu", CpuModel()},
           {"cpus", sysconf(_SC_NPROCESSORS_ONLN)},
           {"kernel", names.release},
-          {"memory_bytes",
-           static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE))}};
+          {"memory_bytes", farpool::HostMemory()}};
 }
 
 // Values of `member` in order of first appearance.

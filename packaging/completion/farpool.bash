@@ -63,7 +63,7 @@ _farpool() {
     run) flags="--local --pool --placement --compress --handoff --via --threshold --near --report --report-json --trace --config --help" ;;
     donor) flags="--listen --rdma --unix --memory --rack --slab --quota --allow-anyone --config --help" ;;
     status) flags="--pool --json --config --help" ;;
-    swap) flags="--size --driver --pool --json --config --help" ;;
+    swap) flags="--size --driver --priority --pool --json --config --help" ;;
     doctor) flags="--pool --json --config --help" ;;
     bench) flags="--json --html --quick --only --configs --shares --smoke --pool --config --help" ;;
     version) flags="--json --config --help" ;;

@@ -11,9 +11,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <thread>
 
 #include "base/clock.h"
 #include "base/pass_descriptors.h"
@@ -30,6 +32,7 @@ namespace {
 constexpr int kTickMs = 200;
 constexpr int kStandbySeconds = 30;                  // For a standby to get ready.
 constexpr uint64_t kStandbyPauseNs = 5'000'000'000;  // Between attempts to make one.
+constexpr auto kTakeOverPause = std::chrono::seconds(1);
 constexpr unsigned kQueuesMin = 2;  // A write that waits for a donor must not hold up every read.
 constexpr unsigned kQueuesMax = 8;
 
@@ -81,16 +84,17 @@ class Daemon {
 
 Status Daemon::Create(const SwapOptions& options) {
   OpenEventLog();
-  if (Status s = HardenProcess(); !s.ok()) return s;
+  const long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+  // ublk has no more queues than the machine has processors.
+  const unsigned least = options.driver == SwapDriver::kUblk ? 1 : kQueuesMin;
+  const unsigned queues = std::clamp(static_cast<unsigned>(std::max(cpus, 1L)), least, kQueuesMax);
+  if (Status s = HardenProcess(queues); !s.ok()) return s;
   prctl(PR_SET_NAME, "farpool-swap");
   Result<SegmentOwner> segment = SegmentOwner::Create(options.size_bytes / kPageBytes);
   if (!segment.ok()) return segment.status();
   segment_ = segment.value();
   segment_.get()->driver = options.driver;
-  const long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-  // ublk has no more queues than the machine has processors.
-  const unsigned least = options.driver == SwapDriver::kUblk ? 1 : kQueuesMin;
-  segment_.get()->queues = std::clamp(static_cast<unsigned>(std::max(cpus, 1L)), least, kQueuesMax);
+  segment_.get()->queues = queues;
   if (Status s = source_.Open(options.pool, [this](uint32_t index, uint32_t slots,
                                                    int memory) { Announce(index, slots, memory); });
       !s.ok())
@@ -214,7 +218,7 @@ void Daemon::BecomeStandby(Fd channel, std::vector<std::vector<Fd>> channels) {
   prctl(PR_SET_NAME, "farpool-standby");
   // Locks are not inherited.
   segment_.Detach();
-  Status s = HardenProcess();
+  Status s = HardenProcess(segment_.get()->queues);
   if (s.ok()) s = segment_.Attach();
   if (!s.ok()) {
     LogEvent(s.text());
@@ -239,6 +243,10 @@ bool Daemon::Await() {
     if (got != static_cast<ssize_t>(sizeof(message))) return true;
     if (message.kind == StandbyMessage::Kind::kBye) return false;
     Fd memory;
+    if ((header.msg_flags & MSG_CTRUNC) != 0) {
+      LogEvent("no descriptor left in the standby for a slab");
+      _exit(1);
+    }
     if (cmsghdr* c = CMSG_FIRSTHDR(&header); c != nullptr && c->cmsg_type == SCM_RIGHTS) {
       int fd;
       std::memcpy(&fd, CMSG_DATA(c), sizeof(fd));
@@ -261,7 +269,11 @@ void Daemon::TakeOver() {
   // Sessions before requests, which may need slabs.
   source_.CheckDonors();
   MakeFrontEnd();
-  if (Status s = front_end_->TakeOver(device()); !s.ok()) LogEvent(s.text());
+  // There is nobody else: what fails for want of memory or descriptors works later.
+  for (Status s = front_end_->TakeOver(device()); !s.ok(); s = front_end_->TakeOver(device())) {
+    LogEvent(s.text());
+    std::this_thread::sleep_for(kTakeOverPause);
+  }
 }
 
 SwapStatus Daemon::StatusNow(const Status& status) {

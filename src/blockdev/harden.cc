@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,7 +22,9 @@ namespace farpool {
 
 namespace {
 
-constexpr size_t kHeapBytes = 32u << 20;   // More than leasing, reconnecting and a takeover ever use.
+// More than leasing, reconnecting and a takeover ever use; and what a queue does.
+constexpr size_t kHeapBytes = 16u << 20;
+constexpr size_t kHeapBytesPerQueue = 8u << 20;
 constexpr size_t kStackBytes = 64u << 10;  // Used by the deepest call of ours, with room.
 
 bool WriteFile(const std::string& path, const std::string& text) {
@@ -45,22 +48,30 @@ void LeaveControlGroup() {
 
 }  // namespace
 
-Status HardenProcess() {
+Status HardenProcess(unsigned queues) {
   LeaveControlGroup();
+  // Each slab of a donor on this host is a descriptor.
+  rlimit files;
+  if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+  }
   // Killing us frees little and takes the memory of everybody who is swapped out.
   if (!WriteFile("/proc/self/oom_score_adj", "-1000"))
     return Status::FromErrno("writing /proc/self/oom_score_adj", errno);
   // A process that ends waits for files of its mount namespace to be written back, through us perhaps: then
-  // we must not share that namespace. Private, so that mounts made here stay here.
-  if (unshare(CLONE_NEWNS) != 0 || mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
+  // we must not share that namespace. A slave: what is unmounted elsewhere goes here, too, and keeps no disk
+  // busy.
+  if (unshare(CLONE_NEWNS) != 0 || mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0)
     return Status::FromErrno("unshare", errno);
   // A heap that is there already and never given back: one arena, no mappings of its own for large blocks.
   mallopt(M_ARENA_MAX, 1);
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);
-  void* heap = malloc(kHeapBytes);
+  const size_t heap_bytes = kHeapBytes + queues * kHeapBytesPerQueue;
+  void* heap = malloc(heap_bytes);
   if (heap == nullptr) return Status::Exhausted("no memory for the swap daemon's heap");
-  std::memset(heap, 1, kHeapBytes);
+  std::memset(heap, 1, heap_bytes);
   __asm__ volatile("" ::"r"(heap) : "memory");
   free(heap);
   // Whatever of us is not in memory would have to be read, into memory that may not be free, before we can

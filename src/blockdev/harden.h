@@ -5,8 +5,9 @@
 
 namespace farpool {
 
-// For the whole process, with one thread and before anything large or sparse is mapped. Needs root.
-Status HardenProcess();
+// For the whole process, with one thread and before anything large or sparse is mapped. Needs root. `queues`:
+// how many threads will serve requests, each with buffers of its own.
+Status HardenProcess(unsigned queues);
 // For each thread that serves requests or keeps the service going, as its first act.
 void HardenThread();
 

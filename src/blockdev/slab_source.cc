@@ -145,8 +145,13 @@ Status SlabSource::CheckLocked(uint32_t donor) {
     lost_donors_.fetch_add(1);
     lost_bytes_.fetch_add(lost_bytes);
     TextBuffer<200> text;
-    text.Add("donor ").Add(donors_.Name(donor).c_str()).Add(" is gone, and with it ");
-    text.Add(lost_bytes >> 20).Add(" MiB of what is swapped out; programs that touch it are stopped");
+    text.Add("donor ").Add(donors_.Name(donor).c_str()).Add(" is gone");
+    if (lost_bytes == 0)
+      text.Add("; nothing that is swapped out is lost");
+    else
+      text.Add(", and with it ")
+          .Add((lost_bytes + (1 << 20) - 1) >> 20)
+          .Add(" MiB of what is swapped out; programs that touch it are stopped");
     LogEvent(text.c_str());
   }
   return s;

@@ -74,8 +74,10 @@ Result<std::string> CreateSwap(const SwapOptions& options) {
     (void)!chdir("/");
     const int null = open("/dev/null", O_RDWR);
     for (int fd = 0; fd < 3; ++fd) dup2(null, fd);
-    if (null > 2) close(null);
-    RunSwapDaemon(options, std::move(theirs));
+    const int ready = theirs.Release();
+    if (ready > 3) close_range(3, static_cast<unsigned>(ready) - 1, 0);
+    close_range(static_cast<unsigned>(ready) + 1, ~0U, 0);
+    RunSwapDaemon(options, Fd(ready));
     _exit(0);
   }
   theirs.Reset();
@@ -90,7 +92,7 @@ Result<std::string> CreateSwap(const SwapOptions& options) {
   return "/dev/" + DeviceName(options.driver, outcome.device);
 }
 
-Status SwapOn(const std::string& device) {
+Status SwapOn(const std::string& device, int priority) {
   const std::string path = PathOf(device);
   if (Status s = CheckOurs(device); !s.ok()) return s;
   if (IsOn(path)) return Status::Ok();
@@ -110,7 +112,7 @@ Status SwapOn(const std::string& device) {
         fsync(fd.get()) != 0)
       return Status::FromErrno(("writing the swap header of " + path).c_str(), errno);
   }
-  if (swapon(path.c_str(), SWAP_FLAG_DISCARD) != 0)
+  if (swapon(path.c_str(), SWAP_FLAG_DISCARD | SWAP_FLAG_PREFER | priority) != 0)
     return Status::FromErrno(("swapon " + path).c_str(), errno);
   return Status::Ok();
 }
@@ -135,10 +137,10 @@ SwapInfo FindSwap(const std::string& device) {
   SwapDriver driver;
   int number;
   if (ParseDeviceName(NameOf(device), &driver, &number)) info.driver = DriverName(driver);
-  if (Result<SwapStatus> status = AskSwap(NameOf(device), SwapRequest::kStatus); status.ok()) {
-    info.alive = true;
-    info.status = status.value();
-  }
+  const Result<SwapStatus> status = AskSwap(NameOf(device), SwapRequest::kStatus);
+  info.alive = status.ok() || status.status().code() == Status::Code::kTimeout;
+  info.answers = status.ok();
+  if (status.ok()) info.status = status.value();
   return info;
 }
 

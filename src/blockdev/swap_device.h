@@ -13,16 +13,22 @@ namespace farpool {
 // Starts a daemon and its standby; the device can be used when this returns. Its path.
 Result<std::string> CreateSwap(const SwapOptions& options);
 
+// Priority among the swap spaces of a machine; the kernel uses the highest first. What is set up without one
+// gets -2 and less, zram 100 as a rule.
+inline constexpr int kSwapPriorityDefault = 90;
+inline constexpr int kSwapPriorityMax = 32767;
+
 // Makes it swap space that the kernel uses, freed pages being discarded. Nothing happens where that is so
 // already.
-Status SwapOn(const std::string& device);
+Status SwapOn(const std::string& device, int priority);
 // The reverse, the same way.
 Status SwapOff(const std::string& device);
 
 struct SwapInfo {
   std::string path;
   const char* driver = "";
-  bool alive = false;  // Otherwise only the path is known.
+  bool alive = false;  // Or only the path is known.
+  bool answers = false;
   bool on = false;
   SwapStatus status = {};
 };

@@ -20,6 +20,7 @@ namespace {
 struct SwapFlags {
   std::string action, device, driver = "auto";
   SwapOptions options;
+  int priority = kSwapPriorityDefault;
   bool json = false;
 };
 
@@ -42,9 +43,11 @@ void PrintText(const std::vector<SwapInfo>& infos) {
              "STORED", "LEASED", "STANDBY", "POOL");
   for (const SwapInfo& info : infos) {
     const char* const state = !info.alive ? "dead" : info.on ? "on" : "off";
-    if (!info.alive) {
-      fmt::print("{:<12}  {:<6}  {:<5}  its daemon is dead; 'farpool swap delete {}' clears it away\n",
-                 info.path, info.driver, state, info.path);
+    if (!info.answers) {
+      fmt::print("{:<12}  {:<6}  {:<5}  {}\n", info.path, info.driver, state,
+                 info.alive ? "its daemon does not answer: it may be waiting for a donor"
+                 : info.on  ? "its daemon is dead, and with it what is swapped out there"
+                            : "its daemon is dead; 'farpool swap delete " + info.path + "' clears it away");
       continue;
     }
     const SwapStatus& s = info.status;
@@ -59,7 +62,7 @@ void PrintJson(const std::vector<SwapInfo>& infos) {
   for (const SwapInfo& info : infos) {
     nlohmann::ordered_json row = {
         {"device", info.path}, {"driver", info.driver}, {"alive", info.alive}, {"on", info.on}};
-    if (info.alive) {
+    if (info.answers) {
       const SwapStatus& s = info.status;
       row["pool"] = s.pool;
       row["size_bytes"] = s.size_bytes;
@@ -85,7 +88,7 @@ void PrintJson(const std::vector<SwapInfo>& infos) {
 
 // Off and delete work all the same; programs that needed what was there have been told by SIGBUS.
 void TellLost(const SwapInfo& info) {
-  if (info.status.lost_donors == 0) return;
+  if (info.status.lost_bytes == 0) return;
   fmt::print(stderr, "farpool: {} that were swapped out to {} were lost with {} of its donors\n",
              FormatSize(info.status.lost_bytes), info.path, info.status.lost_donors);
 }
@@ -109,7 +112,7 @@ int RunSwap(const SwapFlags& flags) {
     return 0;
   }
   const SwapInfo before = FindSwap(flags.device);
-  const Status s = flags.action == "on"    ? SwapOn(flags.device)
+  const Status s = flags.action == "on"    ? SwapOn(flags.device, flags.priority)
                    : flags.action == "off" ? SwapOff(flags.device)
                                            : DeleteSwap(flags.device);
   if (!s.ok()) return Refuse(s.text());
@@ -158,6 +161,11 @@ Command AddSwap(CLI::App& root) {
          },
          "create: the kernel's kind of device; auto is ublk where there is that (default)")
       ->type_name("auto|ublk|nbd");
+  app->add_option(
+         "--priority", f->priority,
+         fmt::format("on: the kernel uses the swap space with the highest first ({})", kSwapPriorityDefault))
+      ->check(CLI::Range(0, kSwapPriorityMax))
+      ->type_name("N");
   AddPool(app, &f->options.pool, "create: donors, comma list of tcp://HOST:PORT and unix://PATH");
   AddJson(app, &f->json);
   app->footer(

@@ -21,6 +21,7 @@
 #include <new>
 
 #include "base/clock.h"
+#include "base/host_memory.h"
 #include "base/mutex.h"
 #include "base/refuse.h"
 #include "base/text.h"
@@ -46,10 +47,6 @@ constexpr uint64_t kThresholdDefault = 64u << 10;
 // Our descriptors end here, or at the hard limit if that is lower: above those that select() takes, and not
 // much, since each fork and spawn copies the table up to the last.
 constexpr rlim_t kFdCeiling = 1024 + kRuntimeFds;
-
-uint64_t HostMemory() {
-  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
 
 // A donor of our own on this host's shared memory, for this run. Its socket has no place in the file system:
 // nothing is left of it however we end.

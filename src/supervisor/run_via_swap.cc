@@ -11,8 +11,10 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 
 #include "base/fd.h"
+#include "base/host_memory.h"
 #include "base/refuse.h"
 #include "blockdev/front_end.h"
 #include "blockdev/swap_device.h"
@@ -25,6 +27,7 @@ namespace {
 
 constexpr uint64_t kLocalMin = 4u << 20;
 constexpr uint64_t kDeviceMax = uint64_t{1} << 40;
+constexpr uint64_t kDeviceShare = 16;  // Of this host's memory: the device's map takes a 256th of it, locked.
 constexpr int kSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
 // After the program's end its group is looked at this often until the last of its processes has gone, too.
 constexpr useconds_t kGroupPauseUs = 50'000;
@@ -65,9 +68,9 @@ class MemoryGroup {
     return Status::Ok();
   }
   bool Enter() const { return WriteFile(path_ + "/cgroup.procs", "0"); }
-  bool Empty() const {
+  std::vector<pid_t> Processes() const {
     std::ifstream file(path_ + "/cgroup.procs");
-    return file.peek() == std::ifstream::traits_type::eof();
+    return {std::istream_iterator<pid_t>(file), {}};
   }
   void Remove() {
     if (!path_.empty()) rmdir(path_.c_str());
@@ -78,9 +81,14 @@ class MemoryGroup {
   std::string path_;
 };
 
+// What signals go to: the program; once that has ended, `last_signal` is for whoever it left in the group.
 volatile pid_t signalled_child = 0;
+volatile sig_atomic_t last_signal = 0;
 void PassOn(int signal) {
-  if (signalled_child > 0) kill(signalled_child, signal);
+  if (signalled_child > 0)
+    kill(signalled_child, signal);
+  else
+    last_signal = signal;
 }
 
 }  // namespace
@@ -103,6 +111,11 @@ int RunViaSwap(const RunOptions& options) {
   const Program program = FindProgram(options.command.at(0));
   if (!program.status.ok()) return Refuse(program.status.text(), program.exit_status);
 
+  // From here on there is something to clear away: signals wait until there is a program to pass them to.
+  sigset_t signals, mask;
+  sigemptyset(&signals);
+  for (const int signal : kSignals) sigaddset(&signals, signal);
+  sigprocmask(SIG_BLOCK, &signals, &mask);
   Result<uint64_t> bytes = FreeInPool(options.pool);
   if (!bytes.ok()) return Refuse(bytes.status().text(), kExitFarpoolFailed);
   if (bytes.value() == 0)
@@ -110,12 +123,12 @@ int RunViaSwap(const RunOptions& options) {
   MemoryGroup group;
   if (Status s = group.Create(options.local_bytes); !s.ok()) return Refuse(s.text(), kExitFarpoolFailed);
   SwapOptions swap;
-  swap.size_bytes = bytes.value();
+  swap.size_bytes = std::min(bytes.value(), HostMemory() * kDeviceShare);
   swap.pool = options.pool;
   swap.driver = ChooseDriver();
   Result<std::string> device = CreateSwap(swap);
   if (!device.ok()) return Refuse(device.status().text(), kExitFarpoolFailed);
-  if (Status s = SwapOn(device.value()); !s.ok()) {
+  if (Status s = SwapOn(device.value(), kSwapPriorityMax); !s.ok()) {
     (void)DeleteSwap(device.value());
     return Refuse(s.text(), kExitFarpoolFailed);
   }
@@ -127,6 +140,7 @@ int RunViaSwap(const RunOptions& options) {
   const pid_t child = fork();
   if (child == 0) {
     sigaction(SIGCHLD, &before, nullptr);
+    sigprocmask(SIG_SETMASK, &mask, nullptr);
     if (!group.Enter()) _exit(Refuse("cannot enter the memory control group", kExitFarpoolFailed));
     std::vector<char*> argv;
     for (const std::string& word : options.command) argv.push_back(const_cast<char*>(word.c_str()));
@@ -140,12 +154,18 @@ int RunViaSwap(const RunOptions& options) {
     struct sigaction pass = {};
     pass.sa_handler = PassOn;
     for (const int signal : kSignals) sigaction(signal, &pass, nullptr);
+    sigprocmask(SIG_SETMASK, &mask, nullptr);
     int status = 0;
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
     signalled_child = 0;
     exit_status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    while (!group.Empty()) usleep(kGroupPauseUs);
+    for (std::vector<pid_t> left; left = group.Processes(), !left.empty(); usleep(kGroupPauseUs)) {
+      if (const int signal = last_signal; signal != 0) {
+        last_signal = 0;
+        for (const pid_t process : left) kill(process, signal);
+      }
+    }
   } else {
     Refuse(std::string("fork: ") + strerror(errno), kExitFarpoolFailed);
   }

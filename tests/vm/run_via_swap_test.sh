@@ -48,6 +48,13 @@ kill -TERM $!
 wait $!
 status=$?
 if [ "$status" = 143 ] && wait_for 10 nothing_left; then ok "a signal passes"; else bad signal "status $status"; fi
+"$farpool" run --via swap --local "$near"M --pool "$pool" -- sleep 100 &
+making() { compgen -G '/sys/fs/cgroup/farpool-run-*' >/dev/null; }
+wait_for 20 making
+kill -TERM $!
+wait $!
+status=$?
+if [ "$status" = 143 ] && nothing_left; then ok "a signal before the program runs"; else bad "early signal" "status $status: $("$farpool" swap list)"; fi
 run "$work/missing" 2>"$work/err"
 status=$?
 if [ "$status" = 127 ] && nothing_left; then ok "a missing program"; else bad "missing program" "status $status"; fi

@@ -1,7 +1,8 @@
 #!/bin/bash
 # vm: 6.1 6.12; 700; short 6.12
-# A donor is killed while a program has most of its memory on a swap device: one line says what is lost, the program is
-# ended by SIGBUS instead of going on with wrong data, others go on, and off and delete say so and end.
+# A donor is silent for a while and then killed, while a program has most of its memory on a swap device: first nothing
+# happens; then one line says what is lost, the program is ended by SIGBUS instead of going on with wrong data, others go
+# on, and off and delete say so and end.
 mib=24
 slab=4
 stored=14
@@ -26,6 +27,17 @@ for driver in $drivers; do
   program=$!
   away() { [ "$(swap_field stored_bytes)" -gt $((stored << 20)) ]; }
   wait_for 200 away || bad "$driver" "the program does not swap: $("$farpool" swap list)"
+  # Shorter than a switch takes to start again.
+  kill -STOP "$killed"
+  sleep 8
+  kill -CONT "$killed"
+  read=$(swap_field pages_read)
+  goes_on() { [ "$(swap_field pages_read)" -gt "$read" ]; }
+  if wait_for 30 goes_on && [ "$(swap_field lost_donors)" = 0 ] && [ "$(swap_field errors)" = 0 ]; then
+    ok "$driver: a silent donor is waited for"
+  else
+    bad "$driver: a silent donor" "$("$farpool" swap list --json | tr -d '\n')"
+  fi
   kill -9 "$killed"
   ended() { ! kill -0 "$program" 2>/dev/null; }
   wait_for 60 ended

@@ -71,7 +71,7 @@ wait_for 20 test -S /run/farpool/swap/nbd99.sock
 wait "$fake" && grep -q 'nbd99.* is dead' "$work/list" && ok "asks again" || bad "asks again" "$(tr '\n' '|' <"$work/list")"
 rm -f /run/farpool/swap/nbd99.sock
 
-"$farpool" swap on "$device" && "$farpool" swap on "$device" && grep -q "^$device " /proc/swaps && ok on || bad on "$(cat /proc/swaps)"
+"$farpool" swap on "$device" && "$farpool" swap on "$device" && awk -v d="$device" '$1 == d && $5 == 90 { on = 1 } END { exit !on }' /proc/swaps && ok on || bad on "$(cat /proc/swaps)"
 "$farpool" swap delete "$device" 2>"$work/err" && bad delete "of a device that is on" || ok "delete refused while on"
 "$programs/pagewalker_static" "$mib" >"$work/plain"
 limited $((mib / 3)) "$programs/pagewalker_static" "$mib" >"$work/swapped" 2>"$work/err"

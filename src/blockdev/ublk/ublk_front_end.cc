@@ -209,9 +209,12 @@ class UblkFrontEnd final : public FrontEnd {
       std::this_thread::sleep_for(kRecoveryPause);
       s = control.value()->StartRecovery(device);
     }
-    if (s.ok()) s = OpenQueues();
-    if (s.ok()) s = control.value()->EndRecovery(device);
-    return s;
+    if (!s.ok()) return s;
+    if (s = OpenQueues(); !s.ok()) {
+      CloseQueues();
+      return s;
+    }
+    return control.value()->EndRecovery(device);
   }
 
   Status Delete() override {

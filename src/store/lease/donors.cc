@@ -16,7 +16,7 @@
 namespace farpool {
 
 namespace {
-constexpr uint64_t kResumeNs = 2'000'000'000;  // A donor that does not answer for this long is gone.
+constexpr uint64_t kResumeShare = 5;  // Of the grace: a donor that does not answer for so long is gone.
 constexpr uint64_t kAskAgainNs = 100'000'000;  // A full pool is asked so often whether it still is.
 constexpr auto kResumePause = std::chrono::milliseconds(50);
 }  // namespace
@@ -24,6 +24,7 @@ constexpr auto kResumePause = std::chrono::milliseconds(50);
 Status Donors::Open(const std::vector<PoolEntry>& pool, uint64_t grace_ms, SlabTable* slabs, SlabHook hook,
                     Placement placement) {
   slabs_ = slabs;
+  resume_ns_ = grace_ms * 1'000'000 / kResumeShare;
   hook_ = std::move(hook);
   slab_memory_.resize(1);
   slabs->count.store(1);
@@ -90,9 +91,9 @@ Status Donors::AddSlab(size_t donor, SlabLease lease, uint32_t* index) {
   return Status::Ok();
 }
 
-Status Donors::Reconnect(DonorSession* session) {
+Status Donors::Reconnect(DonorSession* session) const {
   Status last;
-  for (const uint64_t end = NowNs() + kResumeNs; NowNs() < end;) {
+  for (const uint64_t end = NowNs() + resume_ns_; NowNs() < end;) {
     last = session->Resume();
     if (last.ok()) return last;
     // It is there but has no memory of us, or nobody listens: waiting does not bring the data back.
@@ -100,6 +101,14 @@ Status Donors::Reconnect(DonorSession* session) {
     std::this_thread::sleep_for(kResumePause);
   }
   return last;
+}
+
+Result<SlabLease> Donors::LeaseFrom(const Donor& donor) {
+  Result<SlabLease> lease = donor.session->LeaseSlab();
+  if (!lease.ok() || lease.value().bytes == donor.slab_bytes) return lease;
+  (void)donor.session->ReturnSlab(lease.value().id);
+  return Status::Exhausted(
+      (donor.session->entry().ToString() + " leased a slab of another size than it says").c_str());
 }
 
 Result<uint32_t> Donors::LeaseSlab() {
@@ -123,11 +132,11 @@ Result<uint32_t> Donors::LeaseSlab() {
       continue;
     }
     if (chosen == kNoDonor) break;
-    Result<SlabLease> lease = donors_[chosen].session->LeaseSlab();
+    Result<SlabLease> lease = LeaseFrom(donors_[chosen]);
     // An answer that came too late has ended the connection, not the session.
     if (!lease.ok() && lease.status().code() != Status::Code::kExhausted) {
       if (Reconnect(donors_[chosen].session.get()).ok())
-        lease = donors_[chosen].session->LeaseSlab();
+        lease = LeaseFrom(donors_[chosen]);
       else
         silent = &donors_[chosen];
     }

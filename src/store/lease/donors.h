@@ -28,7 +28,8 @@ class Donors {
   // it; an error keeps it out of the table.
   using SlabHook = std::function<Status(uint32_t index, uint32_t slots, int memory)>;
 
-  // Opens a session with every entry of `pool`, whose leases outlive a broken connection for `grace_ms`.
+  // Opens a session with every entry of `pool`, whose leases outlive a broken connection for `grace_ms`. A
+  // donor that is silent for a fifth of that is taken for gone.
   // `slabs` must be zero and stay. Errors name the donor.
   Status Open(const std::vector<PoolEntry>& pool, uint64_t grace_ms, SlabTable* slabs, SlabHook hook = {},
               Placement placement = Placement::kSlabs);
@@ -70,11 +71,15 @@ class Donors {
   };
   // That the way to an RDMA donor works, found out before anything depends on it.
   Status TryRdma(DonorSession* session);
-  // Resumes a session whose connection broke; gives up after two seconds, at once where that cannot help.
-  static Status Reconnect(DonorSession* session);
+  // Resumes a session whose connection broke; gives up after a fifth of the grace, at once where that cannot
+  // help.
+  Status Reconnect(DonorSession* session) const;
+  // A slab of the size that the donor said its slabs have: the table's room is made for that.
+  static Result<SlabLease> LeaseFrom(const Donor& donor);
   Status AddSlab(size_t donor, SlabLease lease, uint32_t* index);
 
   SlabTable* slabs_ = nullptr;
+  uint64_t resume_ns_ = 0;
   std::unique_ptr<Verbs> verbs_;  // Once there is an RDMA donor.
   SlabHook hook_;
   std::vector<Donor> donors_;

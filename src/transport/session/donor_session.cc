@@ -1,7 +1,9 @@
 #include "transport/donor_session.h"
 
 #include <fcntl.h>
+#include <netdb.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -39,12 +41,13 @@ bool IsSealed(int memfd, uint64_t bytes) {
 class DonorSessionImpl final : public DonorSession {
  public:
   DonorSessionImpl(const PoolEntry& entry, SessionToken token, uint64_t grace_ms)
-      : entry_(entry), token_(token), grace_ms_(grace_ms) {}
+      : entry_(entry), address_(entry), token_(token), grace_ms_(grace_ms) {}
 
   Status Connect(wire::HelloMode mode) {
-    auto channel = ControlChannel::Connect(entry_, Hello(mode), Deadline());
+    auto channel = ControlChannel::Connect(address_, Hello(mode), Deadline());
     if (!channel.ok()) return channel.status();
     channel_ = std::move(channel).value();
+    KeepAddress();
     return Status::Ok();
   }
 
@@ -77,7 +80,7 @@ class DonorSessionImpl final : public DonorSession {
   }
 
   Result<Fd> OpenDataChannel() override {
-    auto channel = ControlChannel::Connect(entry_, Hello(wire::HelloMode::kDataChannel), Deadline());
+    auto channel = ControlChannel::Connect(address_, Hello(wire::HelloMode::kDataChannel), Deadline());
     if (!channel.ok()) return channel.status();
     return channel.value().Take();
   }
@@ -98,6 +101,18 @@ class DonorSessionImpl final : public DonorSession {
   const PoolEntry& entry() const override { return entry_; }
 
  private:
+  // Names are looked up once: later calls have little time, and in a swap daemon no memory to spare.
+  void KeepAddress() {
+    sockaddr_storage peer;
+    socklen_t bytes = sizeof(peer);
+    char host[NI_MAXHOST];
+    if (entry_.scheme == PoolEntry::Scheme::kUnix ||
+        getpeername(channel_.fd(), reinterpret_cast<sockaddr*>(&peer), &bytes) != 0)
+      return;
+    if (getnameinfo(reinterpret_cast<const sockaddr*>(&peer), bytes, host, sizeof(host), nullptr, 0,
+                    NI_NUMERICHOST) == 0)
+      address_.host = host;
+  }
   wire::HelloRequest Hello(wire::HelloMode mode) const {
     wire::HelloRequest hello;
     hello.mode = mode;
@@ -115,7 +130,8 @@ class DonorSessionImpl final : public DonorSession {
     return status.ok() ? status : AtEntry(entry_, status);
   }
 
-  const PoolEntry entry_;
+  const PoolEntry entry_;  // As it was asked for.
+  PoolEntry address_;      // The same, without names.
   const SessionToken token_;
   const uint64_t grace_ms_;
   ControlChannel channel_;
