@@ -216,9 +216,10 @@ void Daemon::BecomeStandby(Fd channel, std::vector<std::vector<Fd>> channels) {
   blocks_.clear();
   stores_.clear();
   prctl(PR_SET_NAME, "farpool-standby");
+  const unsigned queues = segment_.get()->queues;
   // Locks are not inherited.
   segment_.Detach();
-  Status s = HardenProcess(segment_.get()->queues);
+  Status s = HardenProcess(queues);
   if (s.ok()) s = segment_.Attach();
   if (!s.ok()) {
     LogEvent(s.text());

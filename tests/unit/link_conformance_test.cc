@@ -601,10 +601,29 @@ TEST_P(RdmaLinkTest, KeysOfOthersAndOfThePastAreRefused) {
   ASSERT_EQ(RunOp(owner, &read), Status::Code::kOk);
   EXPECT_EQ(buffer, data);
 
-  // The owner's own, once the slab is returned; then, once its session is closed, on a link that lives on.
+  // The owner's own, once the slab is returned.
   ASSERT_TRUE(medium.session->ReturnSlab(medium.slab).ok());
   EXPECT_EQ(RunOp(owner, &read), Status::Code::kNotFound);
   EXPECT_FALSE(owner->alive());
+
+  // A departed client's: by its own link, if that is still there, and by those of others.
+  auto departing = DonorSession::Open(medium.entry, 1000);
+  ASSERT_TRUE(departing.ok()) << departing.status().text();
+  auto lease = departing.value()->LeaseSlab();
+  ASSERT_TRUE(lease.ok()) << lease.status().text();
+  RdmaLink* late = medium.NewLinkWith(departing.value().get(), {});
+  write = WriteOp(lease.value().id, 0, data.data(), 4096);
+  ASSERT_EQ(RunOp(late, &write), Status::Code::kOk);
+  ASSERT_EQ(late->FindKey(lease.value().id, &key), Status::Code::kOk);
+  const RdmaLink::Key departed = *key;
+  ASSERT_TRUE(departing.value()->Close().ok());
+  std::fill(buffer.begin(), buffer.end(), std::byte{0x5A});
+  read = ReadOp(lease.value().id, 0, buffer.data(), 4096);
+  EXPECT_NE(RunOp(late, &read), Status::Code::kOk);
+  thief = medium.NewLinkWith(other.value().get(), {});
+  thief->Learn(departed);
+  EXPECT_EQ(RunOp(thief, &read), Status::Code::kNotFound);
+  EXPECT_EQ(buffer, std::vector<std::byte>(4096, std::byte{0x5A}));
 }
 
 TEST_P(RdmaLinkTest, ThreadsShareALink) {
