@@ -9,8 +9,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <fstream>
+#include <thread>
 
 #include "blockdev/front_end.h"
 
@@ -138,7 +140,7 @@ SwapInfo FindSwap(const std::string& device) {
   int number;
   if (ParseDeviceName(NameOf(device), &driver, &number)) info.driver = DriverName(driver);
   const Result<SwapStatus> status = AskSwap(NameOf(device), SwapRequest::kStatus);
-  info.alive = status.ok() || status.status().code() == Status::Code::kTimeout;
+  info.alive = status.ok() || status.status().code() != Status::Code::kUnavailable;
   info.answers = status.ok();
   if (status.ok()) info.status = status.value();
   return info;
@@ -150,9 +152,43 @@ std::vector<SwapInfo> ListSwaps() {
   return infos;
 }
 
+namespace {
+
+// Waits until `process` waits for a device, or has ended; two seconds at most.
+void AwaitWaiting(pid_t process) {
+  for (int i = 0; i < 200; ++i) {
+    std::ifstream file("/proc/" + std::to_string(process) + "/stat");
+    std::string number, name;
+    char state = 0;
+    file >> number >> name >> state;
+    if (state == 'D' || state == 'Z' || state == 0) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+}
+
+// A device whose daemon and standby are dead: the kernel's part of it goes, donors give up theirs when their
+// grace is over. Whoever waits for what was there learns of its loss, and so does swapoff, which must be
+// under way before: afterwards the device cannot be named any more.
+Status ClearAway(const std::string& device) {
+  const std::string path = PathOf(device);
+  const pid_t off = IsOn(path) ? fork() : -1;
+  if (off == 0) _exit(swapoff(path.c_str()) == 0 ? 0 : 1);
+  if (off > 0) AwaitWaiting(off);
+  SwapDriver driver;
+  int number = -1;
+  Status ended;
+  if (ParseDeviceName(NameOf(device), &driver, &number)) ended = EndDeadDevice(driver, number);
+  if (off > 0) waitpid(off, nullptr, 0);
+  if (ended.ok()) ForgetSwap(NameOf(device));
+  return ended;
+}
+
+}  // namespace
+
 Status DeleteSwap(const std::string& device) {
   const std::string path = PathOf(device);
   if (Status s = CheckOurs(device); !s.ok()) return s;
+  if (const SwapInfo info = FindSwap(device); !info.alive) return ClearAway(device);
   if (IsOn(path))
     return Refused(Status::Code::kInvalidArgument,
                    path + " is on: 'farpool swap off " + path + "' brings back what is swapped out there");
@@ -162,14 +198,7 @@ Status DeleteSwap(const std::string& device) {
   if (answer.ok())
     return answer.value().code == Status::Code::kOk ? Status::Ok()
                                                     : Status(answer.value().code, answer.value().text);
-  if (answer.status().code() != Status::Code::kUnavailable) return answer.status();
-  // Daemon and standby are dead: the kernel's part goes now, the donors' when their grace is over.
-  SwapDriver driver;
-  int number = -1;
-  if (ParseDeviceName(NameOf(device), &driver, &number))
-    if (Status s = EndDeadDevice(driver, number); !s.ok()) return s;
-  ForgetSwap(NameOf(device));
-  return Status::Ok();
+  return answer.status().code() == Status::Code::kUnavailable ? ClearAway(device) : answer.status();
 }
 
 }  // namespace farpool

@@ -46,7 +46,6 @@ void PrintText(const std::vector<SwapInfo>& infos) {
     if (!info.answers) {
       fmt::print("{:<12}  {:<6}  {:<5}  {}\n", info.path, info.driver, state,
                  info.alive ? "its daemon does not answer: it may be waiting for a donor"
-                 : info.on  ? "its daemon is dead, and with it what is swapped out there"
                             : "its daemon is dead; 'farpool swap delete " + info.path + "' clears it away");
       continue;
     }

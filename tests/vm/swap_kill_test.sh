@@ -1,7 +1,8 @@
 #!/bin/bash
 # vm: 6.1 6.12; 400; short 6.1
 # kill -9 of the swap daemon while a static program has most of its memory on the device, then of the next one: each
-# time the standby goes on, and every word is right. A killed standby is replaced.
+# time the standby goes on, and every word is right. A killed standby is replaced. With both dead delete clears the device
+# away, whether it is on or not.
 mib=12
 [ "${FARPOOL_VM_LONG:-0}" = 1 ] && mib=24  # lib.sh clears it.
 # shellcheck source=../integration/lib.sh
@@ -40,4 +41,24 @@ fi
 [ "$(swap_field errors)" = 0 ] && [ "$(swap_field corrupt)" = 0 ] || bad errors "$("$farpool" swap list --json | tr -d '\n')"
 "$farpool" swap off "$device" && "$farpool" swap delete "$device" && [ "$(lent_bytes "$pool")" = 0 ] && ok "off and delete" ||
   bad "off and delete" "$("$farpool" swap list); lent $(lent_bytes "$pool")"
+
+device=$("$farpool" swap create --driver "$driver" --size 256M --pool "$pool") && "$farpool" swap on "$device" || bad "create again" "no device"
+limited $((mib / 3)) "$programs/pagewalker_static" "$mib" >"$work/swapped" 2>"$work/err" &
+program=$!
+busy() { [ "$(swap_field pages_written)" -gt $((mib * 50)) ]; }
+wait_for 60 busy || bad "both dead" "the program does not swap"
+daemon=$(swap_field daemon) standby=$(swap_field standby)
+kill -STOP "$daemon"  # So that it makes no other standby.
+kill -9 "$standby" "$daemon"
+if timeout 60 "$farpool" swap delete "$device" 2>"$work/err" && [ "$(wc -l </proc/swaps)" = 1 ] && [ ! -e "/sys/block/${device#/dev/}/pid" ]; then
+  ok "both dead: delete"
+else
+  bad "both dead: delete" "$(cat "$work/err" /proc/swaps)"
+fi
+ended() { ! kill -0 "$program" 2>/dev/null; }
+wait_for 30 ended
+xargs -r kill -9 2>/dev/null <"/sys/fs/cgroup/limited-$program/cgroup.procs"
+wait "$program"
+status=$?
+if [ "$status" = 135 ]; then ok "both dead: the program is ended by SIGBUS"; else bad "both dead: program" "status $status"; fi
 close_with_count
