@@ -3,6 +3,7 @@
 # kill -9 of the swap daemon while a static program has most of its memory on the device, then of the next one: each
 # time the standby goes on, and every word is right. A killed standby is replaced. With both dead delete clears the device
 # away, whether it is on or not.
+driver=${driver:-nbd}
 mib=12
 [ "${FARPOOL_VM_LONG:-0}" = 1 ] && mib=24  # lib.sh clears it.
 # shellcheck source=../integration/lib.sh
@@ -11,7 +12,7 @@ mib=12
 . "$(dirname "$0")/swap_lib.sh"
 
 two_donors
-device=$("$farpool" swap create --driver "${driver:=nbd}" --size 256M --pool "$pool") && "$farpool" swap on "$device" || { bad create "no device"; close_with_count; exit; }
+device=$("$farpool" swap create --driver "$driver" --size 256M --pool "$pool") && "$farpool" swap on "$device" || { bad create "no device"; close_with_count; exit; }
 
 standby=$(swap_field standby)
 kill -9 "$standby"
