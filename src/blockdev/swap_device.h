@@ -35,8 +35,8 @@ struct SwapInfo {
 std::vector<SwapInfo> ListSwaps();
 SwapInfo FindSwap(const std::string& device);
 
-// Ends a device that is not on and that nobody has open, and gives back what its donors lent. One whose daemon
-// and standby are dead goes whether it is on or not: nobody can bring back what is swapped out there.
+// Ends a device that is not on and that nobody has open, and gives back what its donors lent. One whose
+// daemon and standby are dead goes whether it is on or not: nobody can bring back what is swapped out there.
 Status DeleteSwap(const std::string& device);
 
 }  // namespace farpool
