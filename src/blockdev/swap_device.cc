@@ -140,7 +140,8 @@ SwapInfo FindSwap(const std::string& device) {
   int number;
   if (ParseDeviceName(NameOf(device), &driver, &number)) info.driver = DriverName(driver);
   const Result<SwapStatus> status = AskSwap(NameOf(device), SwapRequest::kStatus);
-  info.alive = status.ok() || status.status().code() != Status::Code::kUnavailable;
+  const Status::Code code = status.ok() ? Status::Code::kOk : status.status().code();
+  info.alive = code != Status::Code::kUnavailable && code != Status::Code::kNotFound;
   info.answers = status.ok();
   if (status.ok()) info.status = status.value();
   return info;
@@ -179,6 +180,9 @@ Status ClearAway(const std::string& device) {
   Status ended;
   if (ParseDeviceName(NameOf(device), &driver, &number)) ended = EndDeadDevice(driver, number);
   if (off > 0) waitpid(off, nullptr, 0);
+  // Once more where it was ended by the errors themselves.
+  if (IsOn(path) && swapoff(path.c_str()) != 0 && ended.ok())
+    ended = Status::FromErrno(("swapoff " + path).c_str(), errno);
   if (ended.ok()) ForgetSwap(NameOf(device));
   return ended;
 }
@@ -188,7 +192,9 @@ Status ClearAway(const std::string& device) {
 Status DeleteSwap(const std::string& device) {
   const std::string path = PathOf(device);
   if (Status s = CheckOurs(device); !s.ok()) return s;
-  if (const SwapInfo info = FindSwap(device); !info.alive) return ClearAway(device);
+  if (const Result<SwapStatus> alive = AskSwap(NameOf(device), SwapRequest::kStatus);
+      !alive.ok() && alive.status().code() == Status::Code::kUnavailable)
+    return ClearAway(device);
   if (IsOn(path))
     return Refused(Status::Code::kInvalidArgument,
                    path + " is on: 'farpool swap off " + path + "' brings back what is swapped out there");
