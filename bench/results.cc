@@ -8,7 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "base/host_memory.h"
+#include "base/physical_memory.h"
 #include "bench/chart.h"
 
 namespace bench {
@@ -29,7 +29,7 @@ nlohmann::ordered_json Machine() {
   return {{"cpu", CpuModel()},
           {"cpus", sysconf(_SC_NPROCESSORS_ONLN)},
           {"kernel", names.release},
-          {"memory_bytes", farpool::HostMemory()}};
+          {"memory_bytes", farpool::PhysicalMemory()}};
 }
 
 // Values of `member` in order of first appearance.

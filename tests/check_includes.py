@@ -40,7 +40,7 @@ EDGES = {
 # Folders that are loaded into other people's programs: what allocates, locks or throws has no place there.
 RUNTIME = ["base", "wire", "verbs", "transport", "store", "run", "paging", "preload"]
 # Files in those folders that only daemons and tools use.
-NOT_RUNTIME = ["transport/donor_session", "transport/session", "store/lease", "base/size_text", "base/read_file", "base/refuse", "base/unix_address"]
+NOT_RUNTIME = ["transport/donor_session", "transport/session", "store/lease", "base/size_text", "base/read_file", "base/refuse", "base/unix_address", "base/write_file"]
 FORBIDDEN_HEADERS = [
     "condition_variable", "deque", "fstream", "functional", "future", "iostream", "list", "locale", "map", "memory",
     "mutex", "ostream", "regex", "set", "shared_mutex", "sstream", "stdexcept", "string", "thread",

@@ -1,13 +1,11 @@
 #include "blockdev/harden.h"
 
-#include <fcntl.h>
 #include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,7 +14,8 @@
 #include <cstring>
 #include <string>
 
-#include "base/fd.h"
+#include "base/raise_limit.h"
+#include "base/write_file.h"
 
 namespace farpool {
 
@@ -26,11 +25,6 @@ namespace {
 constexpr size_t kHeapBytes = 16u << 20;
 constexpr size_t kHeapBytesPerQueue = 8u << 20;
 constexpr size_t kStackBytes = 64u << 10;  // Used by the deepest call of ours, with room.
-
-bool WriteFile(const std::string& path, const std::string& text) {
-  const Fd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  return fd.valid() && write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
-}
 
 // Out of the control group of whoever called us: its memory limit would be ours, and reaching it would stop
 // the service that is to relieve it.
@@ -51,11 +45,7 @@ void LeaveControlGroup() {
 Status HardenProcess(unsigned queues) {
   LeaveControlGroup();
   // Each slab of a donor on this host is a descriptor.
-  rlimit files;
-  if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-    files.rlim_cur = files.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &files);
-  }
+  RaiseLimit(RLIMIT_NOFILE);
   // Killing us frees little and takes the memory of everybody who is swapped out.
   if (!WriteFile("/proc/self/oom_score_adj", "-1000"))
     return Status::FromErrno("writing /proc/self/oom_score_adj", errno);

@@ -192,12 +192,12 @@ Status ClearAway(const std::string& device) {
 Status DeleteSwap(const std::string& device) {
   const std::string path = PathOf(device);
   if (Status s = CheckOurs(device); !s.ok()) return s;
-  if (const Result<SwapStatus> alive = AskSwap(NameOf(device), SwapRequest::kStatus);
-      !alive.ok() && alive.status().code() == Status::Code::kUnavailable)
-    return ClearAway(device);
-  if (IsOn(path))
+  if (IsOn(path)) {
+    const Result<SwapStatus> alive = AskSwap(NameOf(device), SwapRequest::kStatus);
+    if (!alive.ok() && alive.status().code() == Status::Code::kUnavailable) return ClearAway(device);
     return Refused(Status::Code::kInvalidArgument,
                    path + " is on: 'farpool swap off " + path + "' brings back what is swapped out there");
+  }
   if (const Fd fd(open(path.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC)); !fd.valid() && errno == EBUSY)
     return Refused(Status::Code::kInvalidArgument, path + " is in use by somebody else (mounted?)");
   const Result<SwapStatus> answer = AskSwap(NameOf(device), SwapRequest::kDelete);

@@ -1,5 +1,7 @@
 #pragma once
-// What `farpool swap` does. Devices are named "/dev/nbd0" or "nbd0". Needs root.
+// What `farpool swap` does. Devices are named "/dev/nbd0" or "nbd0". Needs root. For processes with one
+// thread: some of it forks. What asks a daemon takes up to a minute where that waits for a donor. Errors are
+// words for the user.
 
 #include <string>
 #include <vector>

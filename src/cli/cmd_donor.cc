@@ -12,6 +12,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/raise_limit.h"
 #include "base/size_text.h"
 #include "cli/commands.h"
 #include "cli/host_memory.h"
@@ -100,13 +101,6 @@ Status Complete(DonorFlags* flags) {
     *bytes = whole;
   }
   return Status::Ok();
-}
-
-void RaiseLimit(__rlimit_resource resource) {
-  rlimit limit;
-  if (getrlimit(resource, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(resource, &limit);
 }
 
 void LogChanges(const DonorServer::Stats& before, const DonorServer::Stats& now) {

@@ -1,4 +1,4 @@
-// The program's limit on descriptors. The runtime's own lie near the hard limit and are made when they are
+// The program's limit on descriptors. The runtime's own lie above most programs' and are made when they are
 // needed, so a program that lowers its hard limit (memcached) must not lower the kernel's. What it set is
 // remembered and told; the soft limit, which the kernel enforces, is the program's in any case.
 

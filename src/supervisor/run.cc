@@ -21,8 +21,9 @@
 #include <new>
 
 #include "base/clock.h"
-#include "base/host_memory.h"
 #include "base/mutex.h"
+#include "base/physical_memory.h"
+#include "base/raise_limit.h"
 #include "base/refuse.h"
 #include "base/text.h"
 #include "base/uffd_abi.h"
@@ -57,7 +58,7 @@ class PrivateDonor {
     if (getrandom(&name, sizeof(name), 0) != sizeof(name)) return Status::FromErrno("getrandom", errno);
     DonorOptions options;
     options.unix_path = TextBuffer<40>().Add("@farpool-").AddHex(name).c_str();
-    options.memory_bytes = bytes != 0 ? bytes : HostMemory() / 4 * 3;
+    options.memory_bytes = bytes != 0 ? bytes : PhysicalMemory() / 4 * 3;
     options.log = [this](const std::string& line) {
       MutexLock hold(&mutex_);
       trouble_ = line;
@@ -346,8 +347,7 @@ int RunProgram(const RunOptions& options) {
   // A descriptor or two per process of the run; the program gets the old limit back.
   rlimit limit;
   getrlimit(RLIMIT_NOFILE, &limit);
-  const rlimit raised = {limit.rlim_max, limit.rlim_max};
-  setrlimit(RLIMIT_NOFILE, &raised);
+  RaiseLimit(RLIMIT_NOFILE);
   Fd segment_fd;
   Result<RunSegment*> made = MakeSegment(options, library.value(), &segment_fd);
   if (!made.ok()) return Refuse(made.status().text(), kExitFarpoolFailed);

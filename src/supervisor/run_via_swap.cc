@@ -1,6 +1,5 @@
 #include "supervisor/run_via_swap.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -13,9 +12,9 @@
 #include <fstream>
 #include <iterator>
 
-#include "base/fd.h"
-#include "base/host_memory.h"
+#include "base/physical_memory.h"
 #include "base/refuse.h"
+#include "base/write_file.h"
 #include "blockdev/front_end.h"
 #include "blockdev/swap_device.h"
 #include "supervisor/program.h"
@@ -31,11 +30,6 @@ constexpr uint64_t kDeviceShare = 16;  // Of this host's memory: the device's ma
 constexpr int kSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
 // After the program's end its group is looked at this often until the last of its processes has gone, too.
 constexpr useconds_t kGroupPauseUs = 50'000;
-
-bool WriteFile(const std::string& path, const std::string& text) {
-  const Fd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  return fd.valid() && write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
-}
 
 // What the donors have free now, less a slab of each: nothing is promised.
 Result<uint64_t> FreeInPool(const std::vector<PoolEntry>& pool) {
@@ -123,7 +117,7 @@ int RunViaSwap(const RunOptions& options) {
   MemoryGroup group;
   if (Status s = group.Create(options.local_bytes); !s.ok()) return Refuse(s.text(), kExitFarpoolFailed);
   SwapOptions swap;
-  swap.size_bytes = std::min(bytes.value(), HostMemory() * kDeviceShare);
+  swap.size_bytes = std::min(bytes.value(), PhysicalMemory() * kDeviceShare);
   swap.pool = options.pool;
   swap.driver = ChooseDriver();
   Result<std::string> device = CreateSwap(swap);

@@ -4,14 +4,13 @@
 
 #include <gtest/gtest.h>
 #include <netinet/in.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include <atomic>
 #include <cstring>
-#include <memory>
 #include <thread>
 
+#include "slab_table_memory.h"
 #include "wire/wire.h"
 
 namespace farpool {
@@ -108,20 +107,9 @@ class FakeDonor {
   std::thread thread_;
 };
 
-// Sparse: most of it is never touched.
-struct Unmap {
-  void operator()(SlabTable* table) const { munmap(table, sizeof(SlabTable)); }
-};
-std::unique_ptr<SlabTable, Unmap> NewTable() {
-  void* map = mmap(nullptr, sizeof(SlabTable), PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  EXPECT_NE(map, MAP_FAILED);
-  return std::unique_ptr<SlabTable, Unmap>(static_cast<SlabTable*>(map));
-}
-
 TEST(DonorsTest, ASlabOfAnotherSizeIsGivenBack) {
   FakeDonor fake;
-  const auto table = NewTable();
+  const auto table = NewSlabTable();
   Donors donors;
   ASSERT_TRUE(donors.Open({fake.entry()}, 1000, table.get()).ok());
   for (const uint64_t bytes : {2 * kSlab, kSlab / 2}) {
@@ -142,7 +130,7 @@ TEST(DonorsTest, ASlabOfAnotherSizeIsGivenBack) {
 
 TEST(DonorsTest, ASilentDonorIsWaitedForAFifthOfTheGrace) {
   FakeDonor fake;
-  const auto table = NewTable();
+  const auto table = NewSlabTable();
   Donors donors;
   ASSERT_TRUE(donors.Open({fake.entry()}, 300'000, table.get()).ok());
   ASSERT_TRUE(donors.LeaseSlab().ok());
@@ -156,7 +144,7 @@ TEST(DonorsTest, ASilentDonorIsWaitedForAFifthOfTheGrace) {
   donors.Close();
 
   Donors hasty;
-  const auto other_table = NewTable();
+  const auto other_table = NewSlabTable();
   ASSERT_TRUE(hasty.Open({fake.entry()}, 2000, other_table.get()).ok());
   fake.deaf = 50;
   EXPECT_FALSE(hasty.Check(0, &lost_bytes).ok());

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "donor/server.h"
+#include "slab_table_memory.h"
 #include "transport/donor_session.h"
 
 namespace farpool {
@@ -39,14 +40,10 @@ class TestProvider final : public SlabProvider {
   };
 
   TestProvider() {
-    void* map = mmap(nullptr, sizeof(SlabTable), PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    table = static_cast<SlabTable*>(map);
     table->count = 1;
     memory_.push_back(nullptr);
   }
   ~TestProvider() {
-    munmap(table, sizeof(SlabTable));
     for (std::byte* slab : memory_)
       if (slab != nullptr) munmap(slab, kShmSlots * kPageBytes);
   }
@@ -125,7 +122,8 @@ class TestProvider final : public SlabProvider {
   }
   bool shared_memory(uint32_t donor) const override { return donors[donor].server == nullptr; }
 
-  SlabTable* table;
+  const SlabTableMemory table_memory = NewSlabTable();
+  SlabTable* const table = table_memory.get();
   std::vector<Donor> donors;
   unsigned leases = 0;
 

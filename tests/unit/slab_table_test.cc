@@ -4,7 +4,6 @@
 #include "store/slab_table.h"
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 
 #include <memory>
 #include <random>
@@ -12,17 +11,13 @@
 #include <thread>
 #include <vector>
 
+#include "slab_table_memory.h"
+
 namespace farpool {
 namespace {
 
 struct SlabTableTest : testing::Test {
-  SlabTableTest() {
-    void* map = mmap(nullptr, sizeof(SlabTable), PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    table = static_cast<SlabTable*>(map);
-    table->count = 1;
-  }
-  ~SlabTableTest() override { munmap(table, sizeof(SlabTable)); }
+  SlabTableTest() { table->count = 1; }
   void Add(uint32_t index, uint32_t slots) {
     table->slabs[index].slots = slots;
     table->slabs[index].state = SlabEntry::kReady;
@@ -33,7 +28,8 @@ struct SlabTableTest : testing::Test {
     out.resize(table->Take(index, wanted, out.data()));
     return out;
   }
-  SlabTable* table;
+  const SlabTableMemory memory = NewSlabTable();
+  SlabTable* const table = memory.get();
 };
 
 TEST_F(SlabTableTest, SlotIdsNameSlabAndSlot) {

@@ -41,18 +41,20 @@ else
   bad script "status $status: $(tail -2 "$work/err" | tr '\n' '|')"
 fi
 
-"$farpool" run --via swap --local "$near"M --pool "$pool" -- sleep 100 &
+# terminated COMMAND...: a run that gets SIGTERM once COMMAND succeeds.
+terminated() {
+  "$farpool" run --via swap --local "$near"M --pool "$pool" -- sleep 100 &
+  local runner=$!
+  wait_for 20 "$@"
+  kill -TERM "$runner"
+  wait "$runner"
+}
 program_runs() { pgrep -f "^sleep 100" >/dev/null; }
-wait_for 20 program_runs
-kill -TERM $!
-wait $!
+terminated program_runs
 status=$?
 if [ "$status" = 143 ] && wait_for 10 nothing_left; then ok "a signal passes"; else bad signal "status $status"; fi
-"$farpool" run --via swap --local "$near"M --pool "$pool" -- sleep 100 &
 making() { compgen -G '/sys/fs/cgroup/farpool-run-*' >/dev/null; }
-wait_for 20 making
-kill -TERM $!
-wait $!
+terminated making
 status=$?
 if [ "$status" = 143 ] && nothing_left; then ok "a signal before the program runs"; else bad "early signal" "status $status: $("$farpool" swap list)"; fi
 run "$work/missing" 2>"$work/err"

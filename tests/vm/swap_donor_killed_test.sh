@@ -39,10 +39,7 @@ for driver in $drivers; do
     bad "$driver: a silent donor" "$("$farpool" swap list --json | tr -d '\n')"
   fi
   kill -9 "$killed"
-  ended() { ! kill -0 "$program" 2>/dev/null; }
-  wait_for 60 ended
-  xargs -r kill -9 2>/dev/null <"/sys/fs/cgroup/limited-$program/cgroup.procs"
-  wait "$program"
+  end_limited 60 "$program"
   status=$?
   if [ "$status" = 135 ]; then ok "$driver: the program is ended by SIGBUS"; else bad "$driver: program" "status $status: $(tail -1 "$work/err")"; fi
   lines=$(dmesg | grep -c 'farpool: .* is gone, and with it [1-9][0-9]* MiB')

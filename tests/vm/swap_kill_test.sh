@@ -2,7 +2,7 @@
 # vm: 6.1 6.12; 400; short 6.1
 # kill -9 of the swap daemon while a static program has most of its memory on the device, then of the next one: each
 # time the standby goes on, and every word is right. A killed standby is replaced. With both dead delete clears the device
-# away, whether it is on or not.
+# away though it be on.
 driver=${driver:-nbd}
 mib=12
 [ "${FARPOOL_VM_LONG:-0}" = 1 ] && mib=24  # lib.sh clears it.
@@ -56,10 +56,7 @@ if timeout 60 "$farpool" swap delete "$device" 2>"$work/err" && [ "$(wc -l </pro
 else
   bad "both dead: delete" "$(cat "$work/err" /proc/swaps)"
 fi
-ended() { ! kill -0 "$program" 2>/dev/null; }
-wait_for 30 ended
-xargs -r kill -9 2>/dev/null <"/sys/fs/cgroup/limited-$program/cgroup.procs"
-wait "$program"
+end_limited 30 "$program"
 status=$?
 if [ "$status" = 135 ]; then ok "both dead: the program is ended by SIGBUS"; else bad "both dead: program" "status $status"; fi
 close_with_count

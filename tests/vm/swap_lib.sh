@@ -20,6 +20,15 @@ limited() {
   return "$status"
 }
 
+# end_limited SECONDS PID: the status of `limited` in the background; what has not ended in that time is killed.
+end_limited() {
+  local pid=$2
+  ended() { ! kill -0 "$pid" 2>/dev/null; }
+  wait_for "$1" ended
+  xargs -r kill -9 2>/dev/null <"/sys/fs/cgroup/limited-$pid/cgroup.procs"
+  wait "$pid"
+}
+
 # The bytes that donors have lent and not got back, over all sessions; nothing where one does not answer.
 lent_bytes() {
   "$farpool" status --json --pool "$1" |

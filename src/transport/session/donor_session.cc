@@ -47,8 +47,21 @@ class DonorSessionImpl final : public DonorSession {
     auto channel = ControlChannel::Connect(address_, Hello(mode), Deadline());
     if (!channel.ok()) return channel.status();
     channel_ = std::move(channel).value();
-    KeepAddress();
     return Status::Ok();
+  }
+
+  // Once connected: names are not looked up again, since later calls have little time, and in a swap daemon
+  // no memory to spare.
+  void KeepAddress() {
+    sockaddr_storage peer;
+    socklen_t bytes = sizeof(peer);
+    char host[NI_MAXHOST];
+    if (entry_.scheme == PoolEntry::Scheme::kUnix ||
+        getpeername(channel_.fd(), reinterpret_cast<sockaddr*>(&peer), &bytes) != 0)
+      return;
+    if (getnameinfo(reinterpret_cast<const sockaddr*>(&peer), bytes, host, sizeof(host), nullptr, 0,
+                    NI_NUMERICHOST) == 0)
+      address_.host = host;
   }
 
   Result<SlabLease> LeaseSlab() override {
@@ -101,18 +114,6 @@ class DonorSessionImpl final : public DonorSession {
   const PoolEntry& entry() const override { return entry_; }
 
  private:
-  // Names are looked up once: later calls have little time, and in a swap daemon no memory to spare.
-  void KeepAddress() {
-    sockaddr_storage peer;
-    socklen_t bytes = sizeof(peer);
-    char host[NI_MAXHOST];
-    if (entry_.scheme == PoolEntry::Scheme::kUnix ||
-        getpeername(channel_.fd(), reinterpret_cast<sockaddr*>(&peer), &bytes) != 0)
-      return;
-    if (getnameinfo(reinterpret_cast<const sockaddr*>(&peer), bytes, host, sizeof(host), nullptr, 0,
-                    NI_NUMERICHOST) == 0)
-      address_.host = host;
-  }
   wire::HelloRequest Hello(wire::HelloMode mode) const {
     wire::HelloRequest hello;
     hello.mode = mode;
@@ -145,6 +146,7 @@ Result<std::unique_ptr<DonorSession>> DonorSession::Open(const PoolEntry& entry,
   auto session = std::make_unique<DonorSessionImpl>(entry, token.value(), grace_ms);
   const Status status = session->Connect(wire::HelloMode::kNewSession);
   if (!status.ok()) return status;
+  session->KeepAddress();
   return std::unique_ptr<DonorSession>(std::move(session));
 }
 

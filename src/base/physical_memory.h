@@ -7,7 +7,7 @@
 namespace farpool {
 
 // Memory of this machine, in bytes.
-inline uint64_t HostMemory() {
+inline uint64_t PhysicalMemory() {
   return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
