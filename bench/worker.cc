@@ -1,7 +1,7 @@
 // farpool-bench-worker MODE ARGS: the program that `farpool bench` measures.
-//   faults-read|faults-write BYTES TOUCHES SEED   random touches of an array, each timed
-//   scan-read|scan-update BYTES ROUNDS SEED       passes over an array
-//   floor COUNT | raw-tcp COUNT                   what the machine allows at best
+//   faults-read|faults-write BYTES TOUCHES SEED [THREADS]   random touches of an array, each timed
+//   scan-read|scan-update BYTES ROUNDS SEED                 passes over an array
+//   floor COUNT | raw-tcp COUNT                             what the machine allows at best
 // Prints one line of JSON. Exits 1 if a word was not what it must be.
 
 #include "bench/worker.h"
@@ -10,9 +10,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <barrier>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
+#include <vector>
 
 namespace bench {
 
@@ -27,6 +30,7 @@ constexpr uint64_t kFaultNsMin = 1000;
 
 uint32_t samples[kSamplesMax];
 constexpr size_t kPagesMax = 1u << 20;
+constexpr uint64_t kThreadsMax = 64;
 uint32_t versions[kPagesMax];  // Of the one word per page that faults-write rewrites.
 
 uint64_t* MapArray(uint64_t bytes) {
@@ -42,17 +46,20 @@ uint64_t Rewritten(size_t page, uint32_t version, uint64_t seed) {
   return Mix(seed + page) + version * 0x10001u;
 }
 
+// Random touches by one of several threads, each of which has pages of its own: every so many of the array.
 struct Touch {
   uint64_t* array;
-  size_t pages;
+  size_t pages;  // Of this thread.
   uint64_t seed;
   bool write;
+  size_t thread;
+  size_t threads;
   uint64_t state;
 
   // Returns how long it took; dies if the word read is wrong.
   uint64_t Next() {
     state = Mix(state);
-    const size_t page = state % pages;
+    const size_t page = state % pages * threads + thread;
     const size_t word = write ? RewrittenWord(page) : (state >> 40) % kPageWords;
     uint64_t* const at = array + page * kPageWords + word;
     if (write) {
@@ -72,21 +79,33 @@ struct Touch {
   }
 };
 
-void Faults(bool write, uint64_t bytes, uint64_t touches, uint64_t seed) {
-  const size_t pages = bytes / kPageBytes;
+void Faults(bool write, uint64_t bytes, uint64_t touches, uint64_t seed, uint64_t threads) {
+  if (threads == 0 || threads > kThreadsMax) Die("number of threads out of range");
+  const size_t pages = bytes / kPageBytes / threads * threads;
   if (pages == 0 || pages > kPagesMax) Die("array size out of range");
   uint64_t* const array = MapArray(bytes);
   for (size_t i = 0; i < pages * kPageWords; ++i) array[i] = Mix(seed + i);
-  Touch touch{array, pages, seed, write, seed};
-  // Until what is resident is a random half, not the tail of the fill.
-  for (uint64_t i = 0; i < pages; ++i) touch.Next();
   Samples faults;
-  const uint64_t began = NowNs();
-  for (uint64_t i = 0; i < touches; ++i) {
-    const uint64_t took = touch.Next();
-    if (took >= kFaultNsMin) faults.Add(took);
+  std::barrier all(static_cast<ptrdiff_t>(threads));
+  uint64_t elapsed = 0;
+  const auto run = [&](size_t thread) {
+    Touch touch{array, pages / threads, seed, write, thread, threads, seed + thread};
+    // Until what is resident is a random half, not the tail of the fill.
+    for (uint64_t i = 0; i < pages / threads; ++i) touch.Next();
+    all.arrive_and_wait();
+    const uint64_t began = NowNs();
+    for (uint64_t i = 0; i < touches / threads; ++i) {
+      const uint64_t took = touch.Next();
+      if (took >= kFaultNsMin) faults.Add(took);
+    }
+    all.arrive_and_wait();
+    if (thread == 0) elapsed = NowNs() - began;
+  };
+  {
+    std::vector<std::jthread> others;
+    for (size_t thread = 1; thread < threads; ++thread) others.emplace_back(run, thread);
+    run(0);
   }
-  const uint64_t elapsed = NowNs() - began;
   for (size_t page = 0; page < pages; ++page)
     for (size_t word = 0; word < kPageWords; ++word) {
       const bool rewritten = write && word == RewrittenWord(page) && versions[page] != 0;
@@ -94,7 +113,7 @@ void Faults(bool write, uint64_t bytes, uint64_t touches, uint64_t seed) {
           rewritten ? Rewritten(page, versions[page], seed) : Mix(seed + page * kPageWords + word);
       if (array[page * kPageWords + word] != want) Die("a word is wrong at the end");
     }
-  faults.Print(touches, elapsed);
+  faults.Print(touches / threads * threads, elapsed);
 }
 
 constexpr uint64_t kDelta = 0x9e3779b97f4a7c15u;
@@ -147,26 +166,27 @@ void Die(const char* what) {
 }
 
 void Samples::Add(uint64_t ns) {
-  if (count_ == kSamplesMax) Die("too many samples");
-  samples[count_++] = static_cast<uint32_t>(std::min<uint64_t>(ns, UINT32_MAX));
+  const size_t at = count_.fetch_add(1, std::memory_order_relaxed);
+  if (at >= kSamplesMax) Die("too many samples");
+  samples[at] = static_cast<uint32_t>(std::min<uint64_t>(ns, UINT32_MAX));
 }
 
 void Samples::Print(uint64_t touches, uint64_t elapsed_ns) {
-  if (count_ == 0) Die("nothing faulted: the limit is not below the array's size");
-  std::sort(samples, samples + count_);
+  const size_t count = this->count();
+  if (count == 0) Die("nothing faulted: the limit is not below the array's size");
+  std::sort(samples, samples + count);
   double sum = 0;
-  for (size_t i = 0; i < count_; ++i) sum += samples[i];
-  const auto a_second = [&](uint64_t count) {
-    return static_cast<double>(count) * 1e9 / static_cast<double>(elapsed_ns);
+  for (size_t i = 0; i < count; ++i) sum += samples[i];
+  const auto a_second = [&](uint64_t operations) {
+    return static_cast<double>(operations) * 1e9 / static_cast<double>(elapsed_ns);
   };
-  const auto at = [this](double share) {
-    return samples[static_cast<size_t>(share * static_cast<double>(count_ - 1))] / 1e3;
+  const auto at = [&](double share) {
+    return samples[static_cast<size_t>(share * static_cast<double>(count - 1))] / 1e3;
   };
   printf(
       "{\"p50\": %.3f, \"p99\": %.3f, \"mean\": %.3f, \"rate\": %.1f, \"touches\": %.1f, \"count\": %zu, "
       "\"quantiles\": [",
-      at(0.5), at(0.99), sum / static_cast<double>(count_) / 1e3, a_second(count_), a_second(touches),
-      count_);
+      at(0.5), at(0.99), sum / static_cast<double>(count) / 1e3, a_second(count), a_second(touches), count);
   // Finer where distributions have their tails.
   const char* comma = "";
   const auto print = [&](double share) {
@@ -190,9 +210,9 @@ int main(int argc, char** argv) {
   };
   const char* mode = argc > 1 ? argv[1] : "";
   if (strcmp(mode, "faults-read") == 0) {
-    bench::Faults(false, number(2), number(3), number(4));
+    bench::Faults(false, number(2), number(3), number(4), argc > 5 ? number(5) : 1);
   } else if (strcmp(mode, "faults-write") == 0) {
-    bench::Faults(true, number(2), number(3), number(4));
+    bench::Faults(true, number(2), number(3), number(4), argc > 5 ? number(5) : 1);
   } else if (strcmp(mode, "scan-read") == 0) {
     bench::Scan(false, number(2), number(3), number(4));
   } else if (strcmp(mode, "scan-update") == 0) {

@@ -3,6 +3,7 @@
 // besides the measured array lies in .bss, which farpool leaves near: a sample written to far memory would
 // measure itself.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <ctime>
@@ -30,18 +31,18 @@ inline uint64_t Mix(uint64_t x) {
 // Ends the process after one line on stderr.
 [[noreturn]] void Die(const char* what);
 
-// Latencies of single operations. Not for several threads.
+// Latencies of single operations. Several threads may Add().
 class Samples {
  public:
   void Add(uint64_t ns);
-  size_t count() const { return count_; }
+  size_t count() const { return count_.load(std::memory_order_relaxed); }
   // Prints {"p50": us, "p99": us, "mean": us, "rate": 1/s, "touches": 1/s, "count": n} and "quantiles", pairs
   // of share and us. `touches` are all operations, those that were too short for a sample too, in
   // `elapsed_ns`. Sorts.
   void Print(uint64_t touches, uint64_t elapsed_ns);
 
  private:
-  size_t count_ = 0;
+  std::atomic<size_t> count_{0};
 };
 
 void RunFloor(uint64_t count);   // One userfaultfd fault resolved in the faulting thread from a local page.

@@ -55,7 +55,7 @@ Status Engine::Init(const EngineConfig& config) {
 void Engine::LockExclusive() {
   lock_.Lock();
   ++exclusive_waiters_;
-  while (flights_ != 0) AwaitLanding();
+  while (flights_ != 0 || writing_) AwaitLanding();
   --exclusive_waiters_;
 }
 
@@ -132,11 +132,9 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
     return s;
   }
   Departure departure;
-  if (flight->before == PageEntry::State::kStored) {
-    config_.store->StartLoad(flight->load, io, flight->count);
-    // While they travel: frames for the next fault.
-    s = KeepReserve(*flight, &departure);
-  }
+  if (flight->before == PageEntry::State::kStored) config_.store->StartLoad(flight->load, io, flight->count);
+  // While they travel: frames for the next fault.
+  if (flight->before != PageEntry::State::kStaged) s = KeepReserve(*flight, &departure);
   // Who waits for the lock alone should not wait for ever.
   const bool keep_lock = exclusive_waiters_ > 0;
   if (!keep_lock) lock_.Unlock();
@@ -150,6 +148,7 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
     outcome = arrived.ok() ? Outcome::kArrived : Outcome::kLost;
   }
   const uint64_t took = flight->timed ? NowNs() - before : 0;
+  if (departure.call_writer) sys::Call(SYS_futex, &writer_calls_, FUTEX_WAKE_PRIVATE, 1);
   if (!keep_lock) lock_.Lock();
   if (flight->timed) move_or_copy_.Took(flight->copy, took);
   if (s.ok()) Left(departure);
@@ -231,6 +230,10 @@ void Engine::Land(const Flight& flight, Outcome outcome) {
     staging_.Landed(flight.frames[i]);
   }
   flights_ &= ~(1U << flight.load);
+  WakeLandingWaiters();
+}
+
+void Engine::WakeLandingWaiters() {
   landings_.fetch_add(1, std::memory_order_relaxed);
   if (landing_waiters_ > 0) sys::Call(SYS_futex, &landings_, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
@@ -703,6 +706,7 @@ Status Engine::AfterForkInChild(int uffd, Budget budget) {
   lock_.Reset();
   landing_waiters_ = 0;
   exclusive_waiters_ = 0;
+  writer_.Gone();
   pins_.Reset();
   ahead_.Clear();  // Nobody follows it here.
   return staging_.InitInChild(uffd);

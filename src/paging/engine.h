@@ -42,6 +42,7 @@
 #include "paging/staging.h"
 #include "paging/stats.h"
 #include "paging/strides.h"
+#include "paging/writer.h"
 #include "store/page_store.h"
 
 namespace farpool {
@@ -103,6 +104,11 @@ class Engine {
   // It is not going to be touched soon: the next victims are taken from there / it goes now.
   void EvictFirst(uint64_t first, uint64_t last);
   Status EvictNow(uint64_t first, uint64_t last);
+
+  // For the writer (writer.h), a thread of the caller's: WriteBack() makes frames free for the next faults, a
+  // slice at a time, as long as there is `more` to do; then AwaitCall() waits until there is.
+  Status WriteBack(bool* more);
+  void AwaitCall();
 
   // Others have too little: gives back a part of what this process holds beyond its share of the budget.
   Status YieldShare();
@@ -213,7 +219,8 @@ class Engine {
   struct Departure {
     Staging::FreeBlocks freed;
     unsigned count = 0;
-    uint64_t fresh = 0;  // Bit per page: nothing is in its slot yet.
+    bool call_writer = false;  // Once the fault that made it is over.
+    uint64_t fresh = 0;        // Bit per page: nothing is in its slot yet.
     uint32_t frames[kGroupPages];
     PageHash hashes[kGroupPages];
     Fate fates[kGroupPages];
@@ -285,6 +292,11 @@ class Engine {
   uint64_t StagingTarget() const { return PassingTarget() + staging_.kept(); }
 
   Status Drain(unsigned most);
+  uint64_t FramesWanted() const;  // Free at most, by the writer.
+  // Calls the writer if its time has come, with pages staged that it can store. False if frames are not its
+  // business.
+  bool LeftToWriter(unsigned count, Departure* departure, Status* status);
+  void WakeLandingWaiters();
   // The oldest block with pages that are to leave, or kNoBlock.
   unsigned NextBlock();
   // Whether the staged page, whose turn it is, stays all the same.
@@ -298,6 +310,7 @@ class Engine {
   bool Depart(unsigned most, Departure* departure);
   Status Store(Departure* departure) const;  // Needs no lock.
   void Left(const Departure& departure);
+  Status SeeOff(Departure* departure);  // All of it, for the writer.
   Status DropResidentSlots(unsigned wanted, unsigned* dropped);
   bool NextVictim(uint64_t most);
   bool NextHintedVictim();
@@ -351,6 +364,11 @@ class Engine {
   // Budget that is held for pages to be copied, with no memory behind it: what was a free frame is not
   // populated again between two copies.
   uint64_t spare_ = 0;
+
+  Writer writer_;
+  bool writing_ = false;                   // It is at work without the lock.
+  std::atomic<uint32_t> writer_calls_{0};  // Futex.
+  uint32_t calls_heard_ = 0;
 
   // What is copied in comes to these buffers instead of to frames. Beyond the limit, but few. More pages than
   // that are never copied where they can be moved.

@@ -244,6 +244,8 @@ Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
   uint64_t target = StagingTarget();
   uint64_t has = staging_.populated() - staging_.staged();
   uint64_t reserve = count;
+  if (Status s; many && LeftToWriter(count, departure, &s)) return s;
+  if (flight.before == PageEntry::State::kNone) return Status::Ok();
   const bool copying = flight.bounce && move_or_copy_.copy_is_sooner();
   if (copying) {
     if (spare_ <= batch / kSpareLowShare) DropSome(departure);

@@ -13,6 +13,7 @@ struct PagingStats {
   Histogram second_chance;  // Faults answered from staging.
   Histogram first_touch;    // Faults on pages never stored.
   std::atomic<uint64_t> pages_in, pages_out, pages_clean, pages_zero;
+  std::atomic<uint64_t> evicted_beside;  // Of those that went: by the writer, beside the program's faults.
   std::atomic<uint64_t> pages_prefetched, prefetch_hits;
   // Faults answered by a donor, by how many pages had left since the page had, in eighths of the limit. With
   // a limit that much larger it would still have been there. The last counts all beyond.

@@ -18,6 +18,7 @@
 #include "preload/prefetcher.h"
 #include "preload/runtime.h"
 #include "preload/thread.h"
+#include "preload/writer.h"
 #include "run/layout.h"
 
 namespace farpool {
@@ -79,6 +80,7 @@ long GuardFork(GuardFrame* frame) {
       if (Status s = engine.AfterForkInChild(uffd, child_budget); !s.ok()) Fatal(s);
       OwnThreadsAfterFork();
       EvictorAfterFork();
+      WriterAfterFork();
       PrefetcherAfterFork();
       if (g_runtime.monitor())
         if (Status s = StartMonitor(); !s.ok()) Fatal(s);

@@ -1,6 +1,6 @@
 #pragma once
-// Threads of the runtime's own inside the program: the monitor, the evictor and the prefetcher. The program's
-// libc does not know of them.
+// Threads of the runtime's own inside the program: the monitor, the evictor, the writer and the prefetcher.
+// The program's libc does not know of them.
 
 #include <atomic>
 

@@ -23,6 +23,7 @@
 #include "preload/runtime.h"
 #include "preload/thread.h"
 #include "preload/trace.h"
+#include "preload/writer.h"
 #include "run/layout.h"
 #include "run/syscalls.h"
 
@@ -342,7 +343,10 @@ void OnBus(int signal, siginfo_t* info, void* context) {
     if ((g_runtime.segment->flags & RunSegment::kTrace) != 0) SampleFault(address, frame->context.registers);
     if (Status s = g_runtime.engine->Fault(address, &foreign); !s.ok()) Fatal(s);
     if (!foreign) {
-      if (g_runtime.engine->evicts()) StartEvictor();
+      if (g_runtime.engine->evicts()) {
+        StartEvictor();
+        StartWriter();
+      }
       if (on_near_stack && FpstateBytes(frame->context.fpstate) > kLegacyBytes &&
           (frame->context.registers[kFlags] & kNestedTask) == 0 && !HasShadowStack())
         farpool_fault_return(frame, &thread->interrupted);

@@ -142,8 +142,9 @@ std::string ReportText(const RunReport& r) {
     Line(&out, "more local", text);
   }
   Line(&out, "evictions",
-       fmt::format("{}, {} without a write ({} clean, {} zero)", d.evictions, Percent(d.clean_share),
-                   r.pages_clean, r.pages_zero));
+       fmt::format("{}, {} without a write ({} clean, {} zero), {} beside faults", d.evictions,
+                   Percent(d.clean_share), r.pages_clean, r.pages_zero,
+                   Percent(Share(r.evicted_beside, d.evictions))));
   Line(&out, "prefetch", fmt::format("{} pages, {} used", r.pages_prefetched, Percent(d.prefetch_accuracy)));
   if (r.hinted_in + r.hinted_out != 0)
     Line(&out, "advice",
@@ -185,6 +186,7 @@ std::string ReportJson(const RunReport& r) {
       {"pages_out", r.pages_out},
       {"pages_clean", r.pages_clean},
       {"pages_zero", r.pages_zero},
+      {"evicted_beside", r.evicted_beside},
       {"pages_prefetched", r.pages_prefetched},
       {"prefetch_hits", r.prefetch_hits},
       {"hinted_in", r.hinted_in},

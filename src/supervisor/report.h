@@ -35,6 +35,7 @@ struct RunReport {
   LatencyReport first_touch;                 // Faults on pages never stored.
   uint64_t pages_in = 0, pages_out = 0;      // Pages fetched / written.
   uint64_t pages_clean = 0, pages_zero = 0;  // Evictions that needed no write.
+  uint64_t evicted_beside = 0;               // Evictions beside the program's faults.
   uint64_t pages_prefetched = 0, prefetch_hits = 0;
   // Of `fetch`: faults that a larger limit would have saved, by how much larger (PagingStats::distances).
   std::array<uint64_t, PagingStats::kDistances> distances = {};

@@ -258,6 +258,7 @@ RunReport MakeReport(const RunOptions& options, const RunSegment& segment, const
   r.pages_in = s.pages_in.load();
   r.pages_out = s.pages_out.load();
   r.pages_clean = s.pages_clean.load();
+  r.evicted_beside = s.evicted_beside.load();
   r.pages_zero = s.pages_zero.load();
   r.pages_prefetched = s.pages_prefetched.load();
   r.hinted_in = s.hinted_in.load();

@@ -18,6 +18,7 @@
 #include <cmath>
 #include <csignal>
 #include <cstring>
+#include <fstream>
 #include <list>
 #include <memory>
 #include <numeric>
@@ -47,6 +48,15 @@ constexpr int kSteps = 4000;  // Each one takes ten times as long.
 #else
 constexpr int kSteps = 40000;
 #endif
+// Whether a thread of this process sleeps.
+bool Sleeps(pid_t tid) {
+  std::ifstream stat("/proc/self/task/" + std::to_string(tid) + "/stat");
+  std::string id, name;
+  char state = 0;
+  stat >> id >> name >> state;
+  return state == 'S';
+}
+
 void* const kStagingHint = reinterpret_cast<void*>(0x7e9000000000);
 
 template <typename T>
@@ -329,6 +339,12 @@ struct World {
   void BringAllAhead() {
     for (bool more = true; more;) {
       const Status s = engine->BringAhead(&more);
+      ASSERT_TRUE(s.ok()) << s.text();
+    }
+  }
+  void WriteAllBack() {
+    for (bool more = true; more;) {
+      const Status s = engine->WriteBack(&more);
       ASSERT_TRUE(s.ok()) << s.text();
     }
   }
@@ -973,64 +989,147 @@ TEST_P(EngineTest, PageThatVanishedIsReported) {
   EXPECT_EQ(w.Wrong(0, 50), 0u);
 }
 
+// While the writer comes whenever it is called faults hardly store anything themselves: only where MOVE and
+// COPY take turns. The limit holds all the same.
+TEST_P(EngineTest, FaultsLeaveStoringToTheWriter) {
+  if (GetParam() == Way::kCopy) GTEST_SKIP() << "without UFFDIO_MOVE each copy makes its own room";
+  constexpr uint64_t kPages = 24576;
+  Start({.pages = kPages, .limit = 16384});
+  World& w = *world;
+  w.Fill(0, kPages);
+  std::mt19937_64 random(5);
+  std::vector<uint64_t> salts(kPages, 1);
+  w.WriteAllBack();
+  uint64_t itself = 0, beside = 0, first = 0;
+  for (int i = 0; i < 3000; ++i) {
+    // Single pages, and now and then a stream.
+    if (i % 200 == 0) first = random() % (kPages - 50);
+    const uint64_t page = i % 200 < 50 ? first++ : random() % kPages;
+    const uint64_t before = w.store.state().pages_stored;
+    ASSERT_TRUE(w.PageIs(page, page * 1000 + salts[page]));
+    w.FillPage(page, page * 1000 + ++salts[page]);
+    const uint64_t after = w.store.state().pages_stored;
+    itself += after - before;
+    w.WriteAllBack();
+    beside += w.store.state().pages_stored - after;
+  }
+  EXPECT_GT(beside, 500u);
+  EXPECT_LT(itself * 20, beside);
+  EXPECT_GE(w.books->stats.evicted_beside, beside);
+  for (uint64_t p = 0; p < kPages; ++p) ASSERT_TRUE(w.PageIs(p, p * 1000 + salts[p]));
+  w.ExpectBooksRight();
+}
+
+// One that was called and does not come costs time, nothing else.
+TEST_P(EngineTest, FaultsDoWithoutAWriterThatDoesNotCome) {
+  Start({.limit = 1024});
+  World& w = *world;
+  w.WriteAllBack();
+  w.Fill(0, 8192);
+  EXPECT_EQ(w.Wrong(0, 8192), 0u);
+  EXPECT_EQ(w.books->stats.evicted_beside, 0u);
+  w.ExpectBooksRight();
+}
+
+// Faults go on beside the writer; whoever changes mappings waits for it.
+TEST_P(EngineTest, MappingsChangeOnlyWhenTheWriterIsDone) {
+  if (GetParam() == Way::kCopy) GTEST_SKIP() << "without UFFDIO_MOVE each copy makes its own room";
+  constexpr uint64_t kPages = 24576;
+  Start({.pages = kPages, .limit = 16384});
+  World& w = *world;
+  w.Fill(0, kPages);
+  w.WriteAllBack();
+  EXPECT_EQ(w.Wrong(0, 3 * kGroupPages), 0u);  // Takes frames.
+  w.store.state().in_beside = false;
+  w.store.state().hold_beside = true;
+  std::thread writer([&] { w.WriteAllBack(); });
+  while (!w.store.state().in_beside) std::this_thread::yield();
+  for (uint64_t p = 1000; p < 1200; p += 17) EXPECT_TRUE(w.PageIs(p, p * 1000 + 1));
+  std::atomic<bool> discarded{false};
+  std::atomic<pid_t> tid{0};
+  std::thread other([&] {
+    tid = gettid();
+    w.engine->Discard(0, kPages);
+    discarded = true;
+  });
+  while (!discarded && (tid == 0 || !Sleeps(tid))) std::this_thread::yield();
+  EXPECT_FALSE(discarded);
+  w.store.state().hold_beside = false;
+  other.join();
+  writer.join();
+  for (uint64_t p = 0; p < kPages; ++p) ASSERT_EQ(*w.Words(p), 0u);
+  w.ExpectBooksRight();
+}
+
 // Each thread adds to its own words and to words of all on the same pages; a write that fell between the
-// copy of a page and its removal would be lost.
+// copy of a page and its removal would be lost. Without a writer, and with one.
 TEST_P(EngineTest, NoUpdateOfAnyThreadIsLost) {
   constexpr unsigned kThreads = 4;
   constexpr uint64_t kPages = 2048;
   constexpr int kRounds = 15000;
-  Start({.pages = 4096, .limit = 512, .slots = 8192});
-  World& w = *world;
-  std::atomic<bool> stop{false};
-  std::vector<std::thread> threads;
-  std::vector<std::vector<uint64_t>> own(kThreads, std::vector<uint64_t>(kPages));
-  std::atomic<uint64_t> mismatches{0};
-  for (unsigned t = 0; t < kThreads; ++t)
-    threads.emplace_back([&, t] {
-      std::mt19937_64 random(t);
-      uint64_t scan = 0;
-      for (int i = 0; i < kRounds; ++i) {
-        const uint64_t page = i % 4 == 0 ? random() % kPages : (scan++ + t * 512) % kPages;
-        uint64_t* words = w.Words(page);
-        if (words[8 + t * 8] != own[t][page]) ++mismatches;
-        words[8 + t * 8] = ++own[t][page];
-        std::atomic_ref<uint64_t>(words[0]).fetch_add(1);
+  for (const bool with_writer : {false, true}) {
+    Start({.pages = 4096, .limit = 512, .slots = 8192});
+    World& w = *world;
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> threads;
+    std::vector<std::vector<uint64_t>> own(kThreads, std::vector<uint64_t>(kPages));
+    std::atomic<uint64_t> mismatches{0};
+    for (unsigned t = 0; t < kThreads; ++t)
+      threads.emplace_back([&, t] {
+        std::mt19937_64 random(t);
+        uint64_t scan = 0;
+        for (int i = 0; i < kRounds; ++i) {
+          const uint64_t page = i % 4 == 0 ? random() % kPages : (scan++ + t * 512) % kPages;
+          uint64_t* words = w.Words(page);
+          if (words[8 + t * 8] != own[t][page]) ++mismatches;
+          words[8 + t * 8] = ++own[t][page];
+          std::atomic_ref<uint64_t>(words[0]).fetch_add(1);
+        }
+      });
+    // And one that changes mappings in another part of the arena.
+    std::thread mapper([&] {
+      std::mt19937_64 random(99);
+      while (!stop) {
+        const uint64_t at = kPages + random() % 1500;
+        w.FillPage(at, at);
+        w.FillPage(at + 100, at);
+        {
+          ExclusiveLock hold(w.engine.get());
+          w.engine->DiscardLocked(at + 200, at + 300);
+          if (Status s = w.engine->RemapLocked(at, at + 200, 50); !s.ok()) ++mismatches;
+        }
+        if (!w.PageIs(at + 200, at)) ++mismatches;
+        w.engine->Discard(kPages, 2 * kPages);
       }
     });
-  // And one that changes mappings in another part of the arena.
-  std::thread mapper([&] {
-    std::mt19937_64 random(99);
-    while (!stop) {
-      const uint64_t at = kPages + random() % 1500;
-      w.FillPage(at, at);
-      w.FillPage(at + 100, at);
-      {
-        ExclusiveLock hold(w.engine.get());
-        w.engine->DiscardLocked(at + 200, at + 300);
-        if (Status s = w.engine->RemapLocked(at, at + 200, 50); !s.ok()) ++mismatches;
+    // While somebody brings those pages in, too.
+    std::thread reader([&] {
+      std::mt19937_64 random(98);
+      while (!stop)
+        if (!w.Fault(kPages + random() % kPages).ok()) ++mismatches;
+    });
+    std::thread writer([&] {
+      for (bool more = false; with_writer && !stop;) {
+        if (!w.engine->WriteBack(&more).ok()) ++mismatches;
+        if (!more) std::this_thread::yield();
       }
-      if (!w.PageIs(at + 200, at)) ++mismatches;
-      w.engine->Discard(kPages, 2 * kPages);
+    });
+    for (auto& t : threads) t.join();
+    stop = true;
+    mapper.join();
+    reader.join();
+    writer.join();
+    EXPECT_EQ(mismatches, 0u);
+    EXPECT_EQ(w.books->stats.evicted_beside > 0, with_writer);
+    uint64_t total = 0;
+    for (uint64_t p = 0; p < kPages; ++p) {
+      total += w.Words(p)[0];
+      for (unsigned t = 0; t < kThreads; ++t) ASSERT_EQ(w.Words(p)[8 + t * 8], own[t][p]) << p;
     }
-  });
-  // While somebody brings those pages in, too.
-  std::thread reader([&] {
-    std::mt19937_64 random(98);
-    while (!stop)
-      if (!w.Fault(kPages + random() % kPages).ok()) ++mismatches;
-  });
-  for (auto& t : threads) t.join();
-  stop = true;
-  mapper.join();
-  reader.join();
-  EXPECT_EQ(mismatches, 0u);
-  uint64_t total = 0;
-  for (uint64_t p = 0; p < kPages; ++p) {
-    total += w.Words(p)[0];
-    for (unsigned t = 0; t < kThreads; ++t) ASSERT_EQ(w.Words(p)[8 + t * 8], own[t][p]) << p;
+    EXPECT_EQ(total, uint64_t{kThreads} * kRounds);
+    w.ExpectBooksRight();
+    world.reset();
   }
-  EXPECT_EQ(total, uint64_t{kThreads} * kRounds);
-  w.ExpectBooksRight();
 }
 
 // A loop over more than fits finds a part of itself: first in, first out would find nothing.

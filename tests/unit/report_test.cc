@@ -30,6 +30,7 @@ RunReport Example() {
   r.pages_out = 20;
   r.pages_clean = 50;
   r.pages_zero = 10;
+  r.evicted_beside = 40;
   r.pages_prefetched = 100;
   r.hinted_in = 7;
   r.packed_out_pages = 3;
@@ -119,7 +120,8 @@ TEST(ReportTest, TextGivesUnitsAndShares) {
   EXPECT_TRUE(Contains(LineOf(text, "from donor"), "60.0 %"));
   EXPECT_TRUE(Contains(LineOf(text, "second chance"), "30.0 %"));
   EXPECT_TRUE(Contains(LineOf(text, "first touch"), "10.0 %"));
-  EXPECT_TRUE(Contains(LineOf(text, "evictions"), "80, 75.0 % without a write (50 clean, 10 zero)"));
+  EXPECT_TRUE(Contains(LineOf(text, "evictions"),
+                       "80, 75.0 % without a write (50 clean, 10 zero), 50.0 % beside faults"));
   EXPECT_TRUE(Contains(LineOf(text, "prefetch"), "100 pages, 75.0 % used"));
   EXPECT_TRUE(Contains(LineOf(text, "system calls"), "1234 prepared, 56 trapped, 7 failed"));
 }
@@ -179,6 +181,7 @@ TEST(ReportTest, JsonHasEveryFieldUnderItsName) {
   EXPECT_EQ(json["pages_in"], 160);
   EXPECT_EQ(json["pages_out"], 20);
   EXPECT_EQ(json["pages_clean"], 50);
+  EXPECT_EQ(json["evicted_beside"], 40);
   EXPECT_EQ(json["pages_zero"], 10);
   EXPECT_EQ(json["pages_prefetched"], 100);
   EXPECT_EQ(json["hinted_in"], 7);
