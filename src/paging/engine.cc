@@ -29,6 +29,8 @@ constexpr uint64_t kStreamSlackShare = 8;
 // And so many, if what lies between is resident.
 constexpr uint64_t kStreamSkip = 8192;
 constexpr unsigned kStreamWindowMin = 2;
+// Flights of more pages tell how long streams take.
+constexpr unsigned kStreamPagesMin = 16;
 // Tries to place a frame that the kernel calls busy; most of them yield the processor.
 constexpr int kBusyTriesMax = 10000;
 // Looks before whoever waits for a landing sleeps: a few microseconds, longer than most flights.
@@ -110,6 +112,8 @@ Status Engine::Fault(uintptr_t address, bool* foreign) {
     s = Fly(&flight, io);
     const uint64_t took = NowNs() - start;
     times->Add(took);
+    if (flight.count > kStreamPagesMin && state == PageEntry::State::kStored)
+      writer_.Took(took, flight.count);
     if (flight.count == 1 && state == PageEntry::State::kStored) hot_pages_.Fetched(took);
     if (flight.count == 1 && state == PageEntry::State::kStaged) hot_pages_.Chanced(took);
     return s;

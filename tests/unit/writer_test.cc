@@ -32,6 +32,37 @@ TEST(WriterTest, RestsAfterItCameInVain) {
   EXPECT_TRUE(writer.Serves());
 }
 
+// How many of `faults` the writer serves, while 64 pages take so long with it, and without it.
+unsigned Served(Writer* writer, unsigned faults, uint64_t with_ns, uint64_t without_ns) {
+  unsigned served = 0;
+  for (unsigned i = 0; i < faults; ++i) {
+    const bool serves = writer->Serves();
+    writer->Took(serves ? with_ns : without_ns, 64);
+    served += serves;
+  }
+  return served;
+}
+
+TEST(WriterTest, ServesWhereThatIsSooner) {
+  Writer writer;
+  writer.Waits(false);
+  EXPECT_GT(Served(&writer, 10'000, 60'000, 90'000), 9000u);
+}
+
+TEST(WriterTest, HardlyServesWhereItIsInTheWay) {
+  Writer writer;
+  writer.Waits(false);
+  EXPECT_LT(Served(&writer, 10'000, 90'000, 60'000), 1000u);
+}
+
+TEST(WriterTest, NoticesThatAProcessorIsFreeNow) {
+  Writer writer;
+  writer.Waits(false);
+  Served(&writer, 10'000, 90'000, 60'000);
+  Served(&writer, 10'000, 35'000, 60'000);
+  EXPECT_GT(Served(&writer, 10'000, 35'000, 60'000), 9000u);
+}
+
 TEST(WriterTest, IsGoneInAForkedChild) {
   Writer writer;
   writer.Waits(false);
