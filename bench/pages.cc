@@ -23,8 +23,9 @@ constexpr unsigned kSecondsMax = 600;  // One run of the worker.
 constexpr unsigned kKilledMax = 3;
 
 struct Case {
-  std::string name;  // random-read, update, ...
-  std::string mode;  // The worker's.
+  std::string name;      // random-read, update, ...
+  std::string mode;      // The worker's.
+  unsigned threads = 0;  // Of it, where not 0.
 };
 
 struct Plan {
@@ -43,8 +44,14 @@ Plan PlanFor(const std::string& name, const Options& options) {
   const unsigned touches = options.smoke ? 5'000 : options.quick ? 100'000 : 400'000;
   // Half local for single faults; a quarter for scans, where keeping a part of the loop already pays.
   if (name == "faults")
-    return {name,    limit, 2 * limit,
-            touches, runs,  {{"random-read", "faults-read"}, {"random-write", "faults-write"}}};
+    return {name,
+            limit,
+            2 * limit,
+            touches,
+            runs,
+            {{"random-read", "faults-read"},
+             {"random-write", "faults-write"},
+             {"random-read-2", "faults-read", 2}}};
   return {name, limit, 4 * limit, once ? 2u : 3u, runs, {{"read", "scan-read"}, {"update", "scan-update"}}};
 }
 
@@ -147,8 +154,9 @@ class Driver {
   }
 
   Status RunCase(const Config& config, const Case& c, unsigned run) {
-    const std::vector<std::string> worker = {setup_.worker(), c.mode, std::to_string(plan_.array_bytes),
-                                             std::to_string(plan_.amount), std::to_string(run + 1)};
+    std::vector<std::string> worker = {setup_.worker(), c.mode, std::to_string(plan_.array_bytes),
+                                       std::to_string(plan_.amount), std::to_string(run + 1)};
+    if (c.threads != 0) worker.push_back(std::to_string(c.threads));
     Command command = {.argv = worker, .seconds_max = kSecondsMax};
     std::unique_ptr<MemoryGroup> group;
     uint64_t moved = 0;

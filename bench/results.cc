@@ -214,6 +214,9 @@ std::vector<std::string> Results::Ratios() const {
       add(of + ": p99 / p50", Find(config, what, "p99"), Find(config, what, "p50"));
       if (config.starts_with("farpool-tcp"))
         add(of + ": p50 / raw-tcp p50", Find(config, what, "p50"), Find("raw-tcp", "page", "p50"));
+      if (what == "random-read-2")
+        add(of + ": faults per second / one thread's", Find(config, what, "rate"),
+            Find(config, "random-read", "rate"));
       if (config == "zram") continue;
       add(of + ": faults per second / zram", Find(config, what, "rate"), Find("zram", what, "rate"));
       add(of + ": touches per second / zram", Find(config, what, "touches"), Find("zram", what, "touches"));

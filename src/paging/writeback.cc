@@ -26,7 +26,7 @@ bool Engine::LeftToWriter(unsigned count, Departure* departure, Status* status) 
   if (!writer_.Serves() || staging_.free_frames() < count) return false;
   if (!writer_.waits() || staging_.free_frames() >= FramesWanted() / 2) return true;
   config_.budget.AtLimit();
-  // While it sleeps no page that it looks at has to be flushed from the TLB of its processor.
+  // What it is going to store, by few calls that empty the TLB.
   *status = FillStaging(StagingTarget() + BatchPages() / 2, kGroupPages, kEvictionsMax);
   writer_.Call();
   writer_calls_.fetch_add(1, std::memory_order_relaxed);

@@ -46,7 +46,7 @@ expect() {
 
 far="farpool-shm farpool-tcp farpool-tcp-2"
 if bench faults; then
-  expect faults "$far zram" "random-read random-write" "p50 p99 mean rate touches moved"
+  expect faults "$far zram" "random-read random-write random-read-2" "p50 p99 mean rate touches moved"
   python3 -c 'import json, sys
 for c in json.load(open(sys.argv[1]))["quantiles"]:
     q = [p[0] for p in c["points"]]; us = [p[1] for p in c["points"]]
