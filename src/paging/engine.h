@@ -21,8 +21,9 @@
 // Threads: every public function takes the engine's lock unless it says otherwise; no handler of the
 // program may run in a thread meanwhile, since its faults take the same lock: signals are blocked or, in the
 // fault handler, deferred. A fault lets go of the lock while its pages arrive: while they travel, are hashed
-// and put in place. Whoever changes mappings or contents holds the lock exclusively (ExclusiveLock): then
-// nothing arrives. Others who touch an arriving page wait for it; its group is not evicted.
+// and put in place; WriteBack() does while what it sees off is hashed and stored. Whoever changes mappings or
+// contents holds the lock exclusively (ExclusiveLock): then nothing arrives or leaves. Others who touch such
+// a page wait for it; the group of an arriving one is not evicted.
 // No function allocates. A failed Status is final: the page cannot be made right and the program must be
 // stopped.
 
@@ -106,7 +107,8 @@ class Engine {
   Status EvictNow(uint64_t first, uint64_t last);
 
   // For the writer (writer.h), a thread of the caller's: WriteBack() makes frames free for the next faults, a
-  // slice at a time, as long as there is `more` to do; then AwaitCall() waits until there is.
+  // slice at a time, as long as there is `more` to do; then AwaitCall(), which takes no lock, waits until
+  // there is. One thread only.
   Status WriteBack(bool* more);
   void AwaitCall();
 

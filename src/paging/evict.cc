@@ -240,12 +240,12 @@ Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
   if (config_.budget.used() + kGroupPages <= config_.budget.limit()) return Status::Ok();  // There is room.
   const unsigned count = flight.count;
   const bool many = count > kWritePages;
+  if (Status s; many && LeftToWriter(count, departure, &s)) return s;
+  if (flight.before == PageEntry::State::kNone) return Status::Ok();
   const uint64_t batch = BatchPages();
   uint64_t target = StagingTarget();
   uint64_t has = staging_.populated() - staging_.staged();
   uint64_t reserve = count;
-  if (Status s; many && LeftToWriter(count, departure, &s)) return s;
-  if (flight.before == PageEntry::State::kNone) return Status::Ok();
   const bool copying = flight.bounce && move_or_copy_.copy_is_sooner();
   if (copying) {
     if (spare_ <= batch / kSpareLowShare) DropSome(departure);

@@ -11,14 +11,13 @@
 #include <cstring>
 
 #include "base/sys.h"
-#include "preload/evictor.h"
+#include "preload/eviction_threads.h"
 #include "preload/guard.h"
 #include "preload/monitor.h"
 #include "preload/own_thread.h"
 #include "preload/prefetcher.h"
 #include "preload/runtime.h"
 #include "preload/thread.h"
-#include "preload/writer.h"
 #include "run/layout.h"
 
 namespace farpool {
@@ -79,8 +78,7 @@ long GuardFork(GuardFrame* frame) {
       sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);
       if (Status s = engine.AfterForkInChild(uffd, child_budget); !s.ok()) Fatal(s);
       OwnThreadsAfterFork();
-      EvictorAfterFork();
-      WriterAfterFork();
+      EvictionThreadsAfterFork();
       PrefetcherAfterFork();
       if (g_runtime.monitor())
         if (Status s = StartMonitor(); !s.ok()) Fatal(s);

@@ -5,10 +5,9 @@
 
 #include "base/sys.h"
 #include "base/uffd_abi.h"
-#include "preload/evictor.h"
+#include "preload/eviction_threads.h"
 #include "preload/own_thread.h"
 #include "preload/runtime.h"
-#include "preload/writer.h"
 #include "run/layout.h"
 
 namespace farpool {
@@ -32,10 +31,7 @@ constexpr unsigned kEventsMax = 16;
       if (events[i].event != UFFD_EVENT_PAGEFAULT) continue;
       const uint64_t page = events[i].arg.pagefault.address & ~(kPageBytes - 1);
       if (Status s = g_runtime.engine->Fault(page); !s.ok()) Fatal(s);
-      if (g_runtime.engine->evicts()) {
-        StartEvictor();
-        StartWriter();
-      }
+      if (g_runtime.engine->evicts()) StartEvictionThreads();
       // Whoever waits looks again: placing the page has woken only those that were there by then.
       uffdio_range range = {page, kPageBytes};
       sys::Call(SYS_ioctl, uffd, UFFDIO_WAKE, &range);

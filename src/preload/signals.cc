@@ -17,13 +17,12 @@
 
 #include "base/mutex.h"
 #include "base/sys.h"
-#include "preload/evictor.h"
+#include "preload/eviction_threads.h"
 #include "preload/guard.h"
 #include "preload/prepare.h"
 #include "preload/runtime.h"
 #include "preload/thread.h"
 #include "preload/trace.h"
-#include "preload/writer.h"
 #include "run/layout.h"
 #include "run/syscalls.h"
 
@@ -343,10 +342,7 @@ void OnBus(int signal, siginfo_t* info, void* context) {
     if ((g_runtime.segment->flags & RunSegment::kTrace) != 0) SampleFault(address, frame->context.registers);
     if (Status s = g_runtime.engine->Fault(address, &foreign); !s.ok()) Fatal(s);
     if (!foreign) {
-      if (g_runtime.engine->evicts()) {
-        StartEvictor();
-        StartWriter();
-      }
+      if (g_runtime.engine->evicts()) StartEvictionThreads();
       if (on_near_stack && FpstateBytes(frame->context.fpstate) > kLegacyBytes &&
           (frame->context.registers[kFlags] & kNestedTask) == 0 && !HasShadowStack())
         farpool_fault_return(frame, &thread->interrupted);
