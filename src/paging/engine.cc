@@ -22,7 +22,7 @@ namespace farpool {
 namespace {
 // First touch of an isolated page fills its aligned block of this many pages; a stream doubles up to a group.
 constexpr unsigned kFirstTouchPages = 4;
-// While less than half the limit is in use memory is not scarce: fill more at once.
+// While memory is not scarce: more at once.
 constexpr unsigned kFirstTouchPagesPlenty = 16;
 // A fault behind where a stream was expected still belongs to it within this part of its window.
 constexpr uint64_t kStreamSlackShare = 8;
@@ -167,7 +167,7 @@ void Engine::TakeOff(const Flight& flight) {
   for (unsigned i = 0; i < flight.count; ++i) {
     config_.table[flight.pages[i]].state = PageEntry::State::kArriving;
     ++GroupOf(flight.pages[i]).arriving;
-    if (!flight.bounce) staging_.TookOff(flight.frames[i]);
+    if (flight.from == From::kFrames) staging_.TookOff(flight.frames[i]);
   }
   if (flights_ == 0) {
     if (crowd_ > 0) --crowd_;
@@ -179,7 +179,7 @@ void Engine::TakeOff(const Flight& flight) {
 
 // Of pages that have frames. Those that are copied need budget of their own.
 Status Engine::ChooseWay(Flight* flight) {
-  if (flight->bounce) return Status::Ok();
+  if (flight->from != From::kFrames) return Status::Ok();
   bool copy = !Movable(*flight);
   if (!copy && flight->before == PageEntry::State::kStaged) {
     const MoveOrCopy::Choice choice = move_or_copy_.Next(flight->count);
@@ -229,7 +229,7 @@ void Engine::Land(const Flight& flight, Outcome outcome) {
   }
   for (unsigned i = 0; i < flight.count; ++i) {
     --GroupOf(flight.pages[i]).arriving;
-    if (flight.bounce) continue;
+    if (flight.from != From::kFrames) continue;
     if (frames_stay) staging_.Freed(flight.frames[i]);
     staging_.Landed(flight.frames[i]);
   }
@@ -396,11 +396,13 @@ Status Engine::Install(const Flight& flight) {
   return Status::Ok();
 }
 
+// While less than half the limit is in use memory is not scarce.
+bool Engine::IsPlenty() const { return config_.budget.used() * 2 < config_.budget.limit(); }
+
 Status Engine::FirstTouch(uint64_t page, Flight* flight) {
   const Area& area = flight->area;
   Stream* const stream = StreamOf(page);
-  const bool plenty = config_.budget.used() * 2 < config_.budget.limit();
-  const uint64_t block = plenty ? kFirstTouchPagesPlenty : kFirstTouchPages;
+  const uint64_t block = IsPlenty() ? kFirstTouchPagesPlenty : kFirstTouchPages;
   auto untouched = [&](uint64_t p) { return config_.table[p].state == PageEntry::State::kNone; };
   // What the stream wants, and the rest of the block.
   auto [first, count] = Wanted(*stream, page, area, untouched);
@@ -408,12 +410,38 @@ Status Engine::FirstTouch(uint64_t page, Flight* flight) {
   while (last % block != 0 && last < area.last && untouched(last)) ++last;
   while (first % block != 0 && first > area.first && untouched(first - 1)) --first;
   count = static_cast<unsigned>(last - first);
-  if (Status s = TakeFrames(count, flight, &count); !s.ok() || count == 0) return s;
+  // While there is room, new memory. Only frames of pages that had to leave are worth a flush of the TLB.
+  flight->copy = config_.budget.TryTake(count);
+  if (flight->copy) {
+    flight->from = From::kZeros;
+  } else if (Status s = TakeFrames(count, flight, &count); !s.ok() || count == 0) {
+    return s;
+  }
   if (first + count <= page)
     first = page + 1 - count;  // Fewer frames than asked for: the page itself at least.
   config_.budget.AddFar(count);
   GoOn(stream, {first, count});
   SetPages({first, count}, flight);
+  return Status::Ok();
+}
+
+Status Engine::BecameWritable(uint64_t first, uint64_t last) {
+  if (last - first > kFirstTouchPagesPlenty || first == 0) return Status::Ok();
+  MutexLock hold(&lock_);
+  // Block by block, each behind the one before.
+  for (uint64_t page = first; page < last;) {
+    const Area* area = areas_.Find(page);
+    if (!IsPlenty() || std::popcount(flights_) == kFlightsMax || area == nullptr || area->foreign ||
+        area->protection != (PROT_READ | PROT_WRITE) ||
+        config_.table[page - 1].state != PageEntry::State::kResident ||
+        config_.table[page].state != PageEntry::State::kNone)
+      return Status::Ok();
+    Flight flight = FlightFor(page, *area);
+    if (last < flight.area.last) flight.area.last = last;
+    if (Status s = FirstTouch(page, &flight); !s.ok() || flight.count == 0) return s;
+    page = flight.pages[0] + flight.count;
+    if (Status s = Fly(&flight, nullptr); !s.ok()) return s;
+  }
   return Status::Ok();
 }
 
@@ -492,9 +520,9 @@ Status Engine::FindRoom(uint64_t page, Pattern* pattern, Flight* flight) {
     flight->timed = choice.timed;
     if (choice.copy && wanted <= kBouncePages)
       if (Status s = MakeRoom(wanted, &flight->copy); !s.ok()) return s;
-    flight->bounce = flight->copy;
+    if (flight->copy) flight->from = From::kBuffer;
   }
-  if (flight->bounce) return Status::Ok();
+  if (flight->from == From::kBuffer) return Status::Ok();
   unsigned got = 0;
   if (Status s = TakeFrames(wanted, flight, &got); !s.ok() || got == 0) {
     flight->count = 0;

@@ -88,6 +88,10 @@ class Engine {
   // Makes the page at `address` (inside a mapped area of the arena) present. Ok: it was; touch it again.
   // `foreign` is set if the address belongs to a foreign area: then the fault is none of ours.
   Status Fault(uintptr_t address, bool* foreign = nullptr);
+  // Pages [first, last) have become writable. If a heap grows by them they are as good as touched: memory for
+  // them costs less now than by a fault. Does nothing unless they are few, behind a resident one, and memory
+  // is not scarce.
+  Status BecameWritable(uint64_t first, uint64_t last);
 
   // The pages of [first, last) become zero, their slots free.
   void Discard(uint64_t first, uint64_t last);
@@ -193,13 +197,15 @@ class Engine {
     unsigned count;
   };
 
-  // Pages of one area on their way from frames, or from a buffer, into place.
+  // What pages come from. Only those that are copied need no frames.
+  enum class From : uint8_t { kFrames, kBuffer, kZeros };
+  // Pages of one area on their way into place.
   struct Flight {
     unsigned load;  // Its number, and that of its load from the store.
     unsigned count = 0;
     PageEntry::State before;  // kStored: to be loaded and checked.
     bool copy = false;        // By COPY, with budget of their own: frames stay.
-    bool bounce = false;      // Only with `copy`: from the flight's own buffer, there are no frames.
+    From from = From::kFrames;
     bool timed = false;
     bool ahead = false;           // Nobody waits for it: never at the price of the limit.
     uint64_t unclean = 0;         // Bit per page: to be filled with zeros.
@@ -231,7 +237,8 @@ class Engine {
   std::byte* PageAt(uint64_t page) const { return config_.arena + page * kPageBytes; }
   // Where page `i` of the flight comes from.
   std::byte* Source(const Flight& flight, unsigned i) {
-    return flight.bounce ? bounce_[flight.load] + i * kPageBytes : staging_.At(flight.frames[i]);
+    if (flight.from == From::kFrames) return staging_.At(flight.frames[i]);
+    return (flight.from == From::kBuffer ? bounce_[flight.load] : zeros_) + i * kPageBytes;
   }
   Group& GroupOf(uint64_t page) { return groups_[page / kGroupPages]; }
 
@@ -240,6 +247,7 @@ class Engine {
   // What a fault does before its pages take off: which pages, from which frames. `flight->count` is 0 if
   // there are no frames before something has arrived.
   Status FirstTouch(uint64_t page, Flight* flight);
+  bool IsPlenty() const;
   Status SecondChance(uint64_t page, uint64_t address, Flight* flight);
   Status Fetch(uint64_t page, uint64_t address, Flight* flight, PageIo* io);
   // Of Fetch(): which pages, and what of their stream or trend that is; then frames for them, or for some.
@@ -376,6 +384,8 @@ class Engine {
   // that are never copied where they can be moved.
   static constexpr unsigned kBouncePages = 16;
   alignas(kPageBytes) std::byte bounce_[kFlightsMax][kBouncePages * kPageBytes];
+  // Never written: to the kernel one page, many times.
+  alignas(kPageBytes) std::byte zeros_[kGroupPages * kPageBytes] = {};
 
   static constexpr unsigned kStreams = 16;
   Stream streams_[kStreams] = {};

@@ -246,7 +246,7 @@ Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
   uint64_t target = StagingTarget();
   uint64_t has = staging_.populated() - staging_.staged();
   uint64_t reserve = count;
-  const bool copying = flight.bounce && move_or_copy_.copy_is_sooner();
+  const bool copying = flight.from == From::kBuffer && move_or_copy_.copy_is_sooner();
   if (copying) {
     if (spare_ <= batch / kSpareLowShare) DropSome(departure);
     // While that is used up, the next blocks are drained.

@@ -15,6 +15,7 @@
 #include "base/sys.h"
 #include "base/uffd_abi.h"
 #include "farpool/hints.h"
+#include "preload/core_files.h"
 #include "preload/guard.h"
 #include "preload/prefetcher.h"
 #include "preload/runtime.h"
@@ -49,13 +50,9 @@ bool ArenaRange(uint64_t address, uint64_t bytes, uint64_t* first, uint64_t* las
   return *last <= kArenaPages;
 }
 
-// What nobody may touch stays out of core files: the kernel would walk through terabytes of nothing, once a
-// part of them was in use.
 long Protect(uint64_t first, uint64_t last, int protection) {
-  const uint64_t bytes = (last - first) * kPageBytes;
-  const long r = sys::Call(SYS_mprotect, AddressOf(first), bytes, protection);
-  if (r == 0)
-    sys::Call(SYS_madvise, AddressOf(first), bytes, protection == PROT_NONE ? MADV_DONTDUMP : MADV_DODUMP);
+  const long r = sys::Call(SYS_mprotect, AddressOf(first), (last - first) * kPageBytes, protection);
+  if (r == 0) (protection == PROT_NONE ? LeaveOutOfCoreFiles : PutIntoCoreFiles)(first, last);
   return r;
 }
 
@@ -164,6 +161,26 @@ long FarMunmap(GuardFrame* frame) {
   return r;
 }
 
+// mprotect of far pages.
+long SetProtection(uint64_t first, uint64_t last, int protection) {
+  Engine& engine = *g_runtime.engine;
+  ExclusiveLock hold(&engine);
+  if (!engine.areas().Covered(first, last)) return -ENOMEM;
+  const long r = sys::Call(SYS_mprotect, AddressOf(first), (last - first) * kPageBytes, protection);
+  if (r != 0) return r;
+  // A foreign part keeps its mark: set what is ours piece by piece.
+  for (uint64_t page = first; page < last;) {
+    const Area area = *engine.areas().Find(page);
+    const uint64_t end = area.last < last ? area.last : last;
+    if (!area.foreign && (area.protection == PROT_NONE) != (protection == PROT_NONE))
+      (protection == PROT_NONE ? LeaveOutOfCoreFiles : PutIntoCoreFiles)(page, end);
+    if (!engine.areas().Set(page, end, protection & 7, area.foreign, area.access))
+      Fatal(Status::Exhausted("too many mappings"));
+    page = end;
+  }
+  return 0;
+}
+
 long FarMprotect(GuardFrame* frame) {
   const uint64_t address = frame->args[0];
   const uint64_t bytes = frame->args[1];
@@ -173,18 +190,8 @@ long FarMprotect(GuardFrame* frame) {
   if (!ArenaRange(address, bytes, &first, &last)) return address % kPageBytes != 0 ? -EINVAL : -ENOMEM;
   if (!EnsureStarted()) return sys::Call(SYS_mprotect, address, bytes, protection);
   Engine& engine = *g_runtime.engine;
-  ExclusiveLock hold(&engine);
-  if (!engine.areas().Covered(first, last)) return -ENOMEM;
-  const long r = Protect(first, last, protection);
-  if (r != 0) return r;
-  // A foreign part keeps its mark: set what is ours piece by piece.
-  for (uint64_t page = first; page < last;) {
-    const Area area = *engine.areas().Find(page);
-    const uint64_t end = area.last < last ? area.last : last;
-    if (!engine.areas().Set(page, end, protection & 7, area.foreign, area.access))
-      Fatal(Status::Exhausted("too many mappings"));
-    page = end;
-  }
+  if (const long r = SetProtection(first, last, protection); r != 0) return r;
+  if (Status s = engine.BecameWritable(first, last); !s.ok()) Fatal(s);
   return 0;
 }
 
@@ -260,10 +267,22 @@ long FarMadvise(GuardFrame* frame) {
       }
       return Advise(first, last, advice);
     }
+    case MADV_DONTDUMP:
+    case MADV_DODUMP: {
+      ExclusiveLock hold(&engine);
+      if (!engine.areas().Covered(first, last)) return -ENOMEM;
+      for (uint64_t page = first; page < last;) {
+        const Area& area = *engine.areas().Find(page);
+        const uint64_t end = area.last < last ? area.last : last;
+        if (area.foreign) sys::Call(SYS_madvise, AddressOf(page), (end - page) * kPageBytes, advice);
+        if (!area.foreign && area.protection != PROT_NONE)
+          (advice == MADV_DONTDUMP ? LeaveOutOfCoreFiles : PutIntoCoreFiles)(page, end);
+        page = end;
+      }
+      return 0;
+    }
     case MADV_HUGEPAGE:
     case MADV_NOHUGEPAGE:
-    case MADV_DONTDUMP:
-    case MADV_DODUMP:
     case MADV_DOFORK:
     case MADV_MERGEABLE:
     case MADV_UNMERGEABLE:

@@ -466,6 +466,68 @@ TEST_P(EngineTest, WritesNoPageThatDidNotChange) {
   w.ExpectBooksRight();
 }
 
+// What is new comes from zeros, not by way of staging, whatever lay in memory before.
+TEST_P(EngineTest, FirstTouchesTakeNoFramesWhileThereIsRoom) {
+  Start({.pages = 4096, .limit = 1024});
+  World& w = *world;
+  w.Fill(0, 1);
+  EXPECT_EQ(w.engine->staging_pages(), 0u);
+  w.Fill(0, 512);
+  w.engine->Discard(0, 512);
+  for (uint64_t p = 0; p < 512; ++p) EXPECT_EQ(w.Words(p)[p], 0u) << p;
+  w.Fill(0, 512);
+  EXPECT_EQ(w.engine->staging_pages(), 0u);
+  w.ExpectBooksRight();
+  w.Fill(512, 3584);
+  EXPECT_EQ(w.Wrong(0, 4096), 0u);
+  w.ExpectBooksRight();
+}
+
+TEST_P(EngineTest, AHeapThatGrowsDoesNotFault) {
+  Start({.pages = 512, .limit = 1024});
+  World& w = *world;
+  w.Protect(64, 512, PROT_NONE);
+  w.Fill(0, 64);
+  const uint64_t faults = w.books->faults;
+  for (uint64_t p = 64, step = 1; p + step <= 256; p += step, step = step % 16 + 1) {
+    w.Protect(p, p + step, PROT_READ | PROT_WRITE);
+    ASSERT_TRUE(w.engine->BecameWritable(p, p + step).ok());
+    ASSERT_EQ(w.PresentPages(64, 448), p + step - 64);
+    for (uint64_t i = p; i < p + step; ++i) ASSERT_EQ(w.Words(i)[i], 0u) << i;
+    w.Fill(p, step);
+  }
+  EXPECT_EQ(w.books->faults, faults);
+  EXPECT_EQ(w.Wrong(0, 64), 0u);
+  w.ExpectBooksRight();
+}
+
+// Nobody knows whether these are going to be touched soon, or there is not enough.
+TEST_P(EngineTest, WhatBecomesWritableIsOtherwiseLeftAlone) {
+  Start({.pages = 512, .limit = 200});
+  World& w = *world;
+  const auto left_alone = [&](uint64_t first, uint64_t last) {
+    const uint64_t before = w.PresentPages(0, 512);
+    const Status s = w.engine->BecameWritable(first, last);
+    EXPECT_TRUE(s.ok()) << s.text();
+    return w.PresentPages(0, 512) == before;
+  };
+  w.Fill(0, 64);
+  w.Protect(64, 65, PROT_NONE);
+  EXPECT_TRUE(left_alone(64, 65));  // It has not.
+  w.Protect(64, 65, PROT_READ);
+  EXPECT_TRUE(left_alone(64, 65));
+  w.Protect(64, 65, PROT_READ | PROT_WRITE);
+  EXPECT_TRUE(left_alone(64, 81));    // Many.
+  EXPECT_TRUE(left_alone(300, 301));  // Behind nothing.
+  EXPECT_TRUE(left_alone(0, 1));
+  EXPECT_TRUE(left_alone(63, 64));  // Is there.
+  w.Fill(400, 64);
+  EXPECT_TRUE(left_alone(64, 65));  // More than half the limit is in use.
+  w.engine->Discard(400, 464);
+  EXPECT_FALSE(left_alone(64, 65));
+  w.ExpectBooksRight();
+}
+
 TEST_P(EngineTest, ZeroPagesAreNeverStoredAndHoldNoSlot) {
   Start({.limit = 512});
   World& w = *world;

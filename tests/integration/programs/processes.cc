@@ -469,6 +469,21 @@ int main(int argc, char** argv) {
       memset(at, 1, bytes);
       free(at);
     }
+    // A heap that grows, shrinks and grows again, and what its owner wants in no core file.
+    constexpr size_t kPages = 256, kPage = 4096;
+    char* grown = static_cast<char*>(
+        mmap(nullptr, kPages * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    for (const char* what : {"shrunk", "grown"}) {
+      CHECK(mprotect(grown, kPages * kPage, PROT_NONE) == 0, "mprotect: %s", strerror(errno));
+      for (size_t i = 0; i < kPages; ++i) {
+        char* at = grown + i * kPage;
+        CHECK(mprotect(at, kPage, PROT_READ | PROT_WRITE) == 0, "mprotect: %s", strerror(errno));
+        snprintf(at, kPage, "%s page %zu of a heap", i == 100 ? "secret" : what, i);
+        if (i != 100) continue;
+        CHECK(madvise(at, kPage, MADV_DONTDUMP) == 0, "MADV_DONTDUMP: %s", strerror(errno));
+        CHECK(mprotect(at, kPage, PROT_READ) == 0, "mprotect: %s", strerror(errno));
+      }
+    }
     abort();
   }
   if (kind == "daemon") Daemon(&heap);
