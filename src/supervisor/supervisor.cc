@@ -115,6 +115,15 @@ void Supervisor::OnControl() {
   Reply(channel_fd, Status::Ok(), index.value(), &table, 1);
 }
 
+void Supervisor::RemoveEnded() {
+  std::vector<uint32_t> ended;
+  for (const auto& [index, entry] : processes_.entries()) {
+    char byte;
+    if (recv(entry.channel.get(), &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) == 0) ended.push_back(index);
+  }
+  for (const uint32_t index : ended) processes_.Remove(index);
+}
+
 void Supervisor::OnChannel(uint32_t index) {
   const int channel = processes_.entries().at(index).channel.get();
   ControlRequest request;
@@ -132,6 +141,8 @@ void Supervisor::OnChannel(uint32_t index) {
   switch (request.op) {
     case ControlOp::kLease: {
       Result<uint32_t> slab = donors_->LeaseSlab();
+      // What processes held that have ended meanwhile is free then, in slabs that are there.
+      if (!slab.ok()) RemoveEnded();
       Reply(channel, slab.ok() ? Status::Ok() : slab.status(), slab.ok() ? slab.value() : 0, nullptr, 0);
       return;
     }

@@ -24,6 +24,8 @@ class Supervisor {
  private:
   void OnControl();
   void OnChannel(uint32_t index);
+  // Processes whose channel has ended, with nothing left to read.
+  void RemoveEnded();
   void OnSignal();
   void Reap();
   void OnDonor(uint32_t donor);

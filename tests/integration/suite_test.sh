@@ -58,7 +58,8 @@ test_program() {
     once far "$name" under "$limit" "$work/report.json"
     if ! cmp -s "$work/plain.all" "$work/far.all"; then
       [ -n "${SUITE_KEEP:-}" ] && mkdir -p "$SUITE_KEEP" && cp -r "$work/plain.all" "$work/far.all" "$work/run" "$SUITE_KEEP"
-      bad "$name" "at $share %: $(diff "$work/plain.all" "$work/far.all" | head -6 | cut -c 1-300 | tr '\n' '|')"
+      bad "$name" "at $share %, $(cat "$work/far.status"), stderr: $(tail -n 2 "$work/far.err" | cut -c 1-300 | tr '\n' '|') $(
+        diff "$work/plain.all" "$work/far.all" | head -6 | cut -c 1-300 | tr '\n' '|')"
       return
     fi
     if [ "$share" = 0 ]; then

@@ -1,6 +1,7 @@
 // processes KIND [MiB]: a program with much memory that ends up in other processes in the ways programs do.
 // - daemon: two forks, every descriptor closed
 // - killed: children killed while they use memory of their own
+// - killed-unseen: a child killed while the supervisor does not run, and its memory wanted at once
 // - commands: vfork, posix_spawn, system, popen, exec; arguments and environment are on the heap
 // - spawns: starts programs while other threads walk through all memory
 // - child: what `commands` starts; prints what it got
@@ -29,6 +30,7 @@
 #include <climits>
 #include <cstddef>
 #include <cstring>
+#include <fstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -115,6 +117,49 @@ void Killed(Heap* heap, uint64_t mib) {
     heap->Verify("parent of killed children");
   }
   puts("processes killed: verified");
+}
+
+// The child is killed while the supervisor does not run, which next hears at once of that and of what we want
+// then: it fits only where the child's pages were.
+void KilledUnseen(Heap* heap, uint64_t mib) {
+  std::atomic<int>* ready = SharedFlag();
+  std::atomic<int>* stopped = SharedFlag();
+  const pid_t supervisor = getppid();
+  std::string parent;
+  std::getline(std::ifstream("/proc/" + std::to_string(supervisor) + "/comm"), parent);
+  const bool far = parent == "farpool";
+  const pid_t child = fork();
+  CHECK(child >= 0, "fork");
+  if (child == 0) {
+    Heap own(3 * mib, 2);
+    *ready = 1;
+    for (;;) pause();
+  }
+  while (*ready == 0) sched_yield();
+  const pid_t us = getpid();
+  const pid_t helper = fork();
+  CHECK(helper >= 0, "fork");
+  if (helper == 0) {
+    while (*stopped == 0) sched_yield();
+    // Until its parent waits for long: for an answer.
+    for (int asleep = 0; asleep < 50; usleep(2000)) {
+      std::ifstream stat("/proc/" + std::to_string(us) + "/stat");
+      std::string id, name, state;
+      stat >> id >> name >> state;
+      asleep = state == "S" ? asleep + 1 : 0;
+    }
+    CHECK(kill(supervisor, SIGCONT) == 0, "SIGCONT: %s", strerror(errno));
+    _exit(0);
+  }
+  CHECK(!far || kill(supervisor, SIGSTOP) == 0, "SIGSTOP: %s", strerror(errno));
+  CHECK(kill(child, SIGKILL) == 0, "kill");
+  WaitFor(child, SIGKILL, "killed child");
+  *stopped = 1;
+  Heap more(3 * mib, 3);
+  WaitFor(helper, 0, "helper");
+  more.Verify("what took the place of a killed child");
+  heap->Verify("parent of a killed child");
+  puts("processes killed-unseen: verified");
 }
 
 // Heap strings, made long before they are used.
@@ -488,6 +533,7 @@ int main(int argc, char** argv) {
   }
   if (kind == "daemon") Daemon(&heap);
   if (kind == "killed") Killed(&heap, mib);
+  if (kind == "killed-unseen") KilledUnseen(&heap, mib);
   if (kind == "commands") Commands(&heap, argv[0]);
   if (kind == "spawns") Spawns(&heap);
   if (kind == "sandbox") Sandboxed(&heap);
