@@ -41,8 +41,8 @@ bool AreaMap::Replace(uint64_t first, uint64_t last, const Area* with) {
     fresh[count++].first = last;
   }
   auto alike = [](const Area& a, const Area& b) {
-    return a.last == b.first && a.protection == b.protection && a.access == b.access && !a.foreign &&
-           !b.foreign;
+    return a.last == b.first && a.protection == b.protection && a.access == b.access &&
+           a.dumped == b.dumped && !a.foreign && !b.foreign;
   };
   Area joined[5] = {};
   size_t joined_count = 0;
@@ -62,11 +62,6 @@ bool AreaMap::Replace(uint64_t first, uint64_t last, const Area* with) {
   std::memcpy(&areas_[begin], joined, joined_count * sizeof(Area));
   size_ = new_size;
   return true;
-}
-
-bool AreaMap::Set(uint64_t first, uint64_t last, int protection, bool foreign, Access access) {
-  const Area area{first, last, protection, foreign, access};
-  return Replace(first, last, &area);
 }
 
 bool AreaMap::Clear(uint64_t first, uint64_t last) { return Replace(first, last, nullptr); }

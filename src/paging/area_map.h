@@ -21,6 +21,7 @@ struct Area {
   int protection;  // PROT_*.
   bool foreign;    // Mapped by the program itself (a file over far memory): never managed.
   Access access = Access::kNormal;
+  bool dumped = true;  // In core files.
 };
 
 class AreaMap {
@@ -29,8 +30,10 @@ class AreaMap {
   // The area that contains `page`, or nullptr.
   const Area* Find(uint64_t page) const;
   // Replaces whatever is in [first, last). False if the map is full (nothing changed).
-  bool Set(uint64_t first, uint64_t last, int protection, bool foreign = false,
-           Access access = Access::kNormal);
+  bool Set(const Area& area) { return Replace(area.first, area.last, &area); }
+  bool Set(uint64_t first, uint64_t last, int protection, bool foreign = false) {
+    return Set({.first = first, .last = last, .protection = protection, .foreign = foreign});
+  }
   // Takes [first, last) out. False if the map is full (nothing changed).
   bool Clear(uint64_t first, uint64_t last);
   // Lowest free run of `count` pages at or after `from`; UINT64_MAX if there is none.

@@ -6,6 +6,7 @@
 #include <linux/futex.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <climits>
@@ -22,7 +23,7 @@ namespace farpool {
 namespace {
 // First touch of an isolated page fills its aligned block of this many pages; a stream doubles up to a group.
 constexpr unsigned kFirstTouchPages = 4;
-// While memory is not scarce: more at once.
+// While less than half the limit is in use memory is not scarce: more at once.
 constexpr unsigned kFirstTouchPagesPlenty = 16;
 // A fault behind where a stream was expected still belongs to it within this part of its window.
 constexpr uint64_t kStreamSlackShare = 8;
@@ -35,6 +36,9 @@ constexpr unsigned kStreamPagesMin = 16;
 constexpr int kBusyTriesMax = 10000;
 // Looks before whoever waits for a landing sleeps: a few microseconds, longer than most flights.
 constexpr int kLandingSpins = 200;
+
+// Only read, and not constant: in .bss, so to the kernel one page.
+alignas(kPageBytes) std::byte g_zeros[kGroupPages * kPageBytes];
 
 }  // namespace
 
@@ -161,6 +165,8 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
   Land(*flight, outcome);
   return arrived.ok() ? s : arrived;
 }
+
+std::byte* Engine::Zeros() { return g_zeros; }
 
 // From here on these pages and frames are the flight's.
 void Engine::TakeOff(const Flight& flight) {
@@ -396,7 +402,6 @@ Status Engine::Install(const Flight& flight) {
   return Status::Ok();
 }
 
-// While less than half the limit is in use memory is not scarce.
 bool Engine::IsPlenty() const { return config_.budget.used() * 2 < config_.budget.limit(); }
 
 Status Engine::FirstTouch(uint64_t page, Flight* flight) {
@@ -411,7 +416,7 @@ Status Engine::FirstTouch(uint64_t page, Flight* flight) {
   while (first % block != 0 && first > area.first && untouched(first - 1)) --first;
   count = static_cast<unsigned>(last - first);
   // While there is room, new memory. Only frames of pages that had to leave are worth a flush of the TLB.
-  flight->copy = config_.budget.TryTake(count);
+  flight->copy = TakeRoom(count);
   if (flight->copy) {
     flight->from = From::kZeros;
   } else if (Status s = TakeFrames(count, flight, &count); !s.ok() || count == 0) {
@@ -426,21 +431,27 @@ Status Engine::FirstTouch(uint64_t page, Flight* flight) {
 }
 
 Status Engine::BecameWritable(uint64_t first, uint64_t last) {
-  if (last - first > kFirstTouchPagesPlenty || first == 0) return Status::Ok();
+  if (last - first > kFirstTouchPagesPlenty) return Status::Ok();
   MutexLock hold(&lock_);
-  // Block by block, each behind the one before.
-  for (uint64_t page = first; page < last;) {
-    const Area* area = areas_.Find(page);
+  // Of one group each, behind the one before.
+  while (first < last) {
+    const Area* area = areas_.Find(first);
     if (!IsPlenty() || std::popcount(flights_) == kFlightsMax || area == nullptr || area->foreign ||
-        area->protection != (PROT_READ | PROT_WRITE) ||
-        config_.table[page - 1].state != PageEntry::State::kResident ||
-        config_.table[page].state != PageEntry::State::kNone)
+        area->protection != (PROT_READ | PROT_WRITE) || area->first == first ||
+        config_.table[first - 1].state != PageEntry::State::kResident)
       return Status::Ok();
-    Flight flight = FlightFor(page, *area);
-    if (last < flight.area.last) flight.area.last = last;
-    if (Status s = FirstTouch(page, &flight); !s.ok() || flight.count == 0) return s;
-    page = flight.pages[0] + flight.count;
+    const uint64_t group_end = (first / kGroupPages + 1) * kGroupPages;
+    const uint64_t end = std::min({last, area->last, group_end});
+    uint64_t page = first;
+    while (page < end && config_.table[page].state == PageEntry::State::kNone) ++page;
+    Flight flight = FlightFor(first, *area);
+    SetPages({first, static_cast<unsigned>(page - first)}, &flight);
+    flight.copy = flight.count > 0 && TakeRoom(flight.count);
+    if (!flight.copy) return Status::Ok();
+    flight.from = From::kZeros;
+    config_.budget.AddFar(flight.count);
     if (Status s = Fly(&flight, nullptr); !s.ok()) return s;
+    first = page;
   }
   return Status::Ok();
 }

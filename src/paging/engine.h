@@ -89,8 +89,8 @@ class Engine {
   // `foreign` is set if the address belongs to a foreign area: then the fault is none of ours.
   Status Fault(uintptr_t address, bool* foreign = nullptr);
   // Pages [first, last) have become writable. If a heap grows by them they are as good as touched: memory for
-  // them costs less now than by a fault. Does nothing unless they are few, behind a resident one, and memory
-  // is not scarce.
+  // them costs less now than by a fault. Does nothing unless they are few, behind a resident one of the same
+  // area, and memory is not scarce.
   Status BecameWritable(uint64_t first, uint64_t last);
 
   // The pages of [first, last) become zero, their slots free.
@@ -235,10 +235,12 @@ class Engine {
   };
 
   std::byte* PageAt(uint64_t page) const { return config_.arena + page * kPageBytes; }
+  // A group of pages, to the kernel one page many times.
+  static std::byte* Zeros();
   // Where page `i` of the flight comes from.
   std::byte* Source(const Flight& flight, unsigned i) {
     if (flight.from == From::kFrames) return staging_.At(flight.frames[i]);
-    return (flight.from == From::kBuffer ? bounce_[flight.load] : zeros_) + i * kPageBytes;
+    return (flight.from == From::kBuffer ? bounce_[flight.load] : Zeros()) + i * kPageBytes;
   }
   Group& GroupOf(uint64_t page) { return groups_[page / kGroupPages]; }
 
@@ -295,6 +297,7 @@ class Engine {
   // Pages that leave the arena, or whose memory goes back, at once: afterwards the TLB is empty.
   uint64_t BatchPages() const;
   Status FillStaging(uint64_t target, unsigned count, unsigned evictions);
+  bool TakeRoom(unsigned count);  // If there is some.
   Status MakeRoom(unsigned count, bool* taken);
   void DropFreeFrames(Budget* heir);  // Their pages go to `heir`, or back if there is none.
   // Frames for what passes through staging / and for what stays there.
@@ -384,8 +387,6 @@ class Engine {
   // that are never copied where they can be moved.
   static constexpr unsigned kBouncePages = 16;
   alignas(kPageBytes) std::byte bounce_[kFlightsMax][kBouncePages * kPageBytes];
-  // Never written: to the kernel one page, many times.
-  alignas(kPageBytes) std::byte zeros_[kGroupPages * kPageBytes] = {};
 
   static constexpr unsigned kStreams = 16;
   Stream streams_[kStreams] = {};

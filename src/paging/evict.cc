@@ -147,20 +147,22 @@ void Engine::GiveSpare() {
   spare_ = 0;
 }
 
+bool Engine::TakeRoom(unsigned count) {
+  if (spare_ >= count) {
+    spare_ -= count;
+    return true;
+  }
+  if (!config_.budget.TryTake(count - spare_)) return false;
+  spare_ = 0;
+  return true;
+}
+
 // Takes budget for `count` pages that are to be copied. At the limit, blocks of free frames give theirs: at
 // most one flush of the TLB for many pages. False if there is none.
 Status Engine::MakeRoom(unsigned count, bool* taken) {
   for (int drains = 0; drains < kRoomDrainsMax;) {
-    *taken = spare_ >= count;
-    if (*taken) {
-      spare_ -= count;
-      return Status::Ok();
-    }
-    *taken = config_.budget.TryTake(count - spare_);
-    if (*taken) {
-      spare_ = 0;
-      return Status::Ok();
-    }
+    *taken = TakeRoom(count);
+    if (*taken) return Status::Ok();
     evicts_.store(true, std::memory_order_relaxed);
     config_.budget.AtLimit();
     const Staging::FreeBlocks found = staging_.FindBlocks(count - spare_, victim_.block);

@@ -68,8 +68,6 @@ Status Staging::Map(uint32_t first, uint32_t last, int fixed) {
   sys::Call(SYS_madvise, map, bytes, MADV_NOHUGEPAGE);
   // A child starts with an empty staging area of its own.
   sys::Call(SYS_madvise, map, bytes, MADV_DONTFORK);
-  // Nobody finds a page there, and it may be one that the program wants in no core file.
-  sys::Call(SYS_madvise, map, bytes, MADV_DONTDUMP);
   return Status::Ok();
 }
 

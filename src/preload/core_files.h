@@ -1,15 +1,15 @@
 #pragma once
-// Which pages of the arena the kernel writes into core files: all that the program may touch. It would walk
-// through the rest, terabytes of nothing, once a part of that was in use. The caller holds the engine's lock,
-// and has changed the kernel's mapping and the area map, or will before it lets go.
+// Which pages of the arena the kernel writes into core files: those that the program may touch, unless it
+// advised MADV_DONTDUMP (Area::dumped). The kernel would walk through the rest, terabytes of nothing, once a
+// part of that was in use. The caller holds the engine's lock exclusively.
 
 #include <cstdint>
 
 namespace farpool {
 
-// Nobody may touch [first, last) any more. Pages of the arena.
+// Pages [first, last) of the arena may be touched no more, or are to be left out. At the start all are out.
 void LeaveOutOfCoreFiles(uint64_t first, uint64_t last);
-// The program may.
+// The program may touch them.
 void PutIntoCoreFiles(uint64_t first, uint64_t last);
 
 }  // namespace farpool

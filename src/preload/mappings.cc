@@ -51,9 +51,7 @@ bool ArenaRange(uint64_t address, uint64_t bytes, uint64_t* first, uint64_t* las
 }
 
 long Protect(uint64_t first, uint64_t last, int protection) {
-  const long r = sys::Call(SYS_mprotect, AddressOf(first), (last - first) * kPageBytes, protection);
-  if (r == 0) (protection == PROT_NONE ? LeaveOutOfCoreFiles : PutIntoCoreFiles)(first, last);
-  return r;
+  return sys::Call(SYS_mprotect, AddressOf(first), (last - first) * kPageBytes, protection);
 }
 
 // Back to reserved, registered, empty address space where a file had been mapped.
@@ -84,17 +82,23 @@ long UnmapLocked(uint64_t first, uint64_t last) {
   engine.DiscardLocked(first, last);
   ReclaimForeign(first, last);
   if (!engine.areas().Clear(first, last)) return -ENOMEM;
-  return Protect(first, last, PROT_NONE);
+  const long r = Protect(first, last, PROT_NONE);
+  if (r == 0) LeaveOutOfCoreFiles(first, last);
+  return r;
 }
 
-// Maps [first, last), which holds nothing.
-long MapLocked(uint64_t first, uint64_t last, int protection, Access access = Access::kNormal) {
+// Maps what holds nothing.
+long MapLocked(const Area& area) {
   Engine& engine = *g_runtime.engine;
-  if (!engine.areas().Set(first, last, protection, false, access)) return -ENOMEM;
-  if (protection == PROT_NONE) return 0;
-  const long r = Protect(first, last, protection);
-  if (r != 0) engine.areas().Clear(first, last);
+  if (!engine.areas().Set(area)) return -ENOMEM;
+  if (area.protection == PROT_NONE) return 0;
+  const long r = Protect(area.first, area.last, area.protection);
+  if (r != 0) engine.areas().Clear(area.first, area.last);
+  if (r == 0 && area.dumped) PutIntoCoreFiles(area.first, area.last);
   return r;
+}
+long MapLocked(uint64_t first, uint64_t last, int protection) {
+  return MapLocked({.first = first, .last = last, .protection = protection, .foreign = false});
 }
 
 uint64_t FindPlace(uint64_t pages) {
@@ -161,22 +165,29 @@ long FarMunmap(GuardFrame* frame) {
   return r;
 }
 
+// What of the area that contains `first` is in [first, last).
+Area PartOf(uint64_t first, uint64_t last) {
+  Area area = *g_runtime.engine->areas().Find(first);
+  area.first = first;
+  if (area.last > last) area.last = last;
+  return area;
+}
+
 // mprotect of far pages.
 long SetProtection(uint64_t first, uint64_t last, int protection) {
   Engine& engine = *g_runtime.engine;
   ExclusiveLock hold(&engine);
   if (!engine.areas().Covered(first, last)) return -ENOMEM;
-  const long r = sys::Call(SYS_mprotect, AddressOf(first), (last - first) * kPageBytes, protection);
+  const long r = Protect(first, last, protection);
   if (r != 0) return r;
   // A foreign part keeps its mark: set what is ours piece by piece.
   for (uint64_t page = first; page < last;) {
-    const Area area = *engine.areas().Find(page);
-    const uint64_t end = area.last < last ? area.last : last;
-    if (!area.foreign && (area.protection == PROT_NONE) != (protection == PROT_NONE))
-      (protection == PROT_NONE ? LeaveOutOfCoreFiles : PutIntoCoreFiles)(page, end);
-    if (!engine.areas().Set(page, end, protection & 7, area.foreign, area.access))
-      Fatal(Status::Exhausted("too many mappings"));
-    page = end;
+    Area area = PartOf(page, last);
+    if (!area.foreign && area.dumped && (area.protection == PROT_NONE) != (protection == PROT_NONE))
+      (protection == PROT_NONE ? LeaveOutOfCoreFiles : PutIntoCoreFiles)(area.first, area.last);
+    area.protection = protection & 7;
+    if (!engine.areas().Set(area)) Fatal(Status::Exhausted("too many mappings"));
+    page = area.last;
   }
   return 0;
 }
@@ -218,12 +229,11 @@ long Advise(uint64_t first, uint64_t last, int advice) {
   ExclusiveLock hold(&engine);
   for (uint64_t page = first; page < last;) {
     if (engine.areas().size() > kAreasMax / 2) return 0;  // The rest of the room is for mappings.
-    const Area* found = engine.areas().Find(page);
-    if (found == nullptr) return -ENOMEM;
-    const Area area = *found;
-    const uint64_t end = area.last < last ? area.last : last;
-    if (!engine.areas().Set(page, end, area.protection, area.foreign, access)) return -ENOMEM;
-    page = end;
+    if (engine.areas().Find(page) == nullptr) return -ENOMEM;
+    Area area = PartOf(page, last);
+    area.access = access;
+    if (!engine.areas().Set(area)) return -ENOMEM;
+    page = area.last;
   }
   return 0;
 }
@@ -272,12 +282,16 @@ long FarMadvise(GuardFrame* frame) {
       ExclusiveLock hold(&engine);
       if (!engine.areas().Covered(first, last)) return -ENOMEM;
       for (uint64_t page = first; page < last;) {
-        const Area& area = *engine.areas().Find(page);
-        const uint64_t end = area.last < last ? area.last : last;
-        if (area.foreign) sys::Call(SYS_madvise, AddressOf(page), (end - page) * kPageBytes, advice);
-        if (!area.foreign && area.protection != PROT_NONE)
-          (advice == MADV_DONTDUMP ? LeaveOutOfCoreFiles : PutIntoCoreFiles)(page, end);
-        page = end;
+        Area area = PartOf(page, last);
+        page = area.last;
+        if (area.foreign) {
+          sys::Call(SYS_madvise, AddressOf(area.first), (area.last - area.first) * kPageBytes, advice);
+          continue;
+        }
+        area.dumped = advice == MADV_DODUMP;
+        if (!engine.areas().Set(area)) return -ENOMEM;
+        if (!area.dumped) LeaveOutOfCoreFiles(area.first, area.last);
+        if (area.dumped && area.protection != PROT_NONE) PutIntoCoreFiles(area.first, area.last);
       }
       return 0;
     }
@@ -368,7 +382,10 @@ long FarMremap(GuardFrame* frame) {
     }
     if (last + (new_pages - old_pages) <= kArenaPages && engine.areas().Free(last, first + new_pages) &&
         (first < kBrkPages) == (first + new_pages <= kBrkPages)) {
-      const long r = MapLocked(last, first + new_pages, area.protection, area.access);
+      Area more = area;
+      more.first = last;
+      more.last = first + new_pages;
+      const long r = MapLocked(more);
       return r != 0 ? r : static_cast<long>(old_address);
     }
   }
@@ -383,7 +400,10 @@ long FarMremap(GuardFrame* frame) {
     to = FindPlace(new_pages);
     if (to == UINT64_MAX) return -ENOMEM;
   }
-  if (long r = MapLocked(to, to + new_pages, area.protection, area.access); r != 0) return r;
+  Area moved_area = area;
+  moved_area.first = to;
+  moved_area.last = to + new_pages;
+  if (long r = MapLocked(moved_area); r != 0) return r;
   const uint64_t moved = old_pages < new_pages ? old_pages : new_pages;
   // Contents move between writable mappings only.
   const bool writable = area.protection == (PROT_READ | PROT_WRITE);

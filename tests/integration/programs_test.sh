@@ -236,12 +236,12 @@ if wanted core && [ "$(cat /proc/sys/kernel/core_pattern)" = core ]; then
   (cd "$work/core" && ulimit -c unlimited && under 32M "$work/report.json" sh -c '"$0" abort 64 & wait $!' "$programs/processes") 2>"$work/far.err"
   status=$?
   read -r size length < <(stat -c '%b %s' "$work"/core/core* 2>/dev/null)
-  grown=$(grep -aoE '(grown|secret) page [0-9]+ of a heap' "$work"/core/core* | sort -u)
+  grown=$(grep -aoE '(grown|unmarked|secret) page [0-9]+ of a heap' "$work"/core/core* | sort -u)
   if [ "$status" = 134 ] && [ "${size:-0}" -gt 0 ] && [ $((size / 2048)) -lt 256 ] && [ "$length" -lt 1000000000 ] &&
-    [ "$(grep -c grown <<<"$grown")" = 255 ] && ! grep -q secret <<<"$grown"; then
+    [ "$(grep -cE '^(grown|unmarked)' <<<"$grown")" = 258 ] && ! grep -q secret <<<"$grown"; then
     ok "core ($((size / 2048)) MiB)"
   else
-    bad core "status $status, ${size:-no} blocks of ${length:-no} bytes, $(wc -l <<<"$grown") pages of a heap: $(head -c 300 "$work/far.err")"
+    bad core "status $status, ${size:-no} blocks of ${length:-no} bytes, $(cut -d' ' -f1 <<<"$grown" | uniq -c | tr -s '\n ' ' ') pages: $(head -c 300 "$work/far.err")"
   fi
   rm -rf "$work/core"
 fi

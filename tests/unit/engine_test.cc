@@ -968,8 +968,14 @@ TEST_P(EngineTest, AccessIsAsAdvised) {
   w.EvictAll();
   {
     const ExclusiveLock hold(w.engine.get());
-    ASSERT_TRUE(w.engine->areas().Set(0, 1024, PROT_READ | PROT_WRITE, false, Access::kRandom));
-    ASSERT_TRUE(w.engine->areas().Set(1024, 2048, PROT_READ | PROT_WRITE, false, Access::kSequential));
+    Area area = *w.engine->areas().Find(0);
+    area.last = 1024;
+    area.access = Access::kRandom;
+    ASSERT_TRUE(w.engine->areas().Set(area));
+    area.first = 1024;
+    area.last = 2048;
+    area.access = Access::kSequential;
+    ASSERT_TRUE(w.engine->areas().Set(area));
   }
   w.books->faults = 0;
   EXPECT_EQ(w.Wrong(0, 256), 0u);

@@ -11,10 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <fstream>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "base/uffd_abi.h"
@@ -58,25 +55,6 @@ class StagingTest : public testing::Test {
   std::byte* area_ = nullptr;
   std::unique_ptr<Staging> staging_ = std::make_unique<Staging>();
 };
-
-// What the program marked with MADV_DONTDUMP comes there, too.
-TEST_F(StagingTest, IsInNoCoreFile) {
-  ASSERT_TRUE(staging_->Populate(0, kGroupPages));
-  std::ifstream smaps("/proc/self/smaps");
-  bool inside = false;
-  unsigned mappings = 0;
-  for (std::string line; std::getline(smaps, line);) {
-    uintptr_t begin = 0, end = 0;
-    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) {
-      const auto area = reinterpret_cast<uintptr_t>(area_);
-      inside = begin >= area && end <= area + Staging::kBytes;
-      mappings += inside;
-    } else if (inside && line.rfind("VmFlags:", 0) == 0) {
-      EXPECT_NE((line + " ").find(" dd "), std::string::npos) << line;
-    }
-  }
-  EXPECT_GT(mappings, 0u);
-}
 
 TEST_F(StagingTest, PopulatedFramesAreFreeAndZeroUntilTheyAreUsed) {
   ASSERT_TRUE(staging_->Populate(3, 8));

@@ -162,6 +162,59 @@ void KilledUnseen(Heap* heap, uint64_t mib) {
   puts("processes killed-unseen: verified");
 }
 
+// What is in core files and what is not, however it came to be accessible.
+void Dumped() {
+  constexpr size_t kPages = 256, kPage = 4096;
+  const auto protect = [](char* at, size_t pages, int protection) {
+    CHECK(mprotect(at, pages * kPage, protection) == 0, "mprotect: %s", strerror(errno));
+  };
+  const auto advise = [](char* at, size_t pages, int advice) {
+    CHECK(madvise(at, pages * kPage, advice) == 0, "madvise %d: %s", advice, strerror(errno));
+  };
+  const auto reserve = [] {
+    void* at = mmap(nullptr, kPages * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(at != MAP_FAILED, "mmap: %s", strerror(errno));
+    return static_cast<char*>(at);
+  };
+  const auto note = [](char* at, const char* what, size_t page) {
+    snprintf(at + page * kPage, kPage, "%s page %zu of a heap", what, page);
+  };
+  // A heap that grows, shrinks and grows again.
+  char* heap = reserve();
+  for (const char* what : {"shrunk", "grown"}) {
+    protect(heap, kPages, PROT_NONE);
+    for (size_t i = 0; i < kPages; ++i) {
+      protect(heap + i * kPage, 1, PROT_READ | PROT_WRITE);
+      note(heap, what, i);
+    }
+  }
+  // What was marked stays so, when nobody may touch it for a while, beside what grows, and where it moves to.
+  char* marked = reserve();
+  protect(marked + 100 * kPage, 1, PROT_READ | PROT_WRITE);
+  advise(marked + 100 * kPage, 1, MADV_DONTDUMP);
+  protect(marked + 100 * kPage, 1, PROT_NONE);
+  protect(marked + 99 * kPage, 1, PROT_READ | PROT_WRITE);
+  protect(marked + 101 * kPage, 1, PROT_READ | PROT_WRITE);
+  protect(marked + 100 * kPage, 1, PROT_READ | PROT_WRITE);
+  note(marked, "secret", 100);
+  char* marked_early = reserve();
+  advise(marked_early, kPages, MADV_DONTDUMP);
+  for (size_t i = 0; i < 20; ++i) {
+    protect(marked_early + i * kPage, 1, PROT_READ | PROT_WRITE);
+    note(marked_early, "secret", i);
+  }
+  char* moved = static_cast<char*>(mremap(marked_early, 20 * kPage, 2 * kPages * kPage, MREMAP_MAYMOVE));
+  CHECK(moved != MAP_FAILED && moved != marked_early, "mremap: %s", strerror(errno));
+  note(moved, "secret", kPages);
+  // Marked no more.
+  char* unmarked = reserve();
+  advise(unmarked, kPages, MADV_DONTDUMP);
+  protect(unmarked, kPages, PROT_READ | PROT_WRITE);
+  advise(unmarked, kPages / 2, MADV_DODUMP);
+  for (const size_t page : {10, 20}) note(unmarked, "unmarked", page);
+  note(unmarked, "secret", kPages / 2);
+}
+
 // Heap strings, made long before they are used.
 struct Words {
   std::vector<char*> list;
@@ -514,21 +567,7 @@ int main(int argc, char** argv) {
       memset(at, 1, bytes);
       free(at);
     }
-    // A heap that grows, shrinks and grows again, and what its owner wants in no core file.
-    constexpr size_t kPages = 256, kPage = 4096;
-    char* grown = static_cast<char*>(
-        mmap(nullptr, kPages * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    for (const char* what : {"shrunk", "grown"}) {
-      CHECK(mprotect(grown, kPages * kPage, PROT_NONE) == 0, "mprotect: %s", strerror(errno));
-      for (size_t i = 0; i < kPages; ++i) {
-        char* at = grown + i * kPage;
-        CHECK(mprotect(at, kPage, PROT_READ | PROT_WRITE) == 0, "mprotect: %s", strerror(errno));
-        snprintf(at, kPage, "%s page %zu of a heap", i == 100 ? "secret" : what, i);
-        if (i != 100) continue;
-        CHECK(madvise(at, kPage, MADV_DONTDUMP) == 0, "MADV_DONTDUMP: %s", strerror(errno));
-        CHECK(mprotect(at, kPage, PROT_READ) == 0, "mprotect: %s", strerror(errno));
-      }
-    }
+    Dumped();
     abort();
   }
   if (kind == "daemon") Daemon(&heap);
