@@ -103,7 +103,7 @@ if wanted processes-killed-small-pool; then
   pool=unix://$work/small.sock compare processes-killed-small-pool 32M "$programs/processes" killed
 fi
 if wanted processes-killed-unseen; then
-  start_donor --unix "$work/unseen.sock" --memory 256M --slab 2M
+  start_donor --unix "$work/unseen.sock" --memory 256M --slab 16M
   pool=unix://$work/unseen.sock compare processes-killed-unseen 32M "$programs/processes" killed-unseen
 fi
 # Hints. The same output with and without farpool; by the report, what was hinted at did not fault, or went first.

@@ -1,7 +1,7 @@
 // processes KIND [MiB]: a program with much memory that ends up in other processes in the ways programs do.
 // - daemon: two forks, every descriptor closed
 // - killed: children killed while they use memory of their own
-// - killed-unseen: a child killed while the supervisor does not run, and its memory wanted at once
+// - killed-unseen: children killed while the supervisor does not run, and its memory wanted at once
 // - commands: vfork, posix_spawn, system, popen, exec; arguments and environment are on the heap
 // - spawns: starts programs while other threads walk through all memory
 // - child: what `commands` starts; prints what it got
@@ -52,6 +52,13 @@ class Heap {
   void Verify(const char* who) const {
     for (size_t i = 0; i < words_.size(); ++i)
       CHECK(words_[i] == Mix(seed_ << 40 | i), "%s: word %zu", who, i);
+  }
+  // Whole pages of it.
+  void PageOut() const {
+    const uintptr_t begin = (reinterpret_cast<uintptr_t>(words_.data()) + 4095) & ~uintptr_t{4095};
+    const uintptr_t end = reinterpret_cast<uintptr_t>(words_.data() + words_.size()) & ~uintptr_t{4095};
+    CHECK(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_PAGEOUT) == 0, "MADV_PAGEOUT: %s",
+          strerror(errno));
   }
 
  private:
@@ -119,8 +126,8 @@ void Killed(Heap* heap, uint64_t mib) {
   puts("processes killed: verified");
 }
 
-// The child is killed while the supervisor does not run, which next hears at once of that and of what we want
-// then: it fits only where the child's pages were.
+// Children are killed while the supervisor does not run, which next hears at once of that and of what we want
+// then: it fits only where the pages of the last one were, in all slabs that there are.
 void KilledUnseen(Heap* heap, uint64_t mib) {
   std::atomic<int>* ready = SharedFlag();
   std::atomic<int>* stopped = SharedFlag();
@@ -128,14 +135,24 @@ void KilledUnseen(Heap* heap, uint64_t mib) {
   std::string parent;
   std::getline(std::ifstream("/proc/" + std::to_string(supervisor) + "/comm"), parent);
   const bool far = parent == "farpool";
-  const pid_t child = fork();
-  CHECK(child >= 0, "fork");
-  if (child == 0) {
-    Heap own(3 * mib, 2);
-    *ready = 1;
-    for (;;) pause();
+  constexpr int kChildren = 16;
+  pid_t children[kChildren];
+  heap->PageOut();
+  for (int i = 0; i < kChildren; ++i) {
+    children[i] = fork();
+    CHECK(children[i] >= 0, "fork");
+    if (children[i] == 0 && i == kChildren - 1) {
+      const Heap own(4 * mib + 8, 2);
+      own.PageOut();
+      *ready = 1;
+      for (;;) pause();
+    }
+    while (children[i] == 0) pause();
   }
   while (*ready == 0) sched_yield();
+  // The last slab is known here, too.
+  const Heap last(2, 4);
+  last.PageOut();
   const pid_t us = getpid();
   const pid_t helper = fork();
   CHECK(helper >= 0, "fork");
@@ -152,11 +169,12 @@ void KilledUnseen(Heap* heap, uint64_t mib) {
     _exit(0);
   }
   CHECK(!far || kill(supervisor, SIGSTOP) == 0, "SIGSTOP: %s", strerror(errno));
-  CHECK(kill(child, SIGKILL) == 0, "kill");
-  WaitFor(child, SIGKILL, "killed child");
+  for (const pid_t child : children) CHECK(kill(child, SIGKILL) == 0, "kill");
+  for (const pid_t child : children) WaitFor(child, SIGKILL, "killed child");
   *stopped = 1;
   Heap more(3 * mib, 3);
   WaitFor(helper, 0, "helper");
+  last.Verify("parent of killed children");
   more.Verify("what took the place of a killed child");
   heap->Verify("parent of a killed child");
   puts("processes killed-unseen: verified");
