@@ -1,9 +1,9 @@
 #!/bin/bash
 # What farpool costs a program whose memory is all here: real programs run ordinarily and under `farpool run` with
-# more --local than they want, in turns. Prints the least of the runs of each, since what else the machine does only
-# adds to them, and the cost, of the time and of the processors' time; outputs are compared. Not part of ./check: the
-# machine must be idle. Exits 1 if a program costs more than --most (5) percent of the processors' time or produced
-# something else. What moved in spite of room is what fork passes on to children.
+# more --local than they want, in turns. Prints the medians of each and the cost, of the time and of the processors'
+# time: the median of what each turn says, since machines are now faster, now slower, for minutes. Outputs are
+# compared. Not part of ./check: the machine must be idle. Exits 1 if a program costs more than --most (5) percent of
+# the processors' time or produced something else. What moved in spite of room is what fork passes on to children.
 #   resident_cost.sh [--long] [--runs N] [--most PERCENT] [NAME...]     names: start sort python3 sqlite3 pagewalker gcc
 # --long: also all of suite_programs.sh, each so often in one run that this lasts --seconds (2).
 # shellcheck source=lib.sh
@@ -46,9 +46,14 @@ timed() {
   return 1
 }
 
-least() { sort -n | head -1; }
+# cost ORDINARY FARPOOL: names of arrays, a turn each; percent.
+cost() {
+  local -n ordinary=$1 farpool_=$2
+  local i
+  for i in "${!ordinary[@]}"; do echo "${ordinary[i]} ${farpool_[i]}"; done |
+    awk '{ printf "%.0f\n", 10000 * ($2 - $1) / $1 }' | sort -n | awk '{ v[NR] = $1 } END { printf "%+.1f", (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 200 }'
+}
 spread() { sort -n | awk '{ v[NR] = $1 } END { printf "%.1f", 100 * (v[NR] - v[1]) / v[int((NR + 1) / 2)] }'; }
-percent() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%+.1f", 100 * (b - a) / a }'; }
 
 # measure NAME COMMAND...
 measure() {
@@ -67,15 +72,18 @@ measure() {
     moved=$(json_field "$work/report.json" pages_out)
   done
   local a b c d
-  a=$(printf '%s\n' "${times[@]}" | least)
-  b=$(printf '%s\n' "${far_times[@]}" | least)
-  c=$(printf '%s\n' "${works[@]}" | least)
-  d=$(printf '%s\n' "${far_works[@]}" | least)
+  a=$(printf '%s\n' "${times[@]}" | median)
+  b=$(printf '%s\n' "${far_times[@]}" | median)
+  c=$(printf '%s\n' "${works[@]}" | median)
+  d=$(printf '%s\n' "${far_works[@]}" | median)
+  local time_cost work_cost
+  time_cost=$(cost times far_times)
+  work_cost=$(cost works far_works)
   printf '%-14s %8.3f s %8.3f s %7s %% | %8.3f s %8.3f s %7s %% | %5s %5s %% %8d\n' "$name" "${a}e-6" "${b}e-6" \
-    "$(percent "$a" "$b")" "${c}e-3" "${d}e-3" "$(percent "$c" "$d")" "$(printf '%s\n' "${works[@]}" | spread)" \
+    "$time_cost" "${c}e-3" "${d}e-3" "$work_cost" "$(printf '%s\n' "${works[@]}" | spread)" \
     "$(printf '%s\n' "${far_works[@]}" | spread)" "$moved"
   # Starting is a fixed cost of milliseconds, no share of anything.
-  if [ "$name" = start ] || [ $((d * 100)) -le $((c * (100 + most))) ]; then
+  if [ "$name" = start ] || awk -v cost="$work_cost" -v most="$most" 'BEGIN { exit !(cost <= most) }'; then
     passed=$((passed + 1))
   else
     failed=$((failed + 1))
