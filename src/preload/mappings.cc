@@ -91,6 +91,8 @@ long UnmapLocked(uint64_t first, uint64_t last) {
 long MapLocked(const Area& area) {
   Engine& engine = *g_runtime.engine;
   if (!engine.areas().Set(area)) return -ENOMEM;
+  // It may be in along with others.
+  if (!area.dumped) LeaveOutOfCoreFiles(area.first, area.last);
   if (area.protection == PROT_NONE) return 0;
   const long r = Protect(area.first, area.last, area.protection);
   if (r != 0) engine.areas().Clear(area.first, area.last);

@@ -224,6 +224,18 @@ void Dumped() {
   char* moved = static_cast<char*>(mremap(marked_early, 20 * kPage, 2 * kPages * kPage, MREMAP_MAYMOVE));
   CHECK(moved != MAP_FAILED && moved != marked_early, "mremap: %s", strerror(errno));
   note(moved, "secret", kPages);
+  // It grows into what went along with a page before it.
+  const uintptr_t block =
+      (reinterpret_cast<uintptr_t>(reserve()) + 64 * kPage - 1) / (64 * kPage) * (64 * kPage);
+  char* before = reinterpret_cast<char*>(block);
+  protect(before, 1, PROT_READ | PROT_WRITE);
+  CHECK(munmap(before + kPage, 63 * kPage) == 0, "munmap: %s", strerror(errno));
+  CHECK(mmap(before + kPage, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+            before + kPage,
+        "mmap: %s", strerror(errno));
+  advise(before + kPage, 1, MADV_DONTDUMP);
+  CHECK(mremap(before + kPage, kPage, 20 * kPage, 0) == before + kPage, "mremap: %s", strerror(errno));
+  note(before, "secret", 10);
   // Marked no more.
   char* unmarked = reserve();
   advise(unmarked, kPages, MADV_DONTDUMP);
