@@ -103,6 +103,19 @@ long MapLocked(uint64_t first, uint64_t last, int protection) {
   return MapLocked({.first = first, .last = last, .protection = protection, .foreign = false});
 }
 
+// A mapping of [first, last) like `area`.
+Area Like(Area area, uint64_t first, uint64_t last) {
+  area.first = first;
+  area.last = last;
+  return area;
+}
+
+// What of the area that contains `first` is in [first, last).
+Area PartOf(uint64_t first, uint64_t last) {
+  const Area& area = *g_runtime.engine->areas().Find(first);
+  return Like(area, first, area.last < last ? area.last : last);
+}
+
 uint64_t FindPlace(uint64_t pages) {
   const AreaMap& areas = g_runtime.engine->areas();
   uint64_t at = areas.FindGap(pages, g_search_from);
@@ -165,14 +178,6 @@ long FarMunmap(GuardFrame* frame) {
   const long r = UnmapLocked(first, last);
   if (first >= kBrkPages && first < g_search_from) g_search_from = first;
   return r;
-}
-
-// What of the area that contains `first` is in [first, last).
-Area PartOf(uint64_t first, uint64_t last) {
-  Area area = *g_runtime.engine->areas().Find(first);
-  area.first = first;
-  if (area.last > last) area.last = last;
-  return area;
 }
 
 // mprotect of far pages.
@@ -256,14 +261,13 @@ long FarMadvise(GuardFrame* frame) {
       ExclusiveLock hold(&engine);
       if (!engine.areas().Covered(first, last)) return -ENOMEM;
       for (uint64_t page = first; page < last;) {
-        const Area area = *engine.areas().Find(page);
-        const uint64_t end = area.last < last ? area.last : last;
+        const Area area = PartOf(page, last);
         if (area.foreign) {
-          sys::Call(SYS_madvise, AddressOf(page), (end - page) * kPageBytes, advice);
+          sys::Call(SYS_madvise, AddressOf(page), (area.last - page) * kPageBytes, advice);
         } else {
-          engine.DiscardLocked(page, end);
+          engine.DiscardLocked(page, area.last);
         }
-        page = end;
+        page = area.last;
       }
       return 0;
     }
@@ -384,10 +388,7 @@ long FarMremap(GuardFrame* frame) {
     }
     if (last + (new_pages - old_pages) <= kArenaPages && engine.areas().Free(last, first + new_pages) &&
         (first < kBrkPages) == (first + new_pages <= kBrkPages)) {
-      Area more = area;
-      more.first = last;
-      more.last = first + new_pages;
-      const long r = MapLocked(more);
+      const long r = MapLocked(Like(area, last, first + new_pages));
       return r != 0 ? r : static_cast<long>(old_address);
     }
   }
@@ -402,10 +403,7 @@ long FarMremap(GuardFrame* frame) {
     to = FindPlace(new_pages);
     if (to == UINT64_MAX) return -ENOMEM;
   }
-  Area moved_area = area;
-  moved_area.first = to;
-  moved_area.last = to + new_pages;
-  if (long r = MapLocked(moved_area); r != 0) return r;
+  if (long r = MapLocked(Like(area, to, to + new_pages)); r != 0) return r;
   const uint64_t moved = old_pages < new_pages ? old_pages : new_pages;
   // Contents move between writable mappings only.
   const bool writable = area.protection == (PROT_READ | PROT_WRITE);

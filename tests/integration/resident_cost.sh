@@ -51,7 +51,7 @@ cost() {
   local -n ordinary=$1 farpool_=$2
   local i
   for i in "${!ordinary[@]}"; do echo "${ordinary[i]} ${farpool_[i]}"; done |
-    awk '{ printf "%.0f\n", 10000 * ($2 - $1) / $1 }' | sort -n | awk '{ v[NR] = $1 } END { printf "%+.1f", (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 200 }'
+    awk '{ print 100 * ($2 - $1) / $1 }' | median | xargs printf '%+.1f'
 }
 spread() { sort -n | awk '{ v[NR] = $1 } END { printf "%.1f", 100 * (v[NR] - v[1]) / v[int((NR + 1) / 2)] }'; }
 
