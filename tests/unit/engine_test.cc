@@ -521,6 +521,9 @@ TEST_P(EngineTest, WhatBecomesWritableIsOtherwiseLeftAlone) {
   EXPECT_TRUE(left_alone(300, 301));  // Behind nothing.
   EXPECT_TRUE(left_alone(0, 1));
   EXPECT_TRUE(left_alone(63, 64));  // Is there.
+  w.Protect(63, 64, PROT_READ);
+  EXPECT_TRUE(left_alone(64, 65));  // Behind somebody else's.
+  w.Protect(63, 64, PROT_READ | PROT_WRITE);
   w.Fill(400, 64);
   EXPECT_TRUE(left_alone(64, 65));  // More than half the limit is in use.
   w.engine->Discard(400, 464);
