@@ -171,7 +171,9 @@ std::byte* Engine::Zeros() { return g_zeros; }
 // From here on these pages and frames are the flight's.
 void Engine::TakeOff(const Flight& flight) {
   for (unsigned i = 0; i < flight.count; ++i) {
-    config_.table[flight.pages[i]].state = PageEntry::State::kArriving;
+    PageEntry& entry = config_.table[flight.pages[i]];
+    FARPOOL_ASSERT(entry.state == flight.before);
+    entry.state = PageEntry::State::kArriving;
     ++GroupOf(flight.pages[i]).arriving;
     if (flight.from == From::kFrames) staging_.TookOff(flight.frames[i]);
   }
@@ -217,6 +219,8 @@ Status Engine::Load(const Flight& flight) {
 // Not tried: pages and frames are what they were. Lost: nobody may ever see these pages again; others who
 // touch them wait until the program is stopped.
 void Engine::Land(const Flight& flight, Outcome outcome) {
+  for (unsigned i = 0; i < flight.count; ++i)
+    FARPOOL_ASSERT(config_.table[flight.pages[i]].state == PageEntry::State::kArriving);
   const bool staged = flight.before == PageEntry::State::kStaged;
   bool frames_stay = false;  // Free ones.
   if (outcome == Outcome::kArrived) {

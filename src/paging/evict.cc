@@ -337,6 +337,7 @@ Engine::Fate Engine::Examine(uint32_t frame, bool fresh, PageHash* hash) const {
 // The page is where it belongs, its frame free.
 void Engine::Settle(uint32_t frame, Fate fate, const PageHash& hash) {
   PageEntry& entry = config_.table[staging_.owner(frame)];
+  FARPOOL_ASSERT(entry.state == PageEntry::State::kStaged || entry.state == PageEntry::State::kLeaving);
   staging_.Freed(frame, fate == Fate::kZero);
   if (fate == Fate::kZero) {
     const SlotId slot = entry.slot;

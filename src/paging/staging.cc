@@ -120,6 +120,7 @@ unsigned Staging::FindRun(unsigned count, uint32_t* first) const {
 uint64_t Staging::Take(uint32_t first, unsigned count) {
   const unsigned block = first / kGroupPages;
   const uint64_t bits = BitsOf(first, count);
+  FARPOOL_ASSERT((free_of_[block] & bits) == bits);
   const uint64_t not_zero = (bits & ~zero_of_[block]) >> (first % kGroupPages);
   free_of_[block] &= ~bits;
   zero_of_[block] &= ~bits;
@@ -131,6 +132,7 @@ uint64_t Staging::Take(uint32_t first, unsigned count) {
 void Staging::Freed(uint32_t frame, bool zero) {
   const unsigned block = frame / kGroupPages;
   const uint64_t bit = BitsOf(frame, 1);
+  FARPOOL_ASSERT(((free_of_[block] | staged_of_[block]) & bit) == 0);
   free_of_[block] |= bit;
   if (zero) zero_of_[block] |= bit;
   ++free_frames_;
@@ -214,6 +216,7 @@ void Staging::Dropped(const FreeBlocks& blocks) {
 
 void Staging::Landed(uint32_t frame) {
   const unsigned block = frame / kGroupPages;
+  FARPOOL_ASSERT(in_flight_[block] > 0);
   if (--in_flight_[block] == 0) BlockLeft(block);
 }
 
@@ -226,6 +229,7 @@ void Staging::Stage(uint32_t frame, uint64_t page) {
 void Staging::Unstage(uint32_t first, unsigned count) {
   const unsigned block = first / kGroupPages;
   const uint64_t bits = BitsOf(first, count);
+  FARPOOL_ASSERT((staged_of_[block] & bits) == bits);
   staged_of_[block] &= ~bits;
   staged_ -= count;
   kept_ -= static_cast<uint64_t>(std::popcount(kept_of_[block] & bits));
@@ -233,7 +237,10 @@ void Staging::Unstage(uint32_t first, unsigned count) {
 }
 
 void Staging::StageAgain(uint32_t first, unsigned count) {
-  staged_of_[first / kGroupPages] |= BitsOf(first, count);
+  const unsigned block = first / kGroupPages;
+  const uint64_t bits = BitsOf(first, count);
+  FARPOOL_ASSERT(((free_of_[block] | staged_of_[block]) & bits) == 0);
+  staged_of_[block] |= bits;
   staged_ += count;
 }
 

@@ -253,5 +253,16 @@ TEST_F(StagingTest, FreeFramesOfHotBlocksComeLast) {
   staging_->Freed(kGroupPages);
 }
 
+// A frame with two owners would be somebody's wrong data.
+TEST_F(StagingTest, AFrameThatIsGivenTwiceEndsTheProcess) {
+  ASSERT_TRUE(staging_->Populate(0, 4));
+  staging_->Take(0, 2);
+  EXPECT_DEATH(staging_->Take(1, 2), "free_of_");
+  StagePage(kGroupPages);
+  EXPECT_DEATH(staging_->Freed(kGroupPages), "staged_of_");
+  EXPECT_DEATH(staging_->Unstage(kGroupPages, 2), "staged_of_");
+  EXPECT_DEATH(staging_->Freed(2), "free_of_");
+}
+
 }  // namespace
 }  // namespace farpool
