@@ -42,7 +42,7 @@ bool AreaMap::Replace(uint64_t first, uint64_t last, const Area* with) {
   }
   auto alike = [](const Area& a, const Area& b) {
     return a.last == b.first && a.protection == b.protection && a.access == b.access &&
-           a.dumped == b.dumped && !a.foreign && !b.foreign;
+           a.undumped == b.undumped && !a.foreign && !b.foreign;
   };
   Area joined[5] = {};
   size_t joined_count = 0;

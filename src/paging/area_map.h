@@ -15,13 +15,14 @@ inline constexpr size_t kAreasMax = 60000;  // vm.max_map_count is 65530 by defa
 // How the program says it will go through an area.
 enum class Access : uint8_t { kNormal, kSequential, kRandom };
 
+// All zero by default, and with no constructor that would touch the memory of all there may be.
 struct Area {
   uint64_t first;  // Page.
   uint64_t last;   // One past the end.
   int protection;  // PROT_*.
   bool foreign;    // Mapped by the program itself (a file over far memory): never managed.
-  Access access = Access::kNormal;
-  bool dumped = true;  // In core files.
+  Access access;
+  bool undumped;  // Left out of core files.
 };
 
 class AreaMap {
@@ -32,7 +33,7 @@ class AreaMap {
   // Replaces whatever is in [first, last). False if the map is full (nothing changed).
   bool Set(const Area& area) { return Replace(area.first, area.last, &area); }
   bool Set(uint64_t first, uint64_t last, int protection, bool foreign = false) {
-    return Set({.first = first, .last = last, .protection = protection, .foreign = foreign});
+    return Set({first, last, protection, foreign, Access::kNormal, false});
   }
   // Takes [first, last) out. False if the map is full (nothing changed).
   bool Clear(uint64_t first, uint64_t last);

@@ -29,7 +29,7 @@ bool Tell(uint64_t first, uint64_t last, int advice) {
 bool MayGoAlong(uint64_t first, uint64_t last) {
   const AreaMap& areas = g_runtime.engine->areas();
   for (size_t i = areas.LowerBound(first); i < areas.size() && areas.at(i).first < last; ++i)
-    if (areas.at(i).foreign || !areas.at(i).dumped) return false;
+    if (areas.at(i).foreign || areas.at(i).undumped) return false;
   return true;
 }
 

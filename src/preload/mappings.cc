@@ -92,11 +92,11 @@ long MapLocked(const Area& area) {
   Engine& engine = *g_runtime.engine;
   if (!engine.areas().Set(area)) return -ENOMEM;
   // It may be in along with others.
-  if (!area.dumped) LeaveOutOfCoreFiles(area.first, area.last);
+  if (area.undumped) LeaveOutOfCoreFiles(area.first, area.last);
   if (area.protection == PROT_NONE) return 0;
   const long r = Protect(area.first, area.last, area.protection);
   if (r != 0) engine.areas().Clear(area.first, area.last);
-  if (r == 0 && area.dumped) PutIntoCoreFiles(area.first, area.last);
+  if (r == 0 && !area.undumped) PutIntoCoreFiles(area.first, area.last);
   return r;
 }
 long MapLocked(uint64_t first, uint64_t last, int protection) {
@@ -190,7 +190,7 @@ long SetProtection(uint64_t first, uint64_t last, int protection) {
   // A foreign part keeps its mark: set what is ours piece by piece.
   for (uint64_t page = first; page < last;) {
     Area area = PartOf(page, last);
-    if (!area.foreign && area.dumped && (area.protection == PROT_NONE) != (protection == PROT_NONE))
+    if (!area.foreign && !area.undumped && (area.protection == PROT_NONE) != (protection == PROT_NONE))
       (protection == PROT_NONE ? LeaveOutOfCoreFiles : PutIntoCoreFiles)(area.first, area.last);
     area.protection = protection & 7;
     if (!engine.areas().Set(area)) Fatal(Status::Exhausted("too many mappings"));
@@ -294,10 +294,10 @@ long FarMadvise(GuardFrame* frame) {
           sys::Call(SYS_madvise, AddressOf(area.first), (area.last - area.first) * kPageBytes, advice);
           continue;
         }
-        area.dumped = advice == MADV_DODUMP;
+        area.undumped = advice == MADV_DONTDUMP;
         if (!engine.areas().Set(area)) return -ENOMEM;
-        if (!area.dumped) LeaveOutOfCoreFiles(area.first, area.last);
-        if (area.dumped && area.protection != PROT_NONE) PutIntoCoreFiles(area.first, area.last);
+        if (area.undumped) LeaveOutOfCoreFiles(area.first, area.last);
+        if (!area.undumped && area.protection != PROT_NONE) PutIntoCoreFiles(area.first, area.last);
       }
       return 0;
     }

@@ -1700,5 +1700,17 @@ TEST_P(EngineTest, ForkedChildAndParentEachSeeTheirOwn) {
   close(child_fd);
 }
 
+// Every process that has far memory makes one when it starts: most of it is room for what few ever have.
+TEST(EngineSizeTest, MakingOneTouchesLittleMemory) {
+  const size_t pages = (sizeof(Engine) + kPageBytes - 1) / kPageBytes;
+  void* room = mmap(nullptr, pages * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(room, MAP_FAILED);
+  new (room) Engine;
+  std::vector<unsigned char> there(pages);
+  ASSERT_EQ(mincore(room, pages * kPageBytes, there.data()), 0);
+  EXPECT_LT(std::count_if(there.begin(), there.end(), [](auto c) { return c & 1; }), 64);
+  munmap(room, pages * kPageBytes);
+}
+
 }  // namespace
 }  // namespace farpool
