@@ -50,11 +50,17 @@ std::string Run(const Options& options) {
       return path + " could not be written: " + std::strerror(error);
   const InterruptGuard guard;
   std::vector<Results> all;
+  std::string failed;
   for (const std::string& name : options.names) {
-    all.emplace_back(name);
-    if (const Status s = RunOne(options, &all.back()); !s.ok()) return "bench " + name + ": " + s.text();
-    fmt::print("{}", all.back().Table());
+    Results& results = all.emplace_back(name);
+    // What was measured before stays.
+    if (const Status s = RunOne(options, &results); !s.ok()) {
+      failed = "bench " + name + ": " + s.text();
+      results.Skip("the rest", s.text());
+    }
+    fmt::print("{}", results.Table());
     std::fflush(stdout);
+    if (!failed.empty()) break;
   }
   if (!options.json_path.empty()) {
     std::string text = all.size() == 1 ? all[0].Json() : "[\n";
@@ -64,7 +70,9 @@ std::string Run(const Options& options) {
     }
     if (std::string error = WriteFile(options.json_path, text); !error.empty()) return error;
   }
-  return options.html_path.empty() ? "" : WriteFile(options.html_path, HtmlPage(all));
+  if (!options.html_path.empty())
+    if (std::string error = WriteFile(options.html_path, HtmlPage(all)); !error.empty()) return error;
+  return failed;
 }
 
 }  // namespace bench

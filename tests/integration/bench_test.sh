@@ -83,6 +83,26 @@ else
   bad limits "$(tail -1 "$log")"
 fi
 
+# Ended by Ctrl-C in its second bench: what it had measured is there.
+"$farpool" bench scan faults --smoke --json "$json" --html "$page" >"$work/table" 2>"$log" &
+interrupted=$!
+wait_for 120 grep -q 'bench faults run 1' "$log"
+kill -INT "$interrupted"
+wait "$interrupted"
+status=$?
+if [ "$status" = 1 ] && grep -q '^scan read' "$work/table" && grep -q 'interrupted' "$work/table" &&
+  python3 - "$json" <<'PY'
+import json, sys
+scan, faults = json.load(open(sys.argv[1]))
+assert {r["case"] for r in scan["results"]} == {"read", "update"} and "skipped" not in scan, scan
+assert any("interrupted" in s for s in faults["skipped"]) and faults["results"], faults
+PY
+then
+  ok interrupted
+else
+  bad interrupted "status $status: $(tail -1 "$log")"
+fi
+
 # A program that prints something else under farpool (who started it), and one that is not there.
 cmake --install "$build" --prefix "$work/fake" >"$work/install.log" || bad install "$(tail -1 "$work/install.log")"
 stream=$work/fake/libexec/farpool-bench/stream

@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
 #include <cmath>
 #include <csignal>
 #include <cstring>
@@ -1698,6 +1699,44 @@ TEST_P(EngineTest, ForkedChildAndParentEachSeeTheirOwn) {
   EXPECT_EQ(w.store.state().used, 3000u);
   munmap(child_table, w.table_bytes());
   close(child_fd);
+}
+
+// Pages of more groups than there are flights, each wanted by several threads: whoever has waited for a
+// flight and finds its page here lets the next one go on.
+TEST_P(EngineTest, WhoeverWaitsForAFlightGetsItsTurn) {
+  constexpr uint64_t kGroups = PageStore::kLoadsMax + 4;
+  constexpr unsigned kThreads = 4 * kGroups;
+  Start({.pages = 4096, .limit = 2048, .slots = 4096});
+  World& w = *world;
+  const auto page_of = [](uint64_t group) {  // At no equal distances.
+    return group * kGroupPages + group * group * 7 % kGroupPages;
+  };
+  for (uint64_t g = 0; g < kGroups; ++g) w.FillPage(page_of(g), g);
+  w.EvictAll();
+  w.store.state().meet = INT_MAX;  // Nothing lands before everybody else waits.
+  std::atomic<unsigned> left{kThreads}, wrong{0};
+  std::vector<std::atomic<pid_t>> ids(kThreads);
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < kThreads; ++t)
+    threads.emplace_back([&, t] {
+      ids[t] = gettid();
+      const uint64_t g = t % kGroups;
+      if (!w.PageIs(page_of(g), g)) ++wrong;
+      --left;
+    });
+  const auto asleep = [&] {
+    return std::count_if(ids.begin(), ids.end(), [](const auto& id) { return id != 0 && Sleeps(id); });
+  };
+  while (asleep() + PageStore::kLoadsMax < kThreads) std::this_thread::yield();
+  w.store.state().meet = 0;
+  for (const uint64_t end = NowNs() + 20'000'000'000; left > 0 && NowNs() < end;) std::this_thread::yield();
+  EXPECT_EQ(left, 0u);
+  // Each landing would free one that is stuck.
+  while (left > 0 && w.engine->Shrink(0).ok() && w.PageIs(0, 0)) {
+  }
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(wrong, 0u);
+  w.ExpectBooksRight();
 }
 
 // Every process that has far memory makes one when it starts: most of it is room for what few ever have.
