@@ -1,7 +1,7 @@
 #pragma once
 // Which pages of the arena the kernel writes into core files: those that the program may touch, unless it
-// advised MADV_DONTDUMP (Area::undumped). The kernel would walk through the rest, terabytes of nothing, once a
-// part of that was in use. The caller holds the engine's lock exclusively.
+// advised MADV_DONTDUMP (Area::undumped). The kernel would walk through the rest, terabytes of nothing, once
+// a part of that was in use. The caller holds the engine's lock exclusively.
 
 #include <cstdint>
 
