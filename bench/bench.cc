@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -19,6 +20,13 @@ std::string WriteFile(const std::string& path, const std::string& text) {
   file << text;
   file.close();
   return file.good() ? "" : path + " could not be written";
+}
+
+// An object, or an array of them.
+std::string JsonText(const std::vector<Results>& all, bool array) {
+  std::string text;
+  for (const Results& results : all) text += (text.empty() ? "" : ",\n") + results.Json();
+  return array ? "[\n" + text + "]\n" : text;
 }
 
 Status RunOne(const Options& options, Results* results) {
@@ -50,29 +58,29 @@ std::string Run(const Options& options) {
       return path + " could not be written: " + std::strerror(error);
   const InterruptGuard guard;
   std::vector<Results> all;
-  std::string failed;
+  std::string error;
   for (const std::string& name : options.names) {
     Results& results = all.emplace_back(name);
-    // What was measured before stays.
-    if (const Status s = RunOne(options, &results); !s.ok()) {
-      failed = "bench " + name + ": " + s.text();
+    Status s = RunOne(options, &results);
+    if (s.ok() && InterruptGuard::interrupted()) s = Status::Unavailable("interrupted");
+    if (!s.ok()) {
+      error = "bench " + name + ": " + s.text();
       results.Skip("the rest", s.text());
     }
     fmt::print("{}", results.Table());
     std::fflush(stdout);
-    if (!failed.empty()) break;
+    if (!s.ok()) break;
   }
-  if (!options.json_path.empty()) {
-    std::string text = all.size() == 1 ? all[0].Json() : "[\n";
-    if (all.size() > 1) {
-      for (size_t i = 0; i < all.size(); ++i) text += (i == 0 ? "" : ",\n") + all[i].Json();
-      text += "]\n";
-    }
-    if (std::string error = WriteFile(options.json_path, text); !error.empty()) return error;
-  }
-  if (!options.html_path.empty())
-    if (std::string error = WriteFile(options.html_path, HtmlPage(all)); !error.empty()) return error;
-  return failed;
+  // What was measured before a failure is not lost; where that is nothing, files stay as they are.
+  const auto empty = [](const Results& results) { return results.series().empty(); };
+  if (!error.empty() && std::all_of(all.begin(), all.end(), empty)) return error;
+  const auto write = [&error](const std::string& path, const std::string& text) {
+    const std::string failed = path.empty() ? "" : WriteFile(path, text);
+    error += (error.empty() || failed.empty() ? "" : "; ") + failed;
+  };
+  write(options.json_path, JsonText(all, options.names.size() > 1));
+  write(options.html_path, HtmlPage(all));
+  return error;
 }
 
 }  // namespace bench

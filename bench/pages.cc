@@ -174,18 +174,19 @@ class Driver {
     if (!outcome.ok())
       return Status(outcome.status().code(),
                     (config.name + " " + c.name + ": " + outcome.status().text()).c_str());
-    const std::string& text = outcome.value().output;
-    if (const Status s = Record(config.name, c.name, text); !s.ok()) return s;
     if (config.zram != nullptr) {
       moved = config.zram->bytes_moved() - moved;
     } else {
       const auto far = setup_.BytesMoved();
-      if (!far.ok()) return far.status();
+      if (!far.ok())
+        return Status(far.status().code(), (config.name + " " + c.name + ": " + far.status().text()).c_str());
       moved = far.value();
     }
+    if (moved == 0) return Status::Corrupt((config.name + " " + c.name + " moved nothing").c_str());
+    const std::string& text = outcome.value().output;
+    if (const Status s = Record(config.name, c.name, text); !s.ok()) return s;
     // Of the whole program: fill, warm-up, measurement and the check at the end.
     results_.Add(config.name, c.name, "moved", "MiB", static_cast<double>(moved) / static_cast<double>(kMiB));
-    if (moved == 0) return Status::Corrupt((config.name + " " + c.name + " moved nothing").c_str());
     Progress(run, config.name + " " + c.name + ": " + Brief(text));
     return Status::Ok();
   }

@@ -193,8 +193,8 @@ Result<std::unique_ptr<Donor>> Donor::Start(const std::vector<std::string>& argv
   std::string text;
   while (text.find("ready\n") == std::string::npos) {
     pollfd wait = {donor->output_, POLLIN, 0};
-    if (farpool::NowNs() > deadline || InterruptGuard::interrupted())
-      return Status::Timeout("the donor did not become ready");
+    if (InterruptGuard::interrupted()) return Status::Unavailable("interrupted");
+    if (farpool::NowNs() > deadline) return Status::Timeout("the donor did not become ready");
     if (poll(&wait, 1, 200) <= 0) continue;
     char buffer[1024];
     const ssize_t n = read(donor->output_, buffer, sizeof(buffer));

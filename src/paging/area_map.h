@@ -15,7 +15,7 @@ inline constexpr size_t kAreasMax = 60000;  // vm.max_map_count is 65530 by defa
 // How the program says it will go through an area.
 enum class Access : uint8_t { kNormal, kSequential, kRandom };
 
-// All zero by default, and with no constructor that would touch the memory of all there may be.
+// Write Area{} for one that is all zero: a constructor would touch the memory of all there may be.
 struct Area {
   uint64_t first;  // Page.
   uint64_t last;   // One past the end.
