@@ -170,24 +170,23 @@ class Driver {
     } else {
       command.argv = setup_.Far(config.pool, plan_.limit_bytes, worker);
     }
+    const std::string of = config.name + " " + c.name;
+    const auto failed = [&of](const Status& s) { return Status(s.code(), (of + ": " + s.text()).c_str()); };
     const auto outcome = RunToEnd(command);
-    if (!outcome.ok())
-      return Status(outcome.status().code(),
-                    (config.name + " " + c.name + ": " + outcome.status().text()).c_str());
+    if (!outcome.ok()) return failed(outcome.status());
     if (config.zram != nullptr) {
       moved = config.zram->bytes_moved() - moved;
     } else {
       const auto far = setup_.BytesMoved();
-      if (!far.ok())
-        return Status(far.status().code(), (config.name + " " + c.name + ": " + far.status().text()).c_str());
+      if (!far.ok()) return failed(far.status());
       moved = far.value();
     }
-    if (moved == 0) return Status::Corrupt((config.name + " " + c.name + " moved nothing").c_str());
+    if (moved == 0) return Status::Corrupt((of + " moved nothing").c_str());
     const std::string& text = outcome.value().output;
     if (const Status s = Record(config.name, c.name, text); !s.ok()) return s;
     // Of the whole program: fill, warm-up, measurement and the check at the end.
     results_.Add(config.name, c.name, "moved", "MiB", static_cast<double>(moved) / static_cast<double>(kMiB));
-    Progress(run, config.name + " " + c.name + ": " + Brief(text));
+    Progress(run, of + ": " + Brief(text));
     return Status::Ok();
   }
 
