@@ -31,7 +31,8 @@ const std::vector<Bench>& Benches();
 std::vector<std::string> AppNames();
 std::vector<std::string> AppConfigs();
 
-// Progress goes to stderr, tables to stdout. Returns an error message of one line, empty if all went well.
+// Progress goes to stderr, tables to stdout. Returns an error message of one line, empty if all went well;
+// what was measured before an error is printed and written all the same.
 // Call from a process without other threads; SIGINT and SIGTERM end it in order.
 std::string Run(const Options& options);
 

@@ -10,6 +10,8 @@
 //
 // Budget is the caller's, who serialises too: every function wants the engine's lock unless it says
 // otherwise.
+// Frames that are not what a function wants of them end the process (base/assert.h): one with two owners
+// would be somebody's wrong data.
 
 #include <bit>
 #include <cstddef>
