@@ -62,8 +62,8 @@ void HideEnvironment(char** environment);
 // result is in near memory of this thread, good until its next exec; `environment` itself if nothing is
 // missing.
 uint64_t ExecEnvironment(uint64_t environment);
-// sites.cc: sends libc's own system calls to the guard. Returns how many sites were patched.
-unsigned PatchLibc();
+// libc_code.cc: sends libc's own system calls to the guard. False if that cannot be.
+bool PatchLibc();
 
 // transfers.cc. Large buffers go in pieces; a message is never divided.
 long CallTransfer(const GuardFrame* frame);

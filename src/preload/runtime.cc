@@ -18,12 +18,9 @@
 #include "run/layout.h"
 #include "run/syscalls.h"
 
-// Read by entry.S: nonzero for calls the guard looks at whatever their arguments.
-extern "C" {
-__attribute__((visibility("hidden"))) unsigned char farpool_syscall_always[farpool::kSyscallsMax];
-// Room that xsave needs for what this CPU and kernel have enabled; 0 without xsave.
-__attribute__((visibility("hidden"))) uint32_t farpool_xsave_bytes;
-}
+// Read by entry.S: room that xsave needs for what this CPU and kernel have enabled; 0 without xsave.
+extern "C" __attribute__((visibility("hidden"))) uint32_t farpool_xsave_bytes;
+uint32_t farpool_xsave_bytes;
 
 namespace farpool {
 
@@ -269,8 +266,6 @@ __attribute__((constructor(102))) void Load(int, char**, char** environment) {
     return;
   }
   g_runtime.supervisor.Init(g_runtime.segment);
-  for (unsigned i = 0; i < kSyscallsMax; ++i)
-    farpool_syscall_always[i] = SyscallSpecOf(i).route == SyscallSpec::kAlways;
   farpool_xsave_bytes = g_runtime.segment->xsave_bytes;
   ReserveFds();
   if (farpool_xsave_bytes + 1024 > Thread::kFrameBytes)
@@ -280,7 +275,7 @@ __attribute__((constructor(102))) void Load(int, char**, char** environment) {
   // While what the loader allocates for it is near: far memory may need it.
   if (!g_runtime.near)
     if (Status s = g_runtime.supervisor.LoadVerbs(); !s.ok()) g_runtime.supervisor.Fatal(125, s.text());
-  if (PatchLibc() == 0) return;  // Then exec is not ours either, and the environment must stay.
+  if (!PatchLibc()) return;  // Then exec is not ours either, and the environment must stay.
   HideEnvironment(environment);
   if (!g_runtime.near) TakeOverBreak();
 }

@@ -1,24 +1,10 @@
-// Sends the system calls that libc makes itself to the guard without a trap. libc's `mov $nr, %eax; ...;
-// syscall` has room for a jump where the `mov` is: it goes to a stub that repeats the `mov` and what stands
-// between, and enters farpool_site_entry with the address behind the `syscall`. The `syscall` itself stays in
-// place, so code that jumps to it from elsewhere still works. Sites of another shape are left alone: for them
-// the filter remains.
+#include "preload/sites.h"
 
-#include <dlfcn.h>
-#include <elf.h>
-#include <link.h>
-#include <sched.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include <cstddef>
 #include <cstring>
 
-#include "base/sys.h"
-#include "preload/guard.h"
-#include "preload/prepare.h"
-#include "preload/runtime.h"
-#include "run/layout.h"
 #include "run/syscalls.h"
 
 extern "C" {
@@ -33,45 +19,6 @@ namespace {
 
 constexpr size_t kStubBytes = 64;
 constexpr size_t kMiddleMax = 24;  // Bytes between the mov and the syscall.
-constexpr size_t kBeforeMax = 32;  // Bytes that change begin at most so far before the syscall,
-constexpr size_t kAfterMax = 8;    // and end so far behind its beginning.
-
-struct Text {
-  uint8_t* begin = nullptr;
-  uint8_t* end = nullptr;
-  const uint8_t* build_id = nullptr;  // Null if it has none of the usual size.
-};
-
-const uint8_t* FindBuildId(const uint8_t* notes, size_t bytes) {
-  for (size_t at = 0; at + sizeof(ElfW(Nhdr)) <= bytes;) {
-    ElfW(Nhdr) header;
-    std::memcpy(&header, notes + at, sizeof(header));
-    const uint8_t* const name = notes + at + sizeof(header);
-    const uint8_t* const description = name + ((header.n_namesz + 3) & ~3u);
-    if (header.n_type == NT_GNU_BUILD_ID && header.n_namesz == 4 && std::memcmp(name, "GNU", 4) == 0 &&
-        header.n_descsz == sizeof(CallSites::build_id))
-      return description;
-    at = static_cast<size_t>(description - notes) + ((header.n_descsz + 3) & ~3u);
-  }
-  return nullptr;
-}
-
-// The executable segment that contains libc's own sched_yield, i.e. libc's text.
-int FindLibc(dl_phdr_info* info, size_t, void* out) {
-  const auto inside = reinterpret_cast<uintptr_t>(&sched_yield);
-  auto* text = static_cast<Text*>(out);
-  const uint8_t* build_id = nullptr;
-  for (unsigned i = 0; i < info->dlpi_phnum; ++i) {
-    const ElfW(Phdr)& header = info->dlpi_phdr[i];
-    auto* const begin = reinterpret_cast<uint8_t*>(info->dlpi_addr + header.p_vaddr);
-    if (header.p_type == PT_NOTE && build_id == nullptr) build_id = FindBuildId(begin, header.p_memsz);
-    if (header.p_type != PT_LOAD || (header.p_flags & PF_X) == 0) continue;
-    if (inside - reinterpret_cast<uintptr_t>(begin) < header.p_memsz)
-      *text = {begin, begin + header.p_memsz, nullptr};
-  }
-  text->build_id = build_id;
-  return text->begin != nullptr ? 1 : 0;
-}
 
 int32_t Read32(const uint8_t* at) {
   int32_t value;
@@ -142,64 +89,23 @@ bool IsFork(const uint8_t* mov) {
 
 class Patcher {
  public:
-  Patcher(Text text, uint8_t* stubs, size_t bytes)
-      : text_(text), stubs_(stubs), end_(stubs + bytes), next_(stubs + kStubBytes) {
-    // The first stub's place holds the addresses all others jump through.
-    const auto entry = reinterpret_cast<uint64_t>(&farpool_site_entry);
-    std::memcpy(stubs_, &entry, sizeof(entry));
-    const auto function = reinterpret_cast<uint64_t>(&farpool_function_entry);
-    std::memcpy(stubs_ + 8, &function, sizeof(function));
-    const auto clone = reinterpret_cast<uint64_t>(&farpool_clone_entry);
-    std::memcpy(stubs_ + 16, &clone, sizeof(clone));
-  }
+  Patcher(Code code, uint8_t* stubs, size_t bytes)
+      : code_(code), stubs_(stubs), end_(stubs + bytes), next_(stubs + kPageBytes) {}
 
-  // Return how many sites were patched.
-  unsigned PatchKnown(const CallSites& known) {
-    Populate(known.offsets, known.count);
-    for (uint32_t i = 0; i < known.count; ++i) Patch(text_.begin + known.offsets[i]);
-    return patched_;
-  }
-  // What is found is put down in `known`, if that is nobody's yet.
-  unsigned FindAndPatch(CallSites* known) {
-    auto unknown = CallSites::kUnknown;
-    const bool note =
-        text_.build_id != nullptr && known->state.compare_exchange_strong(unknown, CallSites::kBeingFound);
-    uint32_t count = 0;
-    for (uint8_t* p = text_.begin; p < text_.end; ++p) {
-      p = static_cast<uint8_t*>(std::memchr(p, 0x0f, static_cast<size_t>(text_.end - p)));
+  size_t PatchAll() {
+    for (uint8_t* p = code_.begin; p < code_.end; ++p) {
+      p = static_cast<uint8_t*>(std::memchr(p, 0x0f, static_cast<size_t>(code_.end - p)));
       if (p == nullptr) break;
-      if (Patch(p) && note && count < CallSites::kMax)
-        known->offsets[count++] = static_cast<uint32_t>(p - text_.begin);
+      Patch(p);
     }
-    if (note) {
-      known->count = count;
-      std::memcpy(known->build_id, text_.build_id, sizeof(known->build_id));
-      known->state.store(CallSites::kFound, std::memory_order_release);
-    }
-    return patched_;
+    return patched_ ? static_cast<size_t>(next_ - stubs_) : 0;
   }
 
  private:
-  // Copies what will change, neighbouring pages by one call, in place of two faults for each page: one to
-  // read and one to write. Linux before 5.14 refuses; then faults it is.
-  void Populate(const uint32_t* offsets, uint32_t count) {
-    const auto text = reinterpret_cast<uintptr_t>(text_.begin);
-    const auto first = [&](uint32_t i) { return (text + offsets[i] - kBeforeMax) & ~(kPageBytes - 1); };
-    const auto end = [&](uint32_t i) { return ((text + offsets[i] + kAfterMax - 1) | (kPageBytes - 1)) + 1; };
-    for (uint32_t i = 0; i < count;) {
-      const uint32_t from = i;
-      while (++i < count && first(i) <= end(i - 1)) {
-      }
-      sys::Call(SYS_madvise, first(from), end(i - 1) - first(from), MADV_POPULATE_WRITE);
-    }
-  }
-
-  // True if there is a `syscall` of one of the shapes below, and it was patched.
-  bool Patch(uint8_t* p) {
-    const unsigned before = patched_;
-    if (p < text_.begin + 64 || p >= text_.end - 64 || p[0] != 0x0f || p[1] != 0x05) return false;
+  // If `p` is a `syscall` of one of the shapes below.
+  void Patch(uint8_t* p) {
+    if (p < code_.begin + 64 || p >= code_.end - 64 || p[0] != 0x0f || p[1] != 0x05) return;
     if (!PatchMov(p) && !PatchFunction(p) && !PatchThreadExit(p)) PatchRead(p);
-    return patched_ > before;
   }
   // mov $nr, %eax; (simple instructions); syscall
   bool PatchMov(uint8_t* syscall) {
@@ -237,7 +143,7 @@ class Patcher {
       }
       Leave(out, starts_thread ? syscall : syscall + 2, starts_thread ? 16 : 0);
       Jump(mov, stub);
-      ++patched_;
+      patched_ = true;
       return true;
     }
     return false;
@@ -255,7 +161,7 @@ class Patcher {
     std::memcpy(stub, kMov, sizeof(kMov));
     Leave(stub + sizeof(kMov), syscall + 2, 8);
     Jump(syscall - 5, stub);
-    ++patched_;
+    patched_ = true;
     return true;
   }
 
@@ -274,7 +180,7 @@ class Patcher {
     std::memcpy(stub + sizeof(kMov), kBefore, sizeof(kBefore));
     Leave(stub + sizeof(kMov) + sizeof(kBefore), syscall + 2);
     Jump(mov, stub);
-    ++patched_;
+    patched_ = true;
     return true;
   }
 
@@ -295,7 +201,7 @@ class Patcher {
     std::memcpy(stub, kBefore, sizeof(kBefore));
     Leave(stub + sizeof(kBefore), syscall + 2 + sizeof(kAfter));
     Jump(syscall - 2, stub);
-    ++patched_;
+    patched_ = true;
   }
 
   // lea target(%rip), %rcx; jmp *entry(%rip)
@@ -323,47 +229,24 @@ class Patcher {
     return stub;
   }
 
-  Text text_;
+  Code code_;
   uint8_t* stubs_;
   uint8_t* end_;
   uint8_t* next_;
-  unsigned patched_ = 0;
+  bool patched_ = false;
 };
-
-// Memory within reach of a 32-bit jump from all of libc.
-uint8_t* MapNear(Text text, size_t bytes) {
-  constexpr uintptr_t kStep = 1 << 20;
-  auto at = reinterpret_cast<uintptr_t>(text.begin) & ~(kStep - 1);
-  for (int i = 0; i < 1024; ++i) {
-    at -= kStep;
-    const long map = sys::Call(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1, 0);
-    if (!sys::Failed(map)) return reinterpret_cast<uint8_t*>(map);
-  }
-  return nullptr;
-}
 
 }  // namespace
 
-unsigned PatchLibc() {
-  Text text;
-  if (dl_iterate_phdr(&FindLibc, &text) == 0) return 0;
-  CallSites* const known = &g_runtime.segment->call_sites;
-  const bool found = text.build_id != nullptr &&
-                     known->state.load(std::memory_order_acquire) == CallSites::kFound &&
-                     std::memcmp(known->build_id, text.build_id, sizeof(known->build_id)) == 0;
-  const size_t stubs_bytes = ((found ? known->count : CallSites::kMax) + 1) * kStubBytes;
-  uint8_t* stubs = MapNear(text, stubs_bytes);
-  if (stubs == nullptr) return 0;
-  const auto begin = reinterpret_cast<uintptr_t>(text.begin) & ~(kPageBytes - 1);
-  const size_t bytes = reinterpret_cast<uintptr_t>(text.end) - begin;
-  // Refused where the system forbids changing code (SELinux execmod): the filter alone serves then.
-  if (sys::Call(SYS_mprotect, begin, bytes, PROT_READ | PROT_WRITE | PROT_EXEC) != 0) return 0;
-  Patcher patcher(text, stubs, stubs_bytes);
-  const unsigned patched = found ? patcher.PatchKnown(*known) : patcher.FindAndPatch(known);
-  sys::Call(SYS_mprotect, stubs, stubs_bytes, PROT_READ | PROT_EXEC);
-  sys::Call(SYS_mprotect, begin, bytes, PROT_READ | PROT_EXEC);
-  return patched;
+void WriteEntries(uint8_t* stubs) {
+  const void* const entries[] = {reinterpret_cast<const void*>(&farpool_site_entry),
+                                 reinterpret_cast<const void*>(&farpool_function_entry),
+                                 reinterpret_cast<const void*>(&farpool_clone_entry)};
+  std::memcpy(stubs, entries, sizeof(entries));
+}
+
+size_t PatchCallSites(Code code, uint8_t* stubs, size_t bytes) {
+  return Patcher(code, stubs, bytes).PatchAll();
 }
 
 }  // namespace farpool

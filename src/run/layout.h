@@ -12,10 +12,11 @@ namespace farpool {
 
 inline constexpr uintptr_t kSlabWindow = 0x080000000000;  // Slab i is mapped at + i * 1 GiB, 16 TiB in all.
 inline constexpr size_t kSlabStride = size_t{1} << 30;
-inline constexpr uintptr_t kTableBase = 0x1a0000000000;    // Page table, 96 GiB of address space.
-inline constexpr uintptr_t kSegmentBase = 0x1c0000000000;  // RunSegment.
-inline constexpr uintptr_t kStagingBase = 0x1f0000000000;
-inline constexpr uintptr_t kTrampoline = 0x1ffffffff000;  // One page: syscall; ret.
+// What every process maps, and with far memory: close together, for tables of the kernel's own that they share.
+inline constexpr uintptr_t kTrampoline = 0x1c0000000000;             // One page: syscall; ret.
+inline constexpr uintptr_t kSegmentBase = kTrampoline + kPageBytes;  // RunSegment, 16 GiB of address space.
+inline constexpr uintptr_t kTableBase = 0x1c1000000000;              // Page table, 96 GiB of it.
+inline constexpr uintptr_t kStagingBase = 0x1c4000000000;
 inline constexpr uintptr_t kArenaBase = 0x200000000000;   // Exactly the addresses with bits 44.. == 2.
 inline constexpr size_t kArenaBytes = size_t{1} << 44;
 inline constexpr uint64_t kArenaPages = kArenaBytes / kPageBytes;
@@ -31,6 +32,7 @@ enum RuntimeFd : int {
       2,  // This process's own channel; its end tells the supervisor that the process or image is gone.
   kFdUserfault = 3,
   kFdMaps = 4,          // /proc/self/maps, with --trace.
+  kFdLibc = 5,          // PatchedLibc, inherited through exec.
   kFdChannels = 8,      // To donors, one each.
   kFdDevices = 8 + 64,  // Of RDMA links to donors, one each.
   kRuntimeFds = kFdDevices + 64,

@@ -25,15 +25,16 @@ struct RunDonor {
   bool rdma;
 };
 
-// Where the run's libc makes the system calls that are sent to the guard. The first process finds them, the
-// others look only there.
-struct CallSites {
-  static constexpr unsigned kMax = 1023;
-  enum State : uint32_t { kUnknown = 0, kBeingFound, kFound };
+// The code of the run's libc with its system calls sent to the guard, in the file kFdLibc: a process maps it
+// in place of copying what it would change. The second process of the run puts it there; many runs have no
+// more.
+struct PatchedLibc {
+  static constexpr size_t kFileBytes = 4 << 20;
+  enum State : uint32_t { kNone = 0, kWanted, kBeingWritten, kWritten };
   std::atomic<State> state;
-  uint32_t count;
   unsigned char build_id[20];  // Of that libc.
-  uint32_t offsets[kMax];      // From the start of its text.
+  uint64_t code_bytes;         // First in the file, in whole pages;
+  uint64_t stubs_bytes;        // then the stubs, but for the page of addresses.
 };
 
 struct RunSegment {
@@ -58,7 +59,7 @@ struct RunSegment {
   PagingStats stats;
   std::atomic<uint64_t> processes_started;  // With far memory.
   ProcessEntry processes[kProcessesMax];
-  CallSites call_sites;
+  PatchedLibc libc;
   TraceRing trace;  // Sparse.
   SlabTable slabs;  // Last: sparse, 16 GiB.
 };

@@ -279,7 +279,15 @@ struct Table {
 
 constexpr Table kTable;
 
+constexpr SyscallsAlways Always() {
+  SyscallsAlways always = {};
+  for (unsigned i = 0; i < kSyscallsMax; ++i) always.is[i] = kTable.specs[i].route == SyscallSpec::kAlways;
+  return always;
+}
+
 }  // namespace
+
+constexpr SyscallsAlways farpool_syscall_always = Always();
 
 const SyscallSpec& SyscallSpecOf(unsigned number) {
   static constexpr SyscallSpec kNothing{};

@@ -50,4 +50,10 @@ inline constexpr unsigned kSyscallsMax = 512;
 // What is known of a system call; a plain one if nothing is.
 const SyscallSpec& SyscallSpecOf(unsigned number);
 
+// By number: is the route kAlways? For preload/entry.S.
+struct SyscallsAlways {
+  bool is[kSyscallsMax];
+};
+extern "C" __attribute__((visibility("hidden"))) const SyscallsAlways farpool_syscall_always;
+
 }  // namespace farpool

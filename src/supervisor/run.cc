@@ -172,7 +172,7 @@ sigset_t SignalsOfTheRun() {
 
 // In the child between fork and exec; never returns. What goes wrong is written to `errors` as a Status.
 [[noreturn]] void ExecProgram(const RunOptions& options, const std::string& path, const std::string& library,
-                              RunSegment* segment, int segment_fd, int control_fd, int errors,
+                              RunSegment* segment, int segment_fd, int libc_fd, int control_fd, int errors,
                               const rlimit& limit, const sigset_t& mask, pid_t parent) {
   auto fail = [&](const Status& s) {
     (void)!write(errors, &s, sizeof(s));
@@ -185,7 +185,7 @@ sigset_t SignalsOfTheRun() {
   // All of the runtime's places, so that the program gets none of them (ReserveFds() does the same after
   // exec).
   for (int i = 0; i < kRuntimeFds; ++i)
-    if (dup2(i == kFdControl ? control_fd : segment_fd, base + i) < 0)
+    if (dup2(i == kFdControl ? control_fd : i == kFdLibc ? libc_fd : segment_fd, base + i) < 0)
       fail(Status::FromErrno("placing descriptors", errno));
   setrlimit(RLIMIT_NOFILE, &limit);
   const char* others = getenv("LD_PRELOAD");
@@ -353,6 +353,9 @@ int RunProgram(const RunOptions& options) {
   Result<RunSegment*> made = MakeSegment(options, library.value(), &segment_fd);
   if (!made.ok()) return Refuse(made.status().text(), kExitFarpoolFailed);
   RunSegment* segment = made.value();
+  const Fd libc_fd(memfd_create("libc.so.6", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!libc_fd.valid() || ftruncate(libc_fd.get(), PatchedLibc::kFileBytes) != 0)
+    return Refuse(Status::FromErrno("making room for libc's code", errno).text(), kExitFarpoolFailed);
   segment->slabs.compress = options.compress;
   Donors donors;
   if (Status s = donors.Open(pool, kGraceMs, &segment->slabs, {}, options.placement); !s.ok()) {
@@ -381,8 +384,8 @@ int RunProgram(const RunOptions& options) {
   if (child < 0) return Refuse(Status::FromErrno("fork", errno).text(), kExitFarpoolFailed);
   if (child == 0) {
     actions.Restore();
-    ExecProgram(options, program.path, library.value(), segment, segment_fd.get(), control_theirs.get(),
-                errors_write.get(), limit, old_mask, parent);
+    ExecProgram(options, program.path, library.value(), segment, segment_fd.get(), libc_fd.get(),
+                control_theirs.get(), errors_write.get(), limit, old_mask, parent);
   }
   errors_write.Reset();
   control_theirs.Reset();

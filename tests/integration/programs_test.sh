@@ -136,7 +136,8 @@ if wanted evicted-beside; then
     ok evicted-beside
   fi
 fi
-# libc's own calls reach the guard without a trap: in the first process of a run, which finds them, and in others.
+# libc's own calls reach the guard without a trap: in the first process of a run, in the second, which puts the code
+# that it patched where others find it, and in those.
 patched_calls() {  # NAME COMMAND...
   local name=$1 prepared trapped
   shift
@@ -152,6 +153,49 @@ patched_calls() {  # NAME COMMAND...
 if wanted patched-calls; then patched_calls patched-calls "$programs/syscalls" 48; fi
 # shellcheck disable=SC2016
 if wanted patched-calls-child; then patched_calls patched-calls-child sh -c '"$0" 48; exit $?' "$programs/syscalls"; fi
+# shellcheck disable=SC2016
+if wanted patched-calls-shared; then
+  patched_calls patched-calls-shared sh -c '/bin/true; "$0" 48; exit $?' "$programs/syscalls"
+fi
+# The third process of a run has the code of the second, and none of it copied. Where a debugger has written breakpoints
+# into libc before it could be patched, and with --trace, which looks for the file of what runs, libc's own is patched.
+if wanted shared-code; then
+  cat >"$work/code.py" <<'PY'
+import ctypes, os, re, subprocess, sys
+libc = ctypes.CDLL(None)
+libc.ptrace.restype = ctypes.c_long
+TRACEME, PEEK, POKE, CONT, SYSCALL = 0, 1, 4, 7, 24
+def ptrace(request, pid, at=None, data=None): return libc.ptrace(request, pid, ctypes.c_void_p(at), ctypes.c_void_p(data))
+subprocess.run(["/bin/true"])
+child = os.fork()
+if child == 0:
+    if "debugger" in sys.argv: ptrace(TRACEME, 0)
+    os.execv("/bin/cat", ["cat", "/proc/self/smaps"])
+code = None
+while os.WIFSTOPPED(os.waitpid(child, 0)[1]):
+    if not code:
+        code = re.search(r"^(\w+)-\S+ r-xp .*libc\.so", open(f"/proc/{child}/maps").read(), re.M)
+        if code:  # As a breakpoint is written, but what was there.
+            at = int(code[1], 16)
+            ptrace(POKE, child, at, ptrace(PEEK, child, at))
+    ptrace(CONT if code else SYSCALL, child)
+PY
+  # libc_code FLAG...: whose libc's code is, and how much of it was copied, in the third process of a run.
+  libc_code() {
+    as_user "$farpool" run --local 32M --pool "$pool" "$@" 2>&1 | python3 -c 'import re, sys
+for part in re.split("\n(?=[0-9a-f]+-[0-9a-f]+ )", sys.stdin.read()):
+    found = re.search(r" r-xp 0\S+ \S+ \d+ +(\S*libc\.so)\S*.*?Rss: +(\d+).*?Anonymous: +(\d+)", part, re.S)
+    if found and int(found[2]) > 100: print(found[1].split("/")[-1], int(found[3]) > 0)'
+  }
+  plain=$(libc_code -- /usr/bin/python3 "$work/code.py")
+  debugged=$(libc_code -- /usr/bin/python3 "$work/code.py" debugger)
+  traced=$(libc_code --trace "$work/trace.svg" -- /usr/bin/python3 "$work/code.py")
+  if [ "$plain, $debugged, $traced" = "memfd:libc.so False, libc.so True, libc.so True" ]; then
+    ok shared-code
+  else
+    bad shared-code "$plain, $debugged, $traced"
+  fi
+fi
 
 # Reads that are under way while all else leaves. They are of a file system of the program's own, so it is root's.
 if wanted held; then
@@ -338,7 +382,7 @@ if wanted kernel-count; then
   runner=$!
   sampled=$(python3 - "$runner" <<'PY'
 import os, signal, sys, time
-RANGES = ((0x1f0000000000, 0x1f8000000000), (0x200000000000, 0x300000000000))  # Staging, the far arena.
+RANGES = ((0x1c4000000000, 0x1c8000000000), (0x200000000000, 0x300000000000))  # Staging, the far arena.
 
 def children(pid):
     found = []

@@ -1,0 +1,30 @@
+#pragma once
+// Sends the system calls that libc makes itself to the guard without a trap. libc's `mov $nr, %eax; ...;
+// syscall` has room for a jump where the `mov` is: it goes to a stub that repeats the `mov` and what stands
+// between, and enters farpool_site_entry with the address behind the `syscall`. The `syscall` itself stays in
+// place, so code that jumps to it from elsewhere still works. Sites of another shape are left alone: for them
+// the filter remains.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "farpool/types.h"
+
+namespace farpool {
+
+struct Code {
+  uint8_t* begin = nullptr;
+  uint8_t* end = nullptr;
+};
+
+// Room for stubs: a page of addresses that they jump through, and more stubs than libc has calls.
+inline constexpr size_t kStubsBytes = 17 * kPageBytes;
+
+// Writes the first page of the stubs: all that differs between processes.
+void WriteEntries(uint8_t* stubs);
+
+// Patches `code`, which is writable and which nobody executes meanwhile. `stubs`: kStubsBytes, zero, within
+// reach of a 32-bit jump from all of it. Returns the bytes of them that were used, 0 if no call was found.
+size_t PatchCallSites(Code code, uint8_t* stubs, size_t bytes);
+
+}  // namespace farpool
