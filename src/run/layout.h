@@ -12,12 +12,13 @@ namespace farpool {
 
 inline constexpr uintptr_t kSlabWindow = 0x080000000000;  // Slab i is mapped at + i * 1 GiB, 16 TiB in all.
 inline constexpr size_t kSlabStride = size_t{1} << 30;
-// What every process maps, and with far memory: close together, for tables of the kernel's own that they share.
+// What every process maps, and with far memory: close together, for tables of the kernel's own that they
+// share.
 inline constexpr uintptr_t kTrampoline = 0x1c0000000000;             // One page: syscall; ret.
 inline constexpr uintptr_t kSegmentBase = kTrampoline + kPageBytes;  // RunSegment, 16 GiB of address space.
 inline constexpr uintptr_t kTableBase = 0x1c1000000000;              // Page table, 96 GiB of it.
 inline constexpr uintptr_t kStagingBase = 0x1c4000000000;
-inline constexpr uintptr_t kArenaBase = 0x200000000000;   // Exactly the addresses with bits 44.. == 2.
+inline constexpr uintptr_t kArenaBase = 0x200000000000;  // Exactly the addresses with bits 44.. == 2.
 inline constexpr size_t kArenaBytes = size_t{1} << 44;
 inline constexpr uint64_t kArenaPages = kArenaBytes / kPageBytes;
 

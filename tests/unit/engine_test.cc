@@ -42,8 +42,6 @@ namespace farpool {
 namespace {
 
 constexpr uint64_t kSeed = 0x5eed;
-// A donor on another host.
-constexpr uint64_t kSlowLoadNs = 50'000;
 #if defined(__SANITIZE_THREAD__)
 constexpr int kSteps = 4000;  // Each one takes ten times as long.
 #else
@@ -986,7 +984,7 @@ TEST_P(EngineTest, AccessIsAsAdvised) {
   EXPECT_EQ(w.books->faults, 256u);
   w.books->faults = 0;
   for (const uint64_t group : {20, 28, 16, 24, 30}) EXPECT_EQ(w.Wrong(group * 64, 64), 0u);
-  EXPECT_EQ(w.books->faults, 5u);
+  EXPECT_LE(w.books->faults, 10u);  // In halves, where free frames lie scattered.
 }
 
 TEST_P(EngineTest, ReadOnlyAndUnreadableAreasKeepTheirContents) {
@@ -1285,6 +1283,14 @@ class Zipf {
   std::mt19937_64 random_{3};
 };
 
+// How long a load takes from a donor on another host: many times what all else of a fault takes here.
+uint64_t SlowLoadNs(const World& w, uint64_t pages) {
+  constexpr int kTouches = 512;
+  std::mt19937_64 random(4);
+  for (int i = 0; i < kTouches; ++i) EXPECT_EQ(w.Wrong(random() % pages, 1), 0u);
+  return std::max(uint64_t{50'000}, 10 * w.books->stats.fetch.PercentileNs(0.5));
+}
+
 // Method: the same trace goes through the engine and through LRU of single pages with the same limit. Ranks
 // are scattered over the pages, so that every group has hot and cold ones, or lie in groups. Another two
 // tries, since pages may be copied in, depending on what takes how long, which leaves hot ones less room.
@@ -1302,7 +1308,7 @@ TEST_P(EngineTest, ZipfTouchesFindAsMuchAsLruWould) {
     if (scattered) std::shuffle(page_of.begin(), page_of.end(), std::mt19937_64(2));
     w.Fill(0, pages);
     w.EvictAll();
-    w.store.state().load_ns = kSlowLoadNs;
+    w.store.state().load_ns = SlowLoadNs(w, pages);
     Zipf zipf(pages);
     Lru lru(kLimit);
     const int touches = kSteps * 4;
@@ -1340,7 +1346,7 @@ TEST_P(EngineTest, NothingStaysWhereThatDoesNotPay) {
     Start({.limit = 1024});
     World& w = *world;
     w.Fill(0, 4096);
-    if (uniform) w.store.state().load_ns = kSlowLoadNs;
+    if (uniform) w.store.state().load_ns = SlowLoadNs(w, 4096);
     Zipf zipf(4096);
     std::mt19937_64 random(1);
     int often = 0;
@@ -1359,7 +1365,7 @@ TEST_P(EngineTest, NothingStaysWhereThatDoesNotPay) {
 TEST_P(EngineTest, ZipfTouchesBesideAScanKeepTheirContents) {
   Start({.limit = 1024});
   World& w = *world;
-  w.store.state().load_ns = kSlowLoadNs / 2;
+  w.store.state().load_ns = 25'000;
   const uint64_t pages = 4096;
   std::vector<uint64_t> expected(pages);
   Zipf zipf(pages);
