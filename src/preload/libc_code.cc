@@ -1,12 +1,12 @@
 // libc's code with its system calls sent to the guard (sites.h): patched in place, or mapped as another
-// process of the run has patched it. Patching costs a process a copy of every page that has a call, some
-// fifty.
+// process of the run has patched it. Patching costs a process a copy of every page that has a call.
 
 #include <elf.h>
 #include <fcntl.h>
 #include <link.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <cstring>
@@ -21,11 +21,12 @@ namespace farpool {
 
 namespace {
 
-// Where the stubs are, below libc: farther than its neighbours reach, near enough for a 32-bit jump.
+// Where the stubs are, below libc: what is shared refers to them relative to itself, so the same in every
+// process; farther than libc's neighbours reach, near enough for a 32-bit jump.
 constexpr uintptr_t kStubsDistance = 256 << 20;
 
 struct Libc {
-  Code code;                          // Whole pages.
+  Code code;                          // From the start of a page.
   const uint8_t* build_id = nullptr;  // Null if it has none of the usual size.
 };
 
@@ -56,27 +57,31 @@ int FindLibc(dl_phdr_info* info, size_t, void* out) {
     if (header.p_type != PT_LOAD || (header.p_flags & PF_X) == 0 || inside - begin >= header.p_memsz)
       continue;
     libc->code.begin = reinterpret_cast<uint8_t*>(begin & ~(kPageBytes - 1));
-    libc->code.end =
-        reinterpret_cast<uint8_t*>((begin + header.p_memsz + kPageBytes - 1) & ~(kPageBytes - 1));
+    libc->code.end = reinterpret_cast<uint8_t*>(begin + header.p_memsz);
   }
   libc->build_id = build_id;
   return libc->code.begin != nullptr ? 1 : 0;
 }
 
-uint8_t* MapAt(uintptr_t address, size_t bytes, int protection, int flags, uint64_t offset = 0) {
-  const bool file = (flags & MAP_ANONYMOUS) == 0;
-  const long map = sys::Call(SYS_mmap, address, bytes, protection, MAP_PRIVATE | flags,
-                             file ? g_runtime.segment->fd_base + kFdLibc : -1, offset);
-  return sys::Failed(map) ? nullptr : reinterpret_cast<uint8_t*>(map);
+// In whole pages.
+size_t BytesOf(const Code& code) {
+  return (static_cast<size_t>(code.end - code.begin) + kPageBytes - 1) & ~(kPageBytes - 1);
+}
+
+int SharedFile() { return g_runtime.segment->fd_base + kFdLibc; }
+
+long Map(uintptr_t address, size_t bytes, int protection, int flags, int fd = -1, uint64_t offset = 0) {
+  return sys::Call(SYS_mmap, address, bytes, protection, MAP_PRIVATE | flags, fd, offset);
 }
 
 // Patches in place. Returns the bytes of stubs used, 0 if nothing was patched.
 size_t PatchInPlace(Code code, uint8_t** stubs) {
   constexpr uintptr_t kStep = 1 << 20;
   const auto begin = reinterpret_cast<uintptr_t>(code.begin);
-  const auto bytes = static_cast<size_t>(code.end - code.begin);
+  const size_t bytes = BytesOf(code);
   const auto map = [](uintptr_t address) {
-    return MapAt(address, kStubsBytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_FIXED_NOREPLACE);
+    const long r = Map(address, kStubsBytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_FIXED_NOREPLACE);
+    return sys::Failed(r) ? nullptr : reinterpret_cast<uint8_t*>(r);
   };
   *stubs = map(begin - kStubsDistance);
   for (uintptr_t below = kStep; *stubs == nullptr && below < 1024 * kStep; below += kStep)
@@ -85,71 +90,89 @@ size_t PatchInPlace(Code code, uint8_t** stubs) {
   // Refused where the system forbids changing code (SELinux execmod): the filter alone serves then.
   if (sys::Call(SYS_mprotect, begin, bytes, PROT_READ | PROT_WRITE | PROT_EXEC) != 0) return 0;
   WriteEntries(*stubs);
-  const size_t used = PatchCallSites(code, *stubs, kStubsBytes);
+  const size_t used = PatchCallSites(code, *stubs);
   sys::Call(SYS_mprotect, *stubs, kStubsBytes, PROT_READ | PROT_EXEC);
   sys::Call(SYS_mprotect, begin, bytes, PROT_READ | PROT_EXEC);
   return used;
 }
 
-// Must the code stay where it is? Debuggers have written breakpoints into it before anything runs that it
-// could be patched by, and --trace looks for the file that code is from.
+// A debugger may have written breakpoints into the code already, which mapping another would lose, and
+// --trace looks for the file that code is from. Where nobody can tell the code stays, too.
 bool MustStay(const Code& code) {
   if ((g_runtime.segment->flags & RunSegment::kTrace) != 0) return true;
-  constexpr uint64_t kSwapped = uint64_t{1} << 62, kPresent = uint64_t{1} << 63, kOfFile = uint64_t{1} << 61;
-  uint64_t pages[256];  // Of /proc/PID/pagemap: Documentation/admin-guide/mm/pagemap.rst
+  // Documentation/admin-guide/mm/pagemap.rst
+  constexpr uint64_t kOfFile = uint64_t{1} << 61, kSwapped = uint64_t{1} << 62, kPresent = uint64_t{1} << 63;
+  constexpr size_t kEntryBytes = sizeof(uint64_t);
+  uint64_t entries[256];
   DescriptorRoom room;
   const long fd = sys::Call(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-  bool written = sys::Failed(fd);
-  for (const uint8_t* at = code.begin; !written && at < code.end;) {
-    const auto left = static_cast<size_t>(code.end - at) / kPageBytes * sizeof(pages[0]);
-    const long got = sys::Call(SYS_pread64, fd, pages, left < sizeof(pages) ? left : sizeof(pages),
-                               reinterpret_cast<uintptr_t>(at) / kPageBytes * sizeof(pages[0]));
-    if (got <= 0) written = true;
-    for (long i = 0; i < got / static_cast<long>(sizeof(pages[0])); ++i, at += kPageBytes)
-      written |= (pages[i] & kSwapped) != 0 || (pages[i] & (kPresent | kOfFile)) == kPresent;
+  if (sys::Failed(fd)) return true;
+  uint64_t at = reinterpret_cast<uintptr_t>(code.begin) / kPageBytes;
+  const uint64_t end = at + BytesOf(code) / kPageBytes;
+  bool stay = false;
+  while (!stay && at < end) {
+    const size_t wanted = (end - at) * kEntryBytes;
+    const long got = sys::Call(SYS_pread64, fd, entries, wanted < sizeof(entries) ? wanted : sizeof(entries),
+                               at * kEntryBytes);
+    stay = got < static_cast<long>(kEntryBytes);
+    const uint64_t count = stay ? 0 : static_cast<uint64_t>(got) / kEntryBytes;
+    for (uint64_t i = 0; i < count; ++i)
+      stay |= (entries[i] & (kPresent | kSwapped)) != 0 && (entries[i] & kOfFile) == 0;
+    at += count;
   }
-  if (!sys::Failed(fd)) sys::Call(SYS_close, fd);
-  return written;
+  sys::Call(SYS_close, fd);
+  return stay;
 }
 
-// Puts what was patched in place where the next processes find it. A shared mapping: writing would be subject
-// to the program's `ulimit -f`.
-bool Share(const Code& code, const uint8_t* stubs, size_t stubs_bytes) {
-  PatchedLibc& libc = g_runtime.segment->libc;
-  const int fd = g_runtime.segment->fd_base + kFdLibc;
-  const auto code_bytes = static_cast<size_t>(code.end - code.begin);
+// Descriptors that were closed are the segment's now.
+bool HasSharedFile() {
+  struct stat file;
+  return sys::Call(SYS_fstat, SharedFile(), &file) == 0 && file.st_size == PatchedLibc::kFileBytes;
+}
+
+// Puts what was patched in place where the next processes find it. By a mapping: writing would be subject to
+// the program's `ulimit -f`. kWanted if it cannot be, but the next process may try.
+PatchedLibc::State Share(const Libc& libc, const uint8_t* stubs, size_t stubs_bytes) {
+  PatchedLibc& shared = g_runtime.segment->libc;
+  const size_t code_bytes = BytesOf(libc.code);
   stubs_bytes = (stubs_bytes - 1) & ~(kPageBytes - 1);  // Whole pages, without the first.
-  if (code_bytes + stubs_bytes > PatchedLibc::kFileBytes) return false;
+  if (code_bytes + stubs_bytes > PatchedLibc::kFileBytes) return PatchedLibc::kBeingWritten;
   const long map = sys::Call(SYS_mmap, 0, code_bytes + stubs_bytes, PROT_READ | PROT_WRITE,
-                             MAP_SHARED | MAP_POPULATE, fd, 0);
-  if (sys::Failed(map)) return false;
+                             MAP_SHARED | MAP_POPULATE, SharedFile(), 0);
+  if (sys::Failed(map)) return PatchedLibc::kWanted;
   auto* const file = reinterpret_cast<uint8_t*>(map);
-  std::memcpy(file, code.begin, code_bytes);
+  std::memcpy(file, libc.code.begin, code_bytes);
   std::memcpy(file + code_bytes, stubs + kPageBytes, stubs_bytes);
   sys::Call(SYS_munmap, map, code_bytes + stubs_bytes);
-  libc.code_bytes = code_bytes;
-  libc.stubs_bytes = stubs_bytes;
-  return sys::Call(SYS_fcntl, fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0;
+  // Against whoever else has the descriptor. Not F_SEAL_WRITE, which waits for pages that are still in use.
+  sys::Call(SYS_fcntl, SharedFile(), F_ADD_SEALS,
+            F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+  std::memcpy(shared.build_id, libc.build_id, sizeof(shared.build_id));
+  shared.code_bytes = code_bytes;
+  shared.stubs_bytes = stubs_bytes;
+  return PatchedLibc::kWritten;
 }
 
-// Maps what another process has shared. False if the stubs' place is taken.
-bool MapShared(const Code& code) {
-  const PatchedLibc& libc = g_runtime.segment->libc;
-  const auto begin = reinterpret_cast<uintptr_t>(code.begin);
-  const uintptr_t stubs = begin - kStubsDistance;
-  uint8_t* const entries =
-      MapAt(stubs, kPageBytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_FIXED_NOREPLACE);
-  if (entries == nullptr) return false;
-  WriteEntries(entries);
-  sys::Call(SYS_mprotect, stubs, kPageBytes, PROT_READ);
-  if (MapAt(stubs + kPageBytes, libc.stubs_bytes, PROT_READ | PROT_EXEC, MAP_FIXED_NOREPLACE,
-            libc.code_bytes) == nullptr) {
-    sys::Call(SYS_munmap, stubs, kPageBytes);
+// Maps what another process has shared. False if that is of another libc, or the stubs' place is taken.
+bool MapShared(const Libc& libc) {
+  const PatchedLibc& shared = g_runtime.segment->libc;
+  if (shared.code_bytes != BytesOf(libc.code) ||
+      std::memcmp(shared.build_id, libc.build_id, sizeof(shared.build_id)) != 0)
     return false;
-  }
-  if (MapAt(begin, libc.code_bytes, PROT_READ | PROT_EXEC, MAP_FIXED) == nullptr)
-    g_runtime.supervisor.Fatal(125, "mapping libc's code: out of memory");
-  return true;
+  const auto begin = reinterpret_cast<uintptr_t>(libc.code.begin);
+  const uintptr_t stubs = begin - kStubsDistance;
+  constexpr int kRunnable = PROT_READ | PROT_EXEC;
+  if (sys::Failed(Map(stubs, kPageBytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_FIXED_NOREPLACE)))
+    return false;
+  WriteEntries(reinterpret_cast<uint8_t*>(stubs));
+  sys::Call(SYS_mprotect, stubs, kPageBytes, PROT_READ);
+  long r = Map(stubs + kPageBytes, shared.stubs_bytes, kRunnable, MAP_FIXED_NOREPLACE, SharedFile(),
+               shared.code_bytes);
+  if (!sys::Failed(r)) r = Map(begin, shared.code_bytes, kRunnable, MAP_FIXED, SharedFile());
+  // libc may be gone then; nothing of it is needed to say so.
+  if (r == -ENOMEM) g_runtime.supervisor.Fatal(125, "no memory to map libc's code");
+  if (sys::Failed(r)) sys::Call(SYS_munmap, stubs, kPageBytes + shared.stubs_bytes);
+  return !sys::Failed(r);
 }
 
 }  // namespace
@@ -157,22 +180,18 @@ bool MapShared(const Code& code) {
 bool PatchLibc() {
   Libc libc;
   if (dl_iterate_phdr(&FindLibc, &libc) == 0) return false;
-  PatchedLibc& shared = g_runtime.segment->libc;
-  auto state = shared.state.load(std::memory_order_acquire);
-  if (state == PatchedLibc::kNone) shared.state.compare_exchange_strong(state, PatchedLibc::kWanted);
-  // The first process of a run has nothing to map, and leaves it to the second to write.
-  const bool may_share = state != PatchedLibc::kNone && libc.build_id != nullptr && !MustStay(libc.code);
-  if (may_share && state == PatchedLibc::kWritten &&
-      std::memcmp(shared.build_id, libc.build_id, sizeof(shared.build_id)) == 0 && MapShared(libc.code))
-    return true;
+  auto& state = g_runtime.segment->libc.state;
+  auto seen = state.load(std::memory_order_acquire);
+  // The first process of a run leaves it to the second to share.
+  const bool first = seen == PatchedLibc::kNone && state.compare_exchange_strong(seen, PatchedLibc::kWanted);
+  const bool may_share = !first && (seen == PatchedLibc::kWanted || seen == PatchedLibc::kWritten) &&
+                         libc.build_id != nullptr && HasSharedFile() && !MustStay(libc.code);
+  if (may_share && seen == PatchedLibc::kWritten && MapShared(libc)) return true;
   uint8_t* stubs;
   const size_t used = PatchInPlace(libc.code, &stubs);
-  if (may_share && used != 0 && stubs == libc.code.begin - kStubsDistance && state == PatchedLibc::kWanted &&
-      shared.state.compare_exchange_strong(state, PatchedLibc::kBeingWritten) &&
-      Share(libc.code, stubs, used)) {
-    std::memcpy(shared.build_id, libc.build_id, sizeof(shared.build_id));
-    shared.state.store(PatchedLibc::kWritten, std::memory_order_release);
-  }
+  if (may_share && used != 0 && stubs == libc.code.begin - kStubsDistance && seen == PatchedLibc::kWanted &&
+      state.compare_exchange_strong(seen, PatchedLibc::kBeingWritten))
+    state.store(Share(libc, stubs, used), std::memory_order_release);
   return used != 0;
 }
 

@@ -16,7 +16,6 @@
 #include "preload/monitor.h"
 #include "preload/thread.h"
 #include "run/layout.h"
-#include "run/syscalls.h"
 
 // Read by entry.S: room that xsave needs for what this CPU and kernel have enabled; 0 without xsave.
 extern "C" __attribute__((visibility("hidden"))) uint32_t farpool_xsave_bytes;

@@ -18,7 +18,8 @@ namespace farpool {
 namespace {
 
 constexpr size_t kStubBytes = 64;
-constexpr size_t kMiddleMax = 24;  // Bytes between the mov and the syscall.
+constexpr size_t kMiddleMax = 24;   // Bytes between the mov and the syscall.
+constexpr size_t kAroundMax = 192;  // Looked at around one.
 
 int32_t Read32(const uint8_t* at) {
   int32_t value;
@@ -89,8 +90,8 @@ bool IsFork(const uint8_t* mov) {
 
 class Patcher {
  public:
-  Patcher(Code code, uint8_t* stubs, size_t bytes)
-      : code_(code), stubs_(stubs), end_(stubs + bytes), next_(stubs + kPageBytes) {}
+  Patcher(Code code, uint8_t* stubs)
+      : code_(code), stubs_(stubs), end_(stubs + kStubsBytes), next_(stubs + kPageBytes) {}
 
   size_t PatchAll() {
     for (uint8_t* p = code_.begin; p < code_.end; ++p) {
@@ -102,9 +103,9 @@ class Patcher {
   }
 
  private:
-  // If `p` is a `syscall` of one of the shapes below.
+  // Patches `p` if it is a `syscall` of one of the shapes below.
   void Patch(uint8_t* p) {
-    if (p < code_.begin + 64 || p >= code_.end - 64 || p[0] != 0x0f || p[1] != 0x05) return;
+    if (p < code_.begin + kAroundMax || p >= code_.end - kAroundMax || p[0] != 0x0f || p[1] != 0x05) return;
     if (!PatchMov(p) && !PatchFunction(p) && !PatchThreadExit(p)) PatchRead(p);
   }
   // mov $nr, %eax; (simple instructions); syscall
@@ -245,8 +246,6 @@ void WriteEntries(uint8_t* stubs) {
   std::memcpy(stubs, entries, sizeof(entries));
 }
 
-size_t PatchCallSites(Code code, uint8_t* stubs, size_t bytes) {
-  return Patcher(code, stubs, bytes).PatchAll();
-}
+size_t PatchCallSites(Code code, uint8_t* stubs) { return Patcher(code, stubs).PatchAll(); }
 
 }  // namespace farpool

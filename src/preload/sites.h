@@ -25,6 +25,8 @@ void WriteEntries(uint8_t* stubs);
 
 // Patches `code`, which is writable and which nobody executes meanwhile. `stubs`: kStubsBytes, zero, within
 // reach of a 32-bit jump from all of it. Returns the bytes of them that were used, 0 if no call was found.
-size_t PatchCallSites(Code code, uint8_t* stubs, size_t bytes);
+// What is written depends on the code and on where the stubs are from it, nothing else: it can be copied to
+// any process that has the same code, and stubs at the same distance.
+size_t PatchCallSites(Code code, uint8_t* stubs);
 
 }  // namespace farpool

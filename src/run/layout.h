@@ -12,8 +12,7 @@ namespace farpool {
 
 inline constexpr uintptr_t kSlabWindow = 0x080000000000;  // Slab i is mapped at + i * 1 GiB, 16 TiB in all.
 inline constexpr size_t kSlabStride = size_t{1} << 30;
-// What every process maps, and with far memory: close together, for tables of the kernel's own that they
-// share.
+// Close together, so that they share page tables: what every process maps, and what those with far memory do.
 inline constexpr uintptr_t kTrampoline = 0x1c0000000000;             // One page: syscall; ret.
 inline constexpr uintptr_t kSegmentBase = kTrampoline + kPageBytes;  // RunSegment, 16 GiB of address space.
 inline constexpr uintptr_t kTableBase = 0x1c1000000000;              // Page table, 96 GiB of it.
@@ -33,7 +32,7 @@ enum RuntimeFd : int {
       2,  // This process's own channel; its end tells the supervisor that the process or image is gone.
   kFdUserfault = 3,
   kFdMaps = 4,          // /proc/self/maps, with --trace.
-  kFdLibc = 5,          // PatchedLibc, inherited through exec.
+  kFdLibc = 5,          // The file of PatchedLibc, inherited through exec.
   kFdChannels = 8,      // To donors, one each.
   kFdDevices = 8 + 64,  // Of RDMA links to donors, one each.
   kRuntimeFds = kFdDevices + 64,

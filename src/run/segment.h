@@ -26,11 +26,15 @@ struct RunDonor {
 };
 
 // The code of the run's libc with its system calls sent to the guard, in the file kFdLibc: a process maps it
-// in place of copying what it would change. The second process of the run puts it there; many runs have no
-// more.
+// in place of copying what it would change. The second process of the run writes it; many runs have only one.
 struct PatchedLibc {
-  static constexpr size_t kFileBytes = 4 << 20;
-  enum State : uint32_t { kNone = 0, kWanted, kBeingWritten, kWritten };
+  static constexpr long kFileBytes = 4 << 20;
+  enum State : uint32_t {
+    kNone = 0,
+    kWanted,        // The first process has been here.
+    kBeingWritten,  // For good, if that fails.
+    kWritten,       // What follows is constant.
+  };
   std::atomic<State> state;
   unsigned char build_id[20];  // Of that libc.
   uint64_t code_bytes;         // First in the file, in whole pages;

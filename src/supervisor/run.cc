@@ -184,9 +184,10 @@ sigset_t SignalsOfTheRun() {
   const int base = segment->fd_base;
   // All of the runtime's places, so that the program gets none of them (ReserveFds() does the same after
   // exec).
-  for (int i = 0; i < kRuntimeFds; ++i)
-    if (dup2(i == kFdControl ? control_fd : i == kFdLibc ? libc_fd : segment_fd, base + i) < 0)
-      fail(Status::FromErrno("placing descriptors", errno));
+  for (int i = 0; i < kRuntimeFds; ++i) {
+    const int fd = i == kFdControl ? control_fd : i == kFdLibc ? libc_fd : segment_fd;
+    if (dup2(fd, base + i) < 0) fail(Status::FromErrno("placing descriptors", errno));
+  }
   setrlimit(RLIMIT_NOFILE, &limit);
   const char* others = getenv("LD_PRELOAD");
   const std::string preload = others != nullptr && others[0] != 0 ? library + ":" + others : library;
@@ -353,6 +354,7 @@ int RunProgram(const RunOptions& options) {
   Result<RunSegment*> made = MakeSegment(options, library.value(), &segment_fd);
   if (!made.ok()) return Refuse(made.status().text(), kExitFarpoolFailed);
   RunSegment* segment = made.value();
+  // By that name it stands in /proc/PID/maps.
   const Fd libc_fd(memfd_create("libc.so.6", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!libc_fd.valid() || ftruncate(libc_fd.get(), PatchedLibc::kFileBytes) != 0)
     return Refuse(Status::FromErrno("making room for libc's code", errno).text(), kExitFarpoolFailed);

@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <climits>
 #include <cmath>
 #include <csignal>
@@ -31,7 +32,6 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/spin.h"
 #include "base/uffd_abi.h"
 
 // ASan would report the first page fault as a crash of its own.
@@ -136,7 +136,7 @@ class MemoryStore final : public PageStore {
     for (const uint64_t end = NowNs() + 10'000'000'000; state_->meet > 0; std::this_thread::yield())
       if (NowNs() > end) state_->meet = kNobodyCame;
     ++state_->loads;
-    for (const uint64_t end = NowNs() + state_->load_ns; NowNs() < end;) SpinPause();
+    if (state_->load_ns != 0) std::this_thread::sleep_for(std::chrono::nanoseconds(state_->load_ns));
     if (state_->fail_load != Status::Code::kOk) return Status(state_->fail_load, "told to fail");
     state_->pages_loaded += count;
     for (unsigned i = 0; i < count; ++i) std::memcpy(pages[i].page, PageOf(pages[i].slot), kPageBytes);
@@ -1283,12 +1283,12 @@ class Zipf {
   std::mt19937_64 random_{3};
 };
 
-// How long a load takes from a donor on another host: many times what all else of a fault takes here.
+// How long a load shall take from a donor on another host: many times what a second chance takes here, as
+// touches say that wait for no donor yet.
 uint64_t SlowLoadNs(const World& w, uint64_t pages) {
-  constexpr int kTouches = 512;
   std::mt19937_64 random(4);
-  for (int i = 0; i < kTouches; ++i) EXPECT_EQ(w.Wrong(random() % pages, 1), 0u);
-  return std::max(uint64_t{50'000}, 10 * w.books->stats.fetch.PercentileNs(0.5));
+  for (uint64_t i = 0; i < 2 * pages; ++i) EXPECT_EQ(w.Wrong(random() % pages, 1), 0u);
+  return std::clamp<uint64_t>(12 * w.books->stats.second_chance.PercentileNs(0.5), 50'000, 300'000);
 }
 
 // Method: the same trace goes through the engine and through LRU of single pages with the same limit. Ranks

@@ -141,8 +141,8 @@ TEST_F(FilterTest, TrampolineMayPassFarPointers) {
     EXPECT_EQ(Call(number, args, kTrampoline + 2), SECCOMP_RET_ALLOW) << number;
   }
   const std::vector<uint64_t> args(6, kFar);
-  for (const uint64_t from : {kTrampoline - 1, kTrampoline + kPageBytes, kTrampoline + (uint64_t{1} << 32),
-                              kTrampoline & 0xffffffff, uint64_t{0}, kFar})
+  for (const uint64_t from :
+       {kTrampoline - 1, kTrampoline + kPageBytes, kTrampoline + (uint64_t{1} << 32), uint64_t{0}, kFar})
     EXPECT_EQ(Call(SYS_read, args, from), SECCOMP_RET_TRAP) << from;
 }
 
