@@ -982,9 +982,10 @@ TEST_P(EngineTest, AccessIsAsAdvised) {
   w.books->faults = 0;
   EXPECT_EQ(w.Wrong(0, 256), 0u);
   EXPECT_EQ(w.books->faults, 256u);
+  w.EvictAll();  // Frames that single pages left, where copying them was sooner, would be used up first.
   w.books->faults = 0;
   for (const uint64_t group : {20, 28, 16, 24, 30}) EXPECT_EQ(w.Wrong(group * 64, 64), 0u);
-  EXPECT_LE(w.books->faults, 10u);  // In halves, where free frames lie scattered.
+  EXPECT_EQ(w.books->faults, 5u);
 }
 
 TEST_P(EngineTest, ReadOnlyAndUnreadableAreasKeepTheirContents) {
