@@ -166,9 +166,12 @@ bool MapShared(const Libc& libc) {
     return false;
   WriteEntries(reinterpret_cast<uint8_t*>(stubs));
   sys::Call(SYS_mprotect, stubs, kPageBytes, PROT_READ);
-  long r = Map(stubs + kPageBytes, shared.stubs_bytes, kRunnable, MAP_FIXED_NOREPLACE, SharedFile(),
-               shared.code_bytes);
-  if (!sys::Failed(r)) r = Map(begin, shared.code_bytes, kRunnable, MAP_FIXED, SharedFile());
+  if (sys::Failed(Map(stubs + kPageBytes, shared.stubs_bytes, kRunnable, MAP_FIXED_NOREPLACE, SharedFile(),
+                      shared.code_bytes))) {
+    sys::Call(SYS_munmap, stubs, kPageBytes);  // What follows may be somebody else's.
+    return false;
+  }
+  const long r = Map(begin, shared.code_bytes, kRunnable, MAP_FIXED, SharedFile());
   // libc may be gone then; nothing of it is needed to say so.
   if (r == -ENOMEM) g_runtime.supervisor.Fatal(125, "no memory to map libc's code");
   if (sys::Failed(r)) sys::Call(SYS_munmap, stubs, kPageBytes + shared.stubs_bytes);
