@@ -172,7 +172,7 @@ void Deliver(int signal, Frame* frame, const KernelSigaction& action, Thread* th
   const bool nested = OnAltStack(stack, sp);
   const bool enters = (action.flags & SA_ONSTACK) != 0 && stack.bytes != 0 && !nested;
   uint64_t to = enters ? stack.base + stack.bytes : sp - kRedZone;
-  const auto here = reinterpret_cast<uint64_t>(__builtin_frame_address(0));
+  const auto here = reinterpret_cast<uint64_t>(frame);
   if (!thread->OnStack(here) && to - here < 64 * 1024) to = here - 4096;  // Not over what is still in use.
   const uint64_t fpstate_bytes = FpstateBytes(context.fpstate);
   const uint64_t fpstate = (to - fpstate_bytes) & ~uint64_t{63};
@@ -248,9 +248,7 @@ void Interrupted(Frame* frame, Thread* thread) {
   if (rip > reinterpret_cast<uint64_t>(&farpool_fault_return) && rip < again) rip = again;
 }
 
-void OnSignal(int signal, siginfo_t* info, void* context) {
-  Thread* thread;
-  Frame* frame = FrameOf(context, &thread);
+void OnSignal(int signal, siginfo_t* info, Frame* frame, Thread* thread) {
   if (!thread->OnStack(frame->context.registers[kRsp])) {
     Handle(signal, frame, thread);
     return;
@@ -329,13 +327,10 @@ bool HasShadowStack() {
 
 // The one handler that runs with the program's signals open, so that its frame can be left without a system
 // call: setting a mask and having rt_sigreturn set it back would cost a tenth of a fault.
-void OnBus(int signal, siginfo_t* info, void* context) {
+void OnBus(int signal, siginfo_t* info, Frame* frame, Thread* thread) {
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
-  Thread* thread;
-  const uint64_t stack_before = reinterpret_cast<const Context*>(context)->stack.base;
-  Frame* frame = FrameOf(context, &thread);
-  // If not, this thread has its near stack only from now on, and signals would not find this handler there.
-  const bool on_near_stack = stack_before == thread->stack;
+  // If not, only rt_sigreturn gives this thread its near stack.
+  const bool on_near_stack = thread->OnStack(reinterpret_cast<uintptr_t>(frame));
   if (!on_near_stack) BlockAll();
   if (info->si_code == BUS_ADRERR && InArena(address) && g_runtime.has_started()) {
     bool foreign = false;
@@ -366,9 +361,7 @@ bool TrappedByUs(const siginfo_t* info, const uint64_t* registers) {
   return false;
 }
 
-void OnSys(int signal, siginfo_t* info, void* context) {
-  Thread* thread;
-  Frame* frame = FrameOf(context, &thread);
+void OnSys(int signal, siginfo_t* info, Frame* frame, Thread* thread) {
   uint64_t* registers = frame->context.registers;
   if (!TrappedByUs(info, registers)) {
     BlockAll();  // But SIGBUS: the program's stacks may be far.
@@ -384,14 +377,39 @@ void OnSys(int signal, siginfo_t* info, void* context) {
   Count(g_runtime.segment->stats.syscalls_trapped);
 }
 
-template <typename Handler>
-KernelSigaction NearHandler(Handler* handler, uint64_t flags) {
-  return {reinterpret_cast<uint64_t>(handler), flags | SA_SIGINFO | SA_ONSTACK | SA_RESTORER,
+using Serve = void(int signal, siginfo_t* info, Frame* frame, Thread* thread);
+struct Arrival {
+  int signal;
+  siginfo_t* info;
+  Frame* frame;
+  Thread* thread;
+};
+template <Serve serve>
+void ServeNear(const Arrival* arrival) {
+  serve(arrival->signal, arrival->info, arrival->frame, arrival->thread);
+}
+
+// What the kernel calls. The first signal of a thread comes on the program's stack; it is served on the near
+// one, too, so that what is sent meanwhile finds that in use and waits: locks are held.
+template <Serve serve>
+void On(int signal, siginfo_t* info, void* context) {
+  Arrival arrival = {signal, info, nullptr, nullptr};
+  arrival.frame = FrameOf(context, &arrival.thread);
+  if (arrival.thread->OnStack(reinterpret_cast<uint64_t>(arrival.frame))) {
+    ServeNear<serve>(&arrival);
+  } else {
+    farpool_on_stack(reinterpret_cast<void*>(&ServeNear<serve>), &arrival, arrival.thread->stack_top());
+  }
+}
+
+template <Serve serve>
+KernelSigaction NearHandler(uint64_t flags) {
+  return {reinterpret_cast<uint64_t>(&On<serve>), flags | SA_SIGINFO | SA_ONSTACK | SA_RESTORER,
           reinterpret_cast<uint64_t>(&farpool_sigreturn), ~kOurSignals};
 }
 
 KernelSigaction OurAction(int signal) {
-  KernelSigaction action = signal == SIGBUS ? NearHandler(&OnBus, SA_NODEFER) : NearHandler(&OnSys, 0);
+  KernelSigaction action = signal == SIGBUS ? NearHandler<OnBus>(SA_NODEFER) : NearHandler<OnSys>(0);
   action.mask = signal == SIGBUS ? 0 : ~uint64_t{0};
   return action;
 }
@@ -415,7 +433,7 @@ long SetAction(GuardFrame* frame) {
     kernel.flags &=
         ~uint64_t{SA_ONSTACK};  // Its handlers are not remembered: they run as the kernel runs them.
   } else if (handled) {
-    kernel = NearHandler(&OnSignal, set.flags & ~uint64_t{SA_NODEFER});
+    kernel = NearHandler<OnSignal>(set.flags & ~uint64_t{SA_NODEFER});
   }
   KernelSigaction before;
   {
@@ -425,7 +443,8 @@ long SetAction(GuardFrame* frame) {
     }
     ProgramAction& program = g_actions[signal];
     // A vfork child has actions of its own, which only the kernel knows.
-    if (program.known && (!child || Ours(signal) || before.handler == reinterpret_cast<uint64_t>(&OnSignal)))
+    if (program.known &&
+        (!child || Ours(signal) || before.handler == reinterpret_cast<uint64_t>(&On<OnSignal>)))
       before = program.action;
     if (action != nullptr && !child) {
       program.action = set;
@@ -522,7 +541,7 @@ bool PlainAction(const GuardFrame* frame, long* result) {
   KernelSigaction now;
   *result = RawSigaction(signal, nullptr, &now);
   if (*result != 0) return true;
-  if (now.handler == reinterpret_cast<uint64_t>(&OnSignal)) return false;
+  if (now.handler == reinterpret_cast<uint64_t>(&On<OnSignal>)) return false;
   // It is set after the kernel's: what was read here is no half of a change.
   if (__atomic_load_n(&g_actions[signal].known, __ATOMIC_RELAXED)) return false;
   if (old != nullptr) *old = now;

@@ -7,105 +7,160 @@
 #include <cerrno>
 #include <new>
 
-#include "base/mutex.h"
 #include "base/sys.h"
 #include "preload/runtime.h"
 #include "run/layout.h"
-
-extern "C" __attribute__((visibility("hidden"))) long farpool_on_stack(void* call, void* argument,
-                                                                       uint64_t top);
 
 namespace farpool {
 
 namespace {
 
-constexpr uint64_t kRecordBytes = kPageBytes;
-constexpr uint64_t kMappingBytes = Thread::kStackBytes + Thread::kFrameBytes + kRecordBytes;
-static_assert(sizeof(Thread) <= kRecordBytes);
+// What is mapped for each thread: its near stack, its frame buffer, this. Never unmapped.
+struct alignas(kPageBytes) Record {
+  Thread thread;
+  Record* next = nullptr;  // Of all records.
+  std::atomic<Record*> next_free{nullptr};
+};
+constexpr uint64_t kRecordAt = Thread::kStackBytes + Thread::kFrameBytes;
+constexpr uint64_t kMappingBytes = kRecordAt + sizeof(Record);
+static_assert(sizeof(Record) == kPageBytes);
 // SIGBUS stays open: the program's stack and arguments are touched.
 constexpr uint64_t kBlockable = ~kOurSignals;
 constexpr uint64_t kOurs = kOurSignals;
 
 thread_local Thread* t_thread = nullptr;
 
-Mutex g_threads_lock;
-Thread* g_threads = nullptr;  // All records; none is ever unmapped.
-uint64_t g_thread_count = 0;
-Thread* g_free = nullptr;
-uint64_t g_look_at = 64;  // With so many records, look for threads that have ended.
+// A thread that makes its record may be interrupted by a fault of its stack or by a signal that was sent to
+// it, and makes another there. So there is no lock: records are added at the front and never leave the list.
+std::atomic<Record*> g_records{nullptr};
+std::atomic<uint64_t> g_record_count{0};
+std::atomic<uint64_t> g_look_at{64};  // With so many records, look for threads that have ended.
+std::atomic_flag g_collecting = ATOMIC_FLAG_INIT;
 long g_process = 0;
 // Set once some thread was started without thread-local storage of its own: t_thread may be another's then.
 std::atomic<bool> g_storage_shared{false};
 
-void Free(Thread* thread) {
-  thread->next_free = g_free;
-  g_free = thread;
+// The first free record's page number, and above it a count of changes: a record that was taken and given
+// back meanwhile does not look as if nothing had happened. (R. K. Treiber, "Systems Programming: Coping with
+// Parallelism", 1986.)
+std::atomic<uint64_t> g_free{0};
+constexpr unsigned kPageNumberBits = 36;  // Of addresses of 47 bits.
+
+Record* RecordAt(uint64_t top) {
+  return reinterpret_cast<Record*>((top & ((uint64_t{1} << kPageNumberBits) - 1)) * kPageBytes);
+}
+uint64_t TopAfter(uint64_t top, const Record* record) {
+  return ((top >> kPageNumberBits) + 1) << kPageNumberBits | reinterpret_cast<uint64_t>(record) / kPageBytes;
+}
+
+int64_t IdOf(const Record& record) { return __atomic_load_n(&record.thread.id, __ATOMIC_RELAXED); }
+void SetId(Record* record, int64_t id) { __atomic_store_n(&record->thread.id, id, __ATOMIC_RELAXED); }
+
+void Free(Record* record) {
+  SetId(record, 0);
+  uint64_t top = g_free.load(std::memory_order_relaxed);
+  do {
+    record->next_free.store(RecordAt(top), std::memory_order_relaxed);
+  } while (!g_free.compare_exchange_weak(top, TopAfter(top, record), std::memory_order_release,
+                                         std::memory_order_relaxed));
+}
+
+Record* TakeFree() {
+  uint64_t top = g_free.load(std::memory_order_acquire);
+  for (;;) {
+    Record* record = RecordAt(top);
+    if (record == nullptr) return nullptr;
+    const Record* next = record->next_free.load(std::memory_order_relaxed);
+    if (g_free.compare_exchange_weak(top, TopAfter(top, next), std::memory_order_acquire)) return record;
+  }
 }
 
 // libc tells nobody when a thread is about to end for good. So the kernel is asked, whenever the number of
 // records has doubled: a constant cost for each thread.
 void CollectEnded() {
+  if (g_collecting.test_and_set(std::memory_order_acquire)) return;
   uint64_t live = 0;
-  for (Thread* t = g_threads; t != nullptr; t = t->next) {
-    if (sys::ThreadEnded(static_cast<uint64_t>(t->id))) {
-      Free(t);
+  for (Record* r = g_records.load(std::memory_order_acquire); r != nullptr; r = r->next) {
+    const int64_t id = IdOf(*r);
+    if (id != 0 && sys::ThreadEnded(static_cast<uint64_t>(id))) {
+      Free(r);
     } else {
       ++live;
     }
   }
-  g_look_at = live < 32 ? 64 : 2 * live;
+  g_look_at.store(live < 32 ? 64 : 2 * live, std::memory_order_relaxed);
+  g_collecting.clear(std::memory_order_release);
 }
 
-Thread* TakeRecord() {
-  MutexLock hold(&g_threads_lock);
-  if (g_process == 0) g_process = sys::Call(SYS_getpid);
-  if (g_free == nullptr && g_thread_count >= g_look_at) CollectEnded();
-  Thread* thread = g_free;
-  if (thread != nullptr) {
-    g_free = thread->next_free;
-    Thread* next = thread->next;
-    const uint64_t stack = thread->stack;
-    new (thread) Thread;
-    thread->next = next;
-    thread->stack = stack;
-  } else {
-    const long map =
-        sys::Call(SYS_mmap, 0, kMappingBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (sys::Failed(map)) Fatal(Status::Exhausted("no memory for a thread's signal stack"));
-    const auto stack = static_cast<uint64_t>(map);
-    thread = new (reinterpret_cast<void*>(stack + kMappingBytes - kRecordBytes)) Thread;
-    thread->stack = stack;
-    thread->next = g_threads;
-    __atomic_store_n(&g_threads, thread, __ATOMIC_RELEASE);
-    ++g_thread_count;
+Record* MapRecord() {
+  const long map =
+      sys::Call(SYS_mmap, 0, kMappingBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (sys::Failed(map)) Fatal(Status::Exhausted("no memory for a thread's signal stack"));
+  auto* record = new (reinterpret_cast<void*>(static_cast<uint64_t>(map) + kRecordAt)) Record;
+  record->next = g_records.load(std::memory_order_relaxed);
+  while (!g_records.compare_exchange_weak(record->next, record, std::memory_order_release,
+                                          std::memory_order_relaxed)) {
   }
-  thread->id = sys::Call(SYS_gettid);
-  return thread;
+  g_record_count.fetch_add(1, std::memory_order_relaxed);
+  return record;
+}
+
+Record* TakeRecord() {
+  if (g_process == 0) g_process = sys::Call(SYS_getpid);
+  Record* record = TakeFree();
+  if (record == nullptr &&
+      g_record_count.load(std::memory_order_relaxed) >= g_look_at.load(std::memory_order_relaxed)) {
+    CollectEnded();
+    record = TakeFree();
+  }
+  if (record == nullptr) record = MapRecord();
+  record->thread = Thread{};
+  record->thread.stack = reinterpret_cast<uint64_t>(record) - kRecordAt;
+  SetId(record, sys::Call(SYS_gettid));
+  return record;
+}
+
+// The record of the thread `id`, but not `but`.
+Thread* Find(int64_t id, const Record* but) {
+  for (Record* r = g_records.load(std::memory_order_acquire); r != nullptr; r = r->next)
+    if (r != but && IdOf(*r) == id) return &r->thread;
+  return nullptr;
+}
+
+// Makes `mine` this thread's, unless a handler has come in between and made one.
+Thread* Settle(Record* mine) {
+  Thread* other = nullptr;
+  if (__atomic_compare_exchange_n(&t_thread, &other, &mine->thread, false, __ATOMIC_RELAXED,
+                                  __ATOMIC_RELAXED))
+    return &mine->thread;
+  // That one is here, or else a thread's with which this one shares its storage.
+  Thread* found = Find(mine->thread.id, mine);
+  if (found == nullptr) return &mine->thread;
+  Free(mine);
+  return found;
 }
 
 __attribute__((noinline)) Thread* NewThread() {
   uint64_t old;
   sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &kBlockable, &old, sizeof(old));
-  Thread* thread = TakeRecord();
+  Thread* thread = Settle(TakeRecord());
   AltStack program;
   const AltStack ours = {thread->stack, 0, 0, Thread::kStackBytes};
-  if (sys::Call(SYS_sigaltstack, &ours, &program) == 0 && (program.flags & SS_DISABLE) == 0)
+  if (sys::Call(SYS_sigaltstack, &ours, &program) == 0 && (program.flags & SS_DISABLE) == 0 &&
+      program.base != thread->stack)
     thread->asked = program;  // Set by a call that did not come by the guard.
-  if (t_thread == nullptr) t_thread = thread;
   sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &old, nullptr, sizeof(old));
   return thread;
 }
 
-// Without a lock: records are only ever added, at the front.
 __attribute__((noinline)) Thread* FindThread() {
   const long id = sys::Call(SYS_gettid);
   if (t_thread->id == id) return t_thread;
   // A vfork child has its parent's stack while that waits.
   AltStack now;
   if (sys::Call(SYS_sigaltstack, nullptr, &now) == 0 && now.base == t_thread->stack) return t_thread;
-  for (Thread* t = __atomic_load_n(&g_threads, __ATOMIC_ACQUIRE); t != nullptr; t = t->next)
-    if (t->id == id) return t;
-  return NewThread();
+  Thread* thread = Find(id, nullptr);
+  return thread != nullptr ? thread : NewThread();
 }
 
 struct NearCall {
@@ -144,14 +199,14 @@ long OnNearStack(long (*call)(GuardFrame*), const GuardFrame& frame) {
 bool InVforkChild() { return sys::Call(SYS_getpid) != g_process; }
 
 void ThreadsAfterFork() {
-  g_threads_lock.Reset();
   g_process = sys::Call(SYS_getpid);
   Thread* self = CurrentThread();
   self->id = sys::Call(SYS_gettid);
   self->pending = 0;  // As the kernel's own.
-  g_free = nullptr;
-  for (Thread* t = g_threads; t != nullptr; t = t->next)
-    if (t != self) Free(t);
+  g_collecting.clear();
+  g_free = 0;
+  for (Record* r = g_records; r != nullptr; r = r->next)
+    if (&r->thread != self) Free(r);
 }
 
 WaitingMask::WaitingMask(uint64_t mask) : thread_(CurrentThread()) {

@@ -11,6 +11,10 @@
 
 #include "preload/guard.h"
 
+// In entry.S: call(argument), on the stack that ends at `top`.
+extern "C" __attribute__((visibility("hidden"))) long farpool_on_stack(void* call, void* argument,
+                                                                       uint64_t top);
+
 namespace farpool {
 
 // As the kernel's stack_t.
@@ -47,17 +51,16 @@ struct Thread {
 
   uint64_t stack_page = 0;  // A page of the stack the program runs on that was found to be readable.
 
-  uint64_t stack = 0;           // Lowest address of the stack; the frame buffer follows it.
-  int64_t id = 0;               // In the kernel.
-  Thread* next = nullptr;       // Of all records.
-  Thread* next_free = nullptr;  // Of those whose threads have ended.
+  uint64_t stack = 0;  // Lowest address of the stack; the frame buffer follows it.
+  int64_t id = 0;      // In the kernel; 0: no thread's.
 
   uint64_t stack_top() const { return stack + kStackBytes; }
   uint64_t frame_buffer() const { return stack_top(); }
   bool OnStack(uint64_t sp) const { return sp > stack && sp <= stack_top(); }
 };
 
-// This thread's record, made if there is none yet. Any context.
+// This thread's record, made if there is none yet. Any context, a signal handler that interrupts the making
+// of one too: nothing is locked.
 Thread* CurrentThread();
 
 // A thread is about to start that shares its parent's thread-local storage.

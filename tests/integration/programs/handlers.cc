@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csetjmp>
@@ -585,20 +586,36 @@ void TimerThread() {
 
 // --- a storm during faults; arithmetic goes on undisturbed
 
+// Where a fault takes longer than the timer, handlers that may interrupt themselves would nest until the
+// stack ends, as without farpool: those eight deep let it be.
 void OnStorm(int, siginfo_t*, void*) {
   static uint64_t state = 7;
-  state = Mix(state);
-  VerifyPage(state % pages);
-  volatile double x = static_cast<double>(state);
-  x = x * 3.5 + 1.25;
+  static int depth = 0;
+  if (++depth <= 8) {
+    state = Mix(state);
+    VerifyPage(state % pages);
+    volatile double x = static_cast<double>(state);
+    x = x * 3.5 + 1.25;
+  }
+  --depth;
   ++seen;
 }
+// Every 200 us, or as often as handlers that fault leave most of the time to what they interrupt.
+itimerval StormTimer() {
+  timespec begin, end;
+  clock_gettime(CLOCK_MONOTONIC, &begin);
+  Walk();
+  clock_gettime(CLOCK_MONOTONIC, &end);
+  const auto us = (end.tv_sec - begin.tv_sec) * 1000000 + (end.tv_nsec - begin.tv_nsec) / 1000;
+  const timeval period = {0, std::max<long>(200, 8 * us / static_cast<long>(pages))};
+  return {period, period};
+}
 void Storm() {
+  const itimerval timer = StormTimer();
   for (const unsigned flags : {unsigned{SA_RESTART}, 0U, unsigned{SA_NODEFER | SA_RESTART}}) {
     seen = 0;
     Install(SIGALRM, OnStorm, flags);
-    const itimerval timer = {{0, 200}, {0, 200}};
-    setitimer(ITIMER_REAL, &timer, nullptr);
+    CHECK(setitimer(ITIMER_REAL, &timer, nullptr) == 0, "setitimer");
     double sum = 0;
     for (int round = 0; round < 3 || seen < 300; ++round) {
       for (size_t page = 0; page < pages; ++page) {
@@ -693,6 +710,39 @@ void SentDuringCalls() {
     Forget(signal);
   }
   printf("handlers: signals sent during calls on mappings\n");
+}
+
+// Sent while the receiver starts: the first that the runtime sees of a thread may be a signal, and the next.
+void SentToStarting() {
+  constexpr int kTimes = 1000;
+  const int pairs[][2] = {{SIGBUS, SIGSYS}, {SIGSYS, SIGUSR1}, {SIGUSR1, SIGBUS}};
+  for (const auto& pair : pairs) {
+    seen = 0;
+    for (const int signal : pair) Install(signal, ReturnOnly);
+    const time_t patience = time(nullptr) + 60;
+    for (int i = 0; i < kTimes; ++i) {
+      static std::atomic<bool> stop;
+      stop = false;
+      pthread_t receiver;
+      const auto run = [](void*) -> void* {
+        while (!stop) sched_yield();
+        return nullptr;
+      };
+      CHECK(pthread_create(&receiver, nullptr, run, nullptr) == 0, "pthread_create");
+      for (volatile int wait = i % 100 * 20; wait > 0;) wait = wait - 1;  // Each time a little later.
+      for (const int signal : pair) CHECK(pthread_kill(receiver, signal) == 0, "pthread_kill");
+      while (seen < 2 * (i + 1)) {
+        sched_yield();
+        CHECK(time(nullptr) < patience, "signals %d and %d: %d came, time %d", pair[0], pair[1], seen - 2 * i,
+              i);
+      }
+      stop = true;
+      CHECK(pthread_join(receiver, nullptr) == 0, "pthread_join");
+      CHECK(seen == 2 * (i + 1), "signals %d and %d came %d times", pair[0], pair[1], seen - 2 * i);
+    }
+    for (const int signal : pair) Forget(signal);
+  }
+  printf("handlers: signals sent to threads that start\n");
 }
 
 // --- children of a process whose threads throw
@@ -931,6 +981,7 @@ int main(int argc, char** argv) {
   Storm();
   RedZone();
   SentDuringCalls();
+  SentToStarting();
   ThrowingParent();
   Children();
   Inherit(argv);
