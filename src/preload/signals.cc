@@ -142,7 +142,7 @@ Frame* FrameOf(void* context, Thread** thread) {
   Thread* t = CurrentThread();
   AltStack& stack = frame->context.stack;
   if (stack.base != t->stack) {
-    if ((stack.flags & SS_DISABLE) == 0 && stack.bytes != 0) t->asked = stack;
+    if ((stack.flags & SS_DISABLE) == 0 && stack.bytes != 0 && !IsNearStack(stack.base)) t->asked = stack;
     stack = {t->stack, 0, 0, Thread::kStackBytes};
   }
   *thread = t;
@@ -172,7 +172,8 @@ void Deliver(int signal, Frame* frame, const KernelSigaction& action, Thread* th
   const bool nested = OnAltStack(stack, sp);
   const bool enters = (action.flags & SA_ONSTACK) != 0 && stack.bytes != 0 && !nested;
   uint64_t to = enters ? stack.base + stack.bytes : sp - kRedZone;
-  const auto here = reinterpret_cast<uint64_t>(frame);
+  auto here = reinterpret_cast<uint64_t>(__builtin_frame_address(0));
+  if (thread->OnStack(here)) here = reinterpret_cast<uint64_t>(frame);
   if (!thread->OnStack(here) && to - here < 64 * 1024) to = here - 4096;  // Not over what is still in use.
   const uint64_t fpstate_bytes = FpstateBytes(context.fpstate);
   const uint64_t fpstate = (to - fpstate_bytes) & ~uint64_t{63};
@@ -390,12 +391,15 @@ void ServeNear(const Arrival* arrival) {
 }
 
 // What the kernel calls. The first signal of a thread comes on the program's stack; it is served on the near
-// one, too, so that what is sent meanwhile finds that in use and waits: locks are held.
+// one, too, so that what is sent meanwhile finds that in use and waits: locks are held. Not so if the kernel
+// has another alternate stack, set behind our back: it would put the next signal where this one's frame is.
 template <Serve serve>
 void On(int signal, siginfo_t* info, void* context) {
+  const bool on_alternate =
+      OnAltStack(static_cast<const Context*>(context)->stack, reinterpret_cast<uint64_t>(context));
   Arrival arrival = {signal, info, nullptr, nullptr};
   arrival.frame = FrameOf(context, &arrival.thread);
-  if (arrival.thread->OnStack(reinterpret_cast<uint64_t>(arrival.frame))) {
+  if (on_alternate || arrival.thread->OnStack(arrival.frame->context.registers[kRsp])) {
     ServeNear<serve>(&arrival);
   } else {
     farpool_on_stack(reinterpret_cast<void*>(&ServeNear<serve>), &arrival, arrival.thread->stack_top());

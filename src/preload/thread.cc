@@ -35,7 +35,6 @@ thread_local Thread* t_thread = nullptr;
 std::atomic<Record*> g_records{nullptr};
 std::atomic<uint64_t> g_record_count{0};
 std::atomic<uint64_t> g_look_at{64};  // With so many records, look for threads that have ended.
-std::atomic_flag g_collecting = ATOMIC_FLAG_INIT;
 long g_process = 0;
 // Set once some thread was started without thread-local storage of its own: t_thread may be another's then.
 std::atomic<bool> g_storage_shared{false};
@@ -44,7 +43,7 @@ std::atomic<bool> g_storage_shared{false};
 // back meanwhile does not look as if nothing had happened. (R. K. Treiber, "Systems Programming: Coping with
 // Parallelism", 1986.)
 std::atomic<uint64_t> g_free{0};
-constexpr unsigned kPageNumberBits = 36;  // Of addresses of 47 bits.
+constexpr unsigned kPageNumberBits = 35;  // Of addresses of 47 bits.
 
 Record* RecordAt(uint64_t top) {
   return reinterpret_cast<Record*>((top & ((uint64_t{1} << kPageNumberBits) - 1)) * kPageBytes);
@@ -53,11 +52,13 @@ uint64_t TopAfter(uint64_t top, const Record* record) {
   return ((top >> kPageNumberBits) + 1) << kPageNumberBits | reinterpret_cast<uint64_t>(record) / kPageBytes;
 }
 
-int64_t IdOf(const Record& record) { return __atomic_load_n(&record.thread.id, __ATOMIC_RELAXED); }
-void SetId(Record* record, int64_t id) { __atomic_store_n(&record->thread.id, id, __ATOMIC_RELAXED); }
+int64_t IdOf(const Thread& thread) { return __atomic_load_n(&thread.id, __ATOMIC_RELAXED); }
+void SetId(Thread* thread, int64_t id) { __atomic_store_n(&thread->id, id, __ATOMIC_RELAXED); }
 
-void Free(Record* record) {
-  SetId(record, 0);
+// Frees the record of thread `id`, unless somebody else does.
+void Free(Record* record, int64_t id) {
+  if (!__atomic_compare_exchange_n(&record->thread.id, &id, 0, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+    return;
   uint64_t top = g_free.load(std::memory_order_relaxed);
   do {
     record->next_free.store(RecordAt(top), std::memory_order_relaxed);
@@ -78,18 +79,16 @@ Record* TakeFree() {
 // libc tells nobody when a thread is about to end for good. So the kernel is asked, whenever the number of
 // records has doubled: a constant cost for each thread.
 void CollectEnded() {
-  if (g_collecting.test_and_set(std::memory_order_acquire)) return;
   uint64_t live = 0;
   for (Record* r = g_records.load(std::memory_order_acquire); r != nullptr; r = r->next) {
-    const int64_t id = IdOf(*r);
+    const int64_t id = IdOf(r->thread);
     if (id != 0 && sys::ThreadEnded(static_cast<uint64_t>(id))) {
-      Free(r);
+      Free(r, id);
     } else {
       ++live;
     }
   }
   g_look_at.store(live < 32 ? 64 : 2 * live, std::memory_order_relaxed);
-  g_collecting.clear(std::memory_order_release);
 }
 
 Record* MapRecord() {
@@ -116,27 +115,28 @@ Record* TakeRecord() {
   if (record == nullptr) record = MapRecord();
   record->thread = Thread{};
   record->thread.stack = reinterpret_cast<uint64_t>(record) - kRecordAt;
-  SetId(record, sys::Call(SYS_gettid));
+  SetId(&record->thread, sys::Call(SYS_gettid));
   return record;
 }
 
 // The record of the thread `id`, but not `but`.
 Thread* Find(int64_t id, const Record* but) {
   for (Record* r = g_records.load(std::memory_order_acquire); r != nullptr; r = r->next)
-    if (r != but && IdOf(*r) == id) return &r->thread;
+    if (r != but && IdOf(r->thread) == id) return &r->thread;
   return nullptr;
 }
 
 // Makes `mine` this thread's, unless a handler has come in between and made one.
 Thread* Settle(Record* mine) {
-  Thread* other = nullptr;
-  if (__atomic_compare_exchange_n(&t_thread, &other, &mine->thread, false, __ATOMIC_RELAXED,
+  const int64_t id = mine->thread.id;
+  Thread* found = nullptr;
+  if (__atomic_compare_exchange_n(&t_thread, &found, &mine->thread, false, __ATOMIC_RELEASE,
                                   __ATOMIC_RELAXED))
     return &mine->thread;
-  // That one is here, or else a thread's with which this one shares its storage.
-  Thread* found = Find(mine->thread.id, mine);
+  // If not the handler's, then that of a thread whose storage this one shares.
+  if (IdOf(*found) != id) found = Find(id, mine);
   if (found == nullptr) return &mine->thread;
-  Free(mine);
+  Free(mine, id);
   return found;
 }
 
@@ -147,7 +147,7 @@ __attribute__((noinline)) Thread* NewThread() {
   AltStack program;
   const AltStack ours = {thread->stack, 0, 0, Thread::kStackBytes};
   if (sys::Call(SYS_sigaltstack, &ours, &program) == 0 && (program.flags & SS_DISABLE) == 0 &&
-      program.base != thread->stack)
+      !IsNearStack(program.base))
     thread->asked = program;  // Set by a call that did not come by the guard.
   sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &old, nullptr, sizeof(old));
   return thread;
@@ -183,6 +183,12 @@ Thread* CurrentThread() {
   return thread;
 }
 
+bool IsNearStack(uint64_t stack) {
+  for (const Record* r = g_records.load(std::memory_order_acquire); r != nullptr; r = r->next)
+    if (r->thread.stack == stack) return true;
+  return false;
+}
+
 void StorageIsShared() { g_storage_shared.store(true, std::memory_order_relaxed); }
 
 long OnNearStack(long (*call)(GuardFrame*), const GuardFrame& frame) {
@@ -200,13 +206,17 @@ bool InVforkChild() { return sys::Call(SYS_getpid) != g_process; }
 
 void ThreadsAfterFork() {
   g_process = sys::Call(SYS_getpid);
-  Thread* self = CurrentThread();
-  self->id = sys::Call(SYS_gettid);
-  self->pending = 0;  // As the kernel's own.
-  g_collecting.clear();
   g_free = 0;
-  for (Record* r = g_records; r != nullptr; r = r->next)
-    if (&r->thread != self) Free(r);
+  const auto here = reinterpret_cast<uint64_t>(__builtin_frame_address(0));
+  for (Record* r = g_records; r != nullptr; r = r->next) {
+    Thread& thread = r->thread;
+    if (thread.OnStack(here)) {
+      thread.id = sys::Call(SYS_gettid);
+      thread.pending = 0;  // As the kernel's own.
+    } else if (thread.id != 0) {
+      Free(r, thread.id);
+    }
+  }
 }
 
 WaitingMask::WaitingMask(uint64_t mask) : thread_(CurrentThread()) {

@@ -2,9 +2,9 @@
 // What the runtime keeps for each thread of the program, in near memory: the stack on which the kernel
 // delivers signals, what the program asked of sigaltstack, and its view of the two signals that are ours.
 //
-// A thread gets its record at its first guarded call; for libc's threads that is the call that sets their
-// signal mask, before any code of the program. Records of ended threads are found again when new ones are
-// wanted.
+// A thread gets its record at its first guarded call or signal; for libc's threads that is the call that sets
+// their signal mask, before any code of the program. Records of ended threads are found again when new ones
+// are wanted.
 
 #include <csignal>
 #include <cstdint>
@@ -63,6 +63,9 @@ struct Thread {
 // of one too: nothing is locked.
 Thread* CurrentThread();
 
+// Whether some thread's near stack begins there. Any context.
+bool IsNearStack(uint64_t stack);
+
 // A thread is about to start that shares its parent's thread-local storage.
 void StorageIsShared();
 
@@ -74,7 +77,7 @@ long OnNearStack(long (*call)(GuardFrame*), const GuardFrame& frame);
 // parent's.
 bool InVforkChild();
 
-// In a forked child: this is the only thread.
+// In a forked child, on the near stack: this is the only thread.
 void ThreadsAfterFork();
 
 // A wait under another mask than the thread's own. Holds for its lifetime.

@@ -590,24 +590,26 @@ void TimerThread() {
 // stack ends, as without farpool: those eight deep let it be.
 void OnStorm(int, siginfo_t*, void*) {
   static uint64_t state = 7;
-  static int depth = 0;
-  if (++depth <= 8) {
+  static volatile sig_atomic_t depth = 0;
+  depth = depth + 1;
+  if (depth <= 8) {
     state = Mix(state);
     VerifyPage(state % pages);
     volatile double x = static_cast<double>(state);
     x = x * 3.5 + 1.25;
   }
-  --depth;
+  depth = depth - 1;
   ++seen;
 }
-// Every 200 us, or as often as handlers that fault leave most of the time to what they interrupt.
+// Every 200 us, or as often as what the handler does leaves most of the time to what it interrupts.
 itimerval StormTimer() {
+  constexpr int kTimes = 2000;
   timespec begin, end;
   clock_gettime(CLOCK_MONOTONIC, &begin);
-  Walk();
+  for (uint64_t i = 0; i < kTimes; ++i) VerifyPage(Mix(i) % pages);
   clock_gettime(CLOCK_MONOTONIC, &end);
   const auto us = (end.tv_sec - begin.tv_sec) * 1000000 + (end.tv_nsec - begin.tv_nsec) / 1000;
-  const timeval period = {0, std::max<long>(200, 8 * us / static_cast<long>(pages))};
+  const timeval period = {0, std::max<long>(200, 4 * us / kTimes)};
   return {period, period};
 }
 void Storm() {
@@ -712,6 +714,51 @@ void SentDuringCalls() {
   printf("handlers: signals sent during calls on mappings\n");
 }
 
+long RawSigaltstack(const stack_t* stack) {
+  long result;
+  asm volatile("syscall"
+               : "=a"(result)
+               : "a"(SYS_sigaltstack), "D"(stack), "S"(nullptr)
+               : "rcx", "r11", "memory");
+  return result;
+}
+// Sent to a thread that sets its alternate stack past the runtime, for each call anew.
+void SentToRawStack() {
+  constexpr int kTimes = 2000;
+  static char room[256 << 10];
+  static std::atomic<bool> stop;
+  stop = false;
+  seen = 0;
+  Install(SIGBUS, ReturnOnly, SA_ONSTACK);
+  pthread_t receiver;
+  const auto run = [](void*) -> void* {
+    auto* at = static_cast<char*>(
+        mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    CHECK(at != MAP_FAILED, "mmap");
+    const stack_t stack = {room, 0, sizeof(room)};
+    for (int i = 0; !stop; ++i) {
+      CHECK(RawSigaltstack(&stack) == 0, "sigaltstack");
+      CHECK(mprotect(at, kPage, i % 2 == 0 ? PROT_READ : PROT_READ | PROT_WRITE) == 0, "mprotect: %d", errno);
+    }
+    CHECK(munmap(at, 1 << 20) == 0, "munmap");
+    return nullptr;
+  };
+  CHECK(pthread_create(&receiver, nullptr, run, nullptr) == 0, "pthread_create");
+  for (int i = 0; i < kTimes; ++i) {
+    const time_t patience = time(nullptr) + 60;
+    CHECK(pthread_kill(receiver, SIGBUS) == 0, "pthread_kill");
+    while (seen <= i) {
+      sched_yield();
+      CHECK(time(nullptr) < patience, "SIGBUS did not come, time %d", i);
+    }
+    CHECK(seen == i + 1, "SIGBUS came %d times, not %d", seen.load(), i + 1);
+  }
+  stop = true;
+  CHECK(pthread_join(receiver, nullptr) == 0, "pthread_join");
+  Forget(SIGBUS);
+  printf("handlers: signals sent to a thread whose stack was set raw\n");
+}
+
 // Sent while the receiver starts: the first that the runtime sees of a thread may be a signal, and the next.
 void SentToStarting() {
   constexpr int kTimes = 1000;
@@ -719,8 +766,8 @@ void SentToStarting() {
   for (const auto& pair : pairs) {
     seen = 0;
     for (const int signal : pair) Install(signal, ReturnOnly);
-    const time_t patience = time(nullptr) + 60;
     for (int i = 0; i < kTimes; ++i) {
+      const time_t patience = time(nullptr) + 60;
       static std::atomic<bool> stop;
       stop = false;
       pthread_t receiver;
@@ -981,6 +1028,7 @@ int main(int argc, char** argv) {
   Storm();
   RedZone();
   SentDuringCalls();
+  SentToRawStack();
   SentToStarting();
   ThrowingParent();
   Children();
