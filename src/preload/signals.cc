@@ -182,7 +182,7 @@ void Deliver(int signal, Frame* frame, const KernelSigaction& action, Thread* th
     Die(SIGSEGV);
     return;
   }
-  if (fpstate_bytes > 0)
+  if (context.fpstate != 0)
     std::memcpy(reinterpret_cast<void*>(fpstate), reinterpret_cast<const void*>(context.fpstate),
                 fpstate_bytes);
   auto* copy = reinterpret_cast<Frame*>(to);
@@ -196,7 +196,7 @@ void Deliver(int signal, Frame* frame, const KernelSigaction& action, Thread* th
     resume = reinterpret_cast<uint64_t>(&farpool_call_done);
   copy->context.stack = stack;
   copy->context.mask = saved;
-  if (fpstate_bytes > 0) copy->context.fpstate = fpstate;
+  if (context.fpstate != 0) copy->context.fpstate = fpstate;
   if ((stack.flags & kAutoDisarm) != 0) thread->asked = kNoAltStack;
 
   thread->blocked = mask & kOurSignals;
