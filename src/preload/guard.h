@@ -62,7 +62,8 @@ void HideEnvironment(char** environment);
 // result is in near memory of this thread, good until its next exec; `environment` itself if nothing is
 // missing.
 uint64_t ExecEnvironment(uint64_t environment);
-// libc_code.cc: sends libc's own system calls to the guard. False if that cannot be.
+// libc_code.cc: sends libc's own system calls to the guard. False if that cannot be. Once, before there is a
+// second thread, which might be inside libc.
 bool PatchLibc();
 
 // transfers.cc. Large buffers go in pieces; a message is never divided.

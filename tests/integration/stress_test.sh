@@ -1,7 +1,8 @@
 #!/bin/bash
 # Random stress under `farpool run` (programs/stress.cc), under each hand-off: as this kernel allows, with MOVE both
-# ways as where a device may pin pages, with copies as on kernels without MOVE, and with a monitor (needs root). Every byte is verified against what is kept near. --long takes ten minutes for
-# each hand-off, over several limits and pools. A NAME chooses one run, or all that begin with "NAME-".
+# ways as where a device may pin pages, with copies as on kernels without MOVE, and with a monitor (needs root).
+# Every byte is verified against what is kept near. --long takes ten minutes for each hand-off, over several limits
+# and pools. A NAME chooses one run, or all that begin with "NAME-".
 #   stress_test.sh [--short|--long] [--seed N] [NAME...]
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
