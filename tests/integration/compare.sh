@@ -1,7 +1,6 @@
 # shellcheck shell=bash
 # Shared by the scripts that run programs both ways: arguments, two donors, one run under farpool, and what its
-# report must say. Sourced after lib.sh with the script's own arguments. --share=K/N: number K (from 0) of N shares of
-# the tests, so that several can run beside each other.
+# report must say. Sourced after lib.sh with the script's own arguments.
 
 long=0
 names=()
@@ -9,8 +8,7 @@ for argument in "$@"; do
   case $argument in
     --short) long=0 ;;
     --long) long=1 ;;
-    --share=*) IFS=/ read -r share shares <<<"${argument#*=}" ;;
-    -*) echo "usage: $0 [--short|--long] [--share=K/N] [NAME...]" >&2; exit 2 ;;
+    -*) echo "usage: $0 [--short|--long] [NAME...]" >&2; exit 2 ;;
     *) names+=("$argument") ;;
   esac
 done

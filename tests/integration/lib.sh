@@ -20,19 +20,8 @@ if [ "$(id -u)" = 0 ]; then
   chown 65534:65534 "$work"
 fi
 
-# wanted NAME: is it among the $names of the command line, or are there none, and does it fall to number $share
-# (from 0) of $shares shares?
-share=0
-shares=1
-wanted() {
-  local sum=0 code i
-  [ ${#names[@]} = 0 ] || [[ " ${names[*]} " = *" $1 "* ]] || return 1
-  for ((i = 0; i < ${#1}; ++i)); do
-    printf -v code %d "'${1:i:1}"
-    sum=$((sum + code))
-  done
-  [ $((sum % shares)) = "$share" ]
-}
+# wanted NAME: is it among the $names of the command line, or are there none?
+wanted() { [ ${#names[@]} = 0 ] || [[ " ${names[*]} " = *" $1 "* ]]; }
 
 # wait_for SECONDS COMMAND...: until it succeeds; 1 if it does not in that time.
 wait_pause=0.02
