@@ -2,9 +2,9 @@
 // What the runtime keeps for each thread of the program, in near memory: the stack on which the kernel
 // delivers signals, what the program asked of sigaltstack, and its view of the two signals that are ours.
 //
-// A thread gets its record at its first guarded call or signal; for libc's threads that is the call that sets
-// their signal mask, before any code of the program. Records of ended threads are found again when new ones
-// are wanted.
+// A thread gets its record at its first guarded call or signal; for libc's threads that is at the latest the
+// call that sets their signal mask, before any code of the program. Records of ended threads are found again
+// when new ones are wanted.
 
 #include <csignal>
 #include <cstdint>

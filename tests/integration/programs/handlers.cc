@@ -677,7 +677,19 @@ void RedZone() {
   printf("handlers: what lies below the stack pointer\n");
 }
 
-// Sent while the receiver is busy with calls on mappings: each arrives, and none twice.
+// Sends `signal`, whose handler is ReturnOnly(), so many times, from seen == 0: each arrives, and none twice.
+void SendEach(pthread_t receiver, int signal, int times) {
+  const time_t patience = time(nullptr) + 60;
+  for (int i = 0; i < times; ++i) {
+    CHECK(pthread_kill(receiver, signal) == 0, "pthread_kill");
+    while (seen <= i) {
+      sched_yield();
+      CHECK(time(nullptr) < patience, "signal %d did not come, time %d", signal, i);
+    }
+    CHECK(seen == i + 1, "signal %d came %d times, not %d", signal, seen.load(), i + 1);
+  }
+}
+// Sent while the receiver is busy with calls on mappings.
 void SentDuringCalls() {
   constexpr int kTimes = 3000;
   constexpr size_t kBytes = 1 << 20;
@@ -698,15 +710,7 @@ void SentDuringCalls() {
       return nullptr;
     };
     CHECK(pthread_create(&receiver, nullptr, run, nullptr) == 0, "pthread_create");
-    const time_t patience = time(nullptr) + 60;
-    for (int i = 0; i < kTimes; ++i) {
-      CHECK(pthread_kill(receiver, signal) == 0, "pthread_kill");
-      while (seen <= i) {
-        sched_yield();
-        CHECK(time(nullptr) < patience, "signal %d did not come, time %d", signal, i);
-      }
-      CHECK(seen == i + 1, "signal %d came %d times, not %d", signal, seen.load(), i + 1);
-    }
+    SendEach(receiver, signal, kTimes);
     stop = true;
     CHECK(pthread_join(receiver, nullptr) == 0, "pthread_join");
     Forget(signal);
@@ -744,15 +748,7 @@ void SentToRawStack() {
     return nullptr;
   };
   CHECK(pthread_create(&receiver, nullptr, run, nullptr) == 0, "pthread_create");
-  for (int i = 0; i < kTimes; ++i) {
-    const time_t patience = time(nullptr) + 60;
-    CHECK(pthread_kill(receiver, SIGBUS) == 0, "pthread_kill");
-    while (seen <= i) {
-      sched_yield();
-      CHECK(time(nullptr) < patience, "SIGBUS did not come, time %d", i);
-    }
-    CHECK(seen == i + 1, "SIGBUS came %d times, not %d", seen.load(), i + 1);
-  }
+  SendEach(receiver, SIGBUS, kTimes);
   stop = true;
   CHECK(pthread_join(receiver, nullptr) == 0, "pthread_join");
   Forget(SIGBUS);
