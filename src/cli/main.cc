@@ -55,14 +55,7 @@ class HelpFormatter final : public CLI::Formatter {
   static constexpr size_t kHelpColumns = 100;
 };
 
-std::string OneLine(const CLI::ParseError& error, const std::string& command) {
-  std::string what = error.what();
-  constexpr std::string_view kExtras = "The following argument was not expected: ";
-  constexpr std::string_view kManyExtras = "The following arguments were not expected: ";
-  for (const std::string_view prefix : {kExtras, kManyExtras})
-    if (what.starts_with(prefix)) what = "unknown argument " + what.substr(prefix.size());
-  // A message of our own already says what to do.
-  if (dynamic_cast<const CLI::ValidationError*>(&error) != nullptr) return what;
+std::string SeeHelp(const std::string& what, const std::string& command) {
   return what + "; see 'farpool " + command + (command.empty() ? "--help'" : " --help'");
 }
 
@@ -132,12 +125,15 @@ int Main(int argc, char** argv) {
   try {
     std::reverse(args.begin(), args.end());  // CLI11 takes this form from the back.
     root.parse(std::move(args));
-  } catch (const CLI::ExtrasError& error) {
-    if (name == "run" && program.empty() && std::string(error.what()).find(": -") == std::string::npos)
+  } catch (const CLI::ExtrasError&) {
+    const std::string first = root.remaining(true).front();
+    if (name == "run" && program.empty() && !first.starts_with('-'))
       return Refuse("put -- before the program, as in: farpool run --local 25% -- sort FILE", exit_usage);
-    return Refuse(OneLine(error, name), exit_usage);
+    return Refuse(SeeHelp("unknown argument " + first, name), exit_usage);
+  } catch (const CLI::ValidationError& error) {
+    return Refuse(error.what(), exit_usage);  // Of our own; it already says what to do.
   } catch (const CLI::ParseError& error) {
-    return Refuse(OneLine(error, name), exit_usage);
+    return Refuse(SeeHelp(error.what(), name), exit_usage);
   }
   if (chosen == commands.end()) return Refuse("no command given; 'farpool --help' lists them", kExitUsage);
   const Status filled = FillFromLayers(chosen->app, apps, getenv);

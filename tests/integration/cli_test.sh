@@ -56,6 +56,8 @@ for command in donor status doctor version; do
   expect_refusal "bad flag of $command" 2 "unknown argument --bogus; see 'farpool $command --help'" "$farpool" $command --bogus
 done
 expect_refusal "bad flag of run" 125 'unknown argument --bogus' "$farpool" run --bogus -- true
+expect_refusal "bad flag with a value" 125 'unknown argument --locl;' "$farpool" run --locl 3 -- true
+expect_refusal "bad flag before the program" 125 'unknown argument --bogus;' "$farpool" run --bogus sort FILE
 expect_refusal "bad size of donor" 2 "^farpool: --memory: '12Q' is not a size" "$farpool" donor --memory 12Q
 for size in 12Q -1 '' 0 99999999999999999999 101% 0% 1.5% x%; do
   expect_refusal "bad size $size of run" 125 '^farpool: --local: ' "$farpool" run --local "$size" -- true
