@@ -63,12 +63,16 @@ if ! "${user[@]+"${user[@]}"}" test -x "$farpool"; then
   apps=$work/installed/libexec/farpool-bench
 fi
 
+# Each result comes with the time since the one before.
+last_result=$SECONDS
 ok() {
-  echo "ok $1"
+  echo "ok $1 ($((SECONDS - last_result)) s)"
+  last_result=$SECONDS
   passed=$((passed + 1))
 }
 bad() {  # NAME REASON
   echo "FAILED $1 $2"
+  last_result=$SECONDS
   failed=$((failed + 1))
 }
 close_with_count() {

@@ -96,9 +96,9 @@ measure start true
 write_lines 200 "$work/lines"
 measure sort sort -S 1G --parallel=2 "$work/lines"
 rm -f "$work/lines"
-write_dict_py "$work/dict.py"
+write_dict_py 1000000 "$work/dict.py"
 measure python3 env PYTHONHASHSEED=1 /usr/bin/python3 "$work/dict.py"
-write_joins_sql "$work/joins.sql"
+write_joins_sql 1200000 "$work/joins.sql"
 measure sqlite3 sqlite3 -init "$work/joins.sql" :memory: .exit
 measure pagewalker "$programs/pagewalker" 300
 write_large_c "$work/large.c"

@@ -9,7 +9,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 INTEGRATION = os.path.join(ROOT, "tests", "integration")
 # What defines a case of a script: these commands, with the name behind them.
 CASE = r"^[^#\n]*\b(?:compare|wanted|refused|passes|killed_donor|stress|hinted)\s+{}(?![\w-])"
-CASES_BY_LOOP = re.compile(r'for (\w+) in ([\w -]+); do compare "?([\w-]*)\$\1')
+CASES_BY_LOOP = re.compile(r'for (\w+) in ([\w -]+); do\s+compare "?([\w-]*)\$\1')
 
 
 def read(*path):

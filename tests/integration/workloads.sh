@@ -8,28 +8,28 @@ write_lines() {  # MIB FILE: random lines of 50 bytes
   chmod a+r "$2"
 }
 
-write_dict_py() {  # FILE: a large dictionary, and what is in it by way of a sorted list
-  cat >"$1" <<'PY'
+write_dict_py() {  # STRINGS FILE: a large dictionary, and what is in it by way of a sorted list
+  { echo "strings = $1" && cat <<'PY'; } >"$2"
 import hashlib
 d = {}
-for i in range(1000000):
-    d["key%d" % (i * 7919 % 1000003)] = "value%d" % i
+for i in range(strings):
+    d["key%d" % (i * 7919 % 2000003)] = "value%d" % i
 digest = hashlib.sha256()
 for key in sorted(d)[::3]:
     digest.update(d[key].encode())
 print(len(d), digest.hexdigest())
 PY
-  chmod a+r "$1"
+  chmod a+r "$2"
 }
 
-write_joins_sql() {  # FILE: tables, indices and joins, all in memory
-  cat >"$1" <<'SQL'
+write_joins_sql() {  # ORDERS FILE: tables, indices and joins, all in memory
+  sed "s/ORDERS/$1/" >"$2" <<'SQL'
 .bail on
 create table orders(id integer primary key, customer integer, amount integer, note text);
 create table customers(id integer primary key, name text);
 with recursive n(i) as (select 1 union all select i + 1 from n where i < 20000)
   insert into customers select i, 'customer ' || (i * 7919 % 20011) from n;
-with recursive n(i) as (select 1 union all select i + 1 from n where i < 1200000)
+with recursive n(i) as (select 1 union all select i + 1 from n where i < ORDERS)
   insert into orders select i, 1 + i * 104729 % 20000, i * 31337 % 1000, 'note ' || (i * 15485863 % 1000003) || ' padded to be longer' from n;
 create index by_customer on orders(customer, amount);
 create index by_note on orders(note);
@@ -38,7 +38,7 @@ select c.name, count(*), sum(o.amount) s from customers c join orders o on o.cus
 select count(*) from orders a join orders b on b.note = a.note and b.id > a.id;
 select sum(length(note)) from orders where note between 'note 3' and 'note 5';
 SQL
-  chmod a+r "$1"
+  chmod a+r "$2"
 }
 
 write_large_c() {  # FILE: many functions and a long table

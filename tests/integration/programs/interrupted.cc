@@ -226,15 +226,31 @@ uint32_t NextInstruction(pid_t child) {
   return static_cast<uint32_t>(ptrace(PTRACE_PEEKTEXT, child, Position(child).rip, nullptr));
 }
 
+// Where the last instructions that serve a fault begin.
+unsigned long long EndOfAFault() {
+  constexpr uint32_t kBegin = 0xd8678d48;  // lea -40(%rdi), %rsp
+  FILE* maps = fopen("/proc/self/maps", "r");
+  CHECK(maps != nullptr, "/proc/self/maps");
+  unsigned long long found = 0, first, last;
+  for (char line[512]; fgets(line, sizeof(line), maps) != nullptr;) {
+    char rights[5];
+    if (strstr(line, "libfarpool-preload") == nullptr) continue;
+    if (sscanf(line, "%llx-%llx %4s", &first, &last, rights) != 3 || strcmp(rights, "r-xp") != 0) continue;
+    const auto* text = reinterpret_cast<const char*>(first);
+    while ((text = static_cast<const char*>(memmem(text, last - reinterpret_cast<uintptr_t>(text), &kBegin,
+                                                   sizeof(kBegin)))) != nullptr) {
+      CHECK(found == 0, "they begin at two places");
+      found = reinterpret_cast<uintptr_t>(text++);
+    }
+  }
+  fclose(maps);
+  CHECK(found != 0, "they begin nowhere");
+  return found;
+}
+
 // Lets the child, stopped by a fault's SIGBUS, run to the last instructions that serve it.
 void RunToEnd(pid_t child) {
-  constexpr uint32_t kBegin = 0xd8678d48;  // lea -40(%rdi), %rsp
-  static unsigned long long begin = 0;
-  if (begin == 0) {
-    for (Step(child, SIGBUS); NextInstruction(child) != kBegin;) Step(child, 0);
-    begin = Position(child).rip;
-    return;
-  }
+  static const unsigned long long begin = EndOfAFault();
   const long text = ptrace(PTRACE_PEEKTEXT, child, begin, nullptr);
   CHECK(ptrace(PTRACE_POKETEXT, child, begin, (text & ~0xffL) | 0xcc) == 0, "PTRACE_POKETEXT");
   CHECK(ptrace(PTRACE_CONT, child, nullptr, SIGBUS) == 0, "PTRACE_CONT");

@@ -1,5 +1,5 @@
-// starts: processes that first need much memory when it is awkward: with no file descriptor left, and while
-// another thread forks.
+// starts [MiB]: processes that first need much memory when it is awkward: with no file descriptor left, and
+// while another thread forks.
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -13,13 +13,13 @@
 
 namespace {
 
-constexpr size_t kBytes = 48 << 20;
+size_t g_bytes;
 
 void Use(uint64_t seed) {
-  auto* words = static_cast<uint64_t*>(malloc(kBytes));
+  auto* words = static_cast<uint64_t*>(malloc(g_bytes));
   CHECK(words != nullptr, "malloc");
-  for (size_t i = 0; i < kBytes / 8; i += 64) words[i] = Mix(i + seed);
-  for (size_t i = 0; i < kBytes / 8; i += 64) CHECK(words[i] == Mix(i + seed), "word %zu", i);
+  for (size_t i = 0; i < g_bytes / 8; i += 64) words[i] = Mix(i + seed);
+  for (size_t i = 0; i < g_bytes / 8; i += 64) CHECK(words[i] == Mix(i + seed), "word %zu", i);
   free(words);
 }
 
@@ -69,7 +69,8 @@ void WhileForking(int delay) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  g_bytes = Argument(argc, argv, 1, 48) << 20;
   setvbuf(stdout, nullptr, _IONBF, 0);
   InChild(WithoutDescriptors);
   printf("starts: without descriptors\n");
