@@ -77,4 +77,4 @@ _farpool() {
   mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")
 }
 
-complete -F _farpool farpool
+complete -o filenames -F _farpool farpool

@@ -80,10 +80,8 @@ Command AddBench(CLI::App& root) {
   app->footer(
       "Compares farpool over shared memory and over TCP with the same program unlimited and, as root, with "
       "kernel swap "
-      "to\n"
-      "a zram device and to a file, in a memory control group. Everything that comes back is verified. "
-      "Medians; limits and "
-      "swap\n"
+      "to\na zram device and to a file, in a memory control group. Everything that comes back is verified. "
+      "Medians; limits and swap\n"
       "need root too, swap also fio and a kernel with ublk or nbd.\n"
       "\n"
       "Examples:\n"

@@ -105,8 +105,8 @@ Status Complete(DonorFlags* flags) {
 
 void LogChanges(const DonorServer::Stats& before, const DonorServer::Stats& now) {
   if (before.sessions == now.sessions && before.leased_bytes == now.leased_bytes) return;
-  spdlog::info("{} sessions, {} of {} leased", now.sessions, FormatSize(now.leased_bytes),
-               FormatSize(now.memory_bytes));
+  spdlog::info("{} {}, {} of {} leased", now.sessions, now.sessions == 1 ? "session" : "sessions",
+               FormatSize(now.leased_bytes), FormatSize(now.memory_bytes));
 }
 
 int RunDonor(DonorFlags* flags) {

@@ -85,16 +85,13 @@ Command AddRun(CLI::App& root, const std::vector<std::string>* program) {
          "--handoff", [o](const std::string& text) { SetHandoff(text, o); },
          "How a touch of an absent page reaches farpool: direct lets the touching thread fetch it, monitor "
          "has a thread of farpool's do so, slower, for programs whose memory the kernel itself touches "
-         "(KVM), "
-         "auto is direct (default)")
+         "(KVM), auto is direct (default)")
       ->type_name("auto|direct|monitor");
   app->add_option_function<std::string>(
          "--placement", [o](const std::string& text) { SetPlacement(text, o); },
          "Which of several donors a page goes to: slabs fills slab by slab, at whoever has memory free "
-         "(default); "
-         "even and weighted divide every batch of pages among all, in equal shares or by the bandwidth of "
-         "each, "
-         "measured when the run starts")
+         "(default); even and weighted divide every batch of pages among all, in equal shares or by the "
+         "bandwidth of each, measured when the run starts")
       ->type_name("slabs|even|weighted");
   app->add_option_function<std::string>(
          "--compress", [o](const std::string& text) { SetCompress(text, o); },
@@ -104,8 +101,7 @@ Command AddRun(CLI::App& root, const std::vector<std::string>* program) {
   app->add_option_function<std::string>(
          "--via", [o](const std::string& text) { SetVia(text, o); },
          "How the program gets far memory: a preloaded library (preload, the default), or a swap device and "
-         "a "
-         "memory control group, for static programs (swap; needs root, --local SIZE and --pool)")
+         "a memory control group, for static programs (swap; needs root, --local SIZE and --pool)")
       ->type_name("preload|swap");
   app->add_option_function<std::string>(
          "--threshold",

@@ -50,7 +50,7 @@ void PrintText(const std::vector<PoolEntry>& pool, const std::vector<Result<Dono
   for (const Result<DonorInfo>& info : infos)
     if (info.ok()) rack_width = std::max(rack_width, info.value().rack.size());
   fmt::print("{:<{}}  {:<11}  {:<{}}  {:>10}  {:>10}  {:>8}\n", "DONOR", width, "STATE", "RACK", rack_width,
-             "LENT", "FREE", "SLAB");
+             "MEMORY", "FREE", "SLAB");
   for (size_t i = 0; i < pool.size(); ++i) {
     if (!infos[i].ok()) {
       fmt::print("{:<{}}  {:<11}  {}\n", pool[i].ToString(), width, "unreachable",

@@ -169,8 +169,7 @@ Command AddSwap(CLI::App& root) {
   AddJson(app, &f->json);
   app->footer(
       "Needs root and the kernel's ublk_drv or nbd module. Serves until it is deleted; a standby goes on if "
-      "the daemon "
-      "is\n"
+      "the daemon is\n"
       "killed. SIZE is bytes, or a number with K, M, G or T (powers of 1024).\n"
       "\n"
       "Examples:\n"

@@ -1,4 +1,4 @@
-// farpool version: what this binary was built from. cli/build_info.h is written by CMake at configure time.
+// farpool version: what this binary was built from.
 
 #include <cstdio>
 #include <memory>

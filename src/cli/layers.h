@@ -1,7 +1,6 @@
 #pragma once
-// Where a flag's value comes from: the command line wins over FARPOOL_<FLAG>, that over the TOML file named
-// by
-// --config (or FARPOOL_CONFIG), that over the default. One section of the file per subcommand:
+// Where a flag's value comes from: the command line wins over FARPOOL_<FLAG>, that over the TOML file that
+// --config (or FARPOOL_CONFIG) names, that over the default. One section of the file per subcommand:
 //
 //   [run]
 //   pool = "tcp://10.0.0.2"

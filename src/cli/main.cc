@@ -132,6 +132,12 @@ int Main(int argc, char** argv) {
     return Refuse(SeeHelp("unknown argument " + first, name), exit_usage);
   } catch (const CLI::ValidationError& error) {
     return Refuse(error.what(), exit_usage);  // Of our own; it already says what to do.
+  } catch (const CLI::ArgumentMismatch& error) {
+    const std::string what = error.what();  // "FLAG: 1 required SIZE missing" or "FLAG: ... but received 2".
+    const std::string flag = what.substr(0, what.find(':'));
+    return Refuse(
+        SeeHelp(flag + (what.ends_with("missing") ? " needs a value" : " may be given only once"), name),
+        exit_usage);
   } catch (const CLI::ParseError& error) {
     return Refuse(SeeHelp(error.what(), name), exit_usage);
   }

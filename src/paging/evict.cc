@@ -1,5 +1,6 @@
-// The way out: groups leave the arena by MOVE into empty staging blocks; staged pages are hashed, written if
-// they changed, and their frames become free. Only this file moves a page resident -> staged -> stored.
+// The way out: groups leave the arena, by mremap or MOVE, into empty staging blocks; staged pages are hashed,
+// written if they changed, and their frames become free. Only this file moves a page resident -> staged ->
+// stored.
 
 #include <linux/mman.h>
 #include <sys/mman.h>

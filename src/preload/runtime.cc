@@ -55,16 +55,11 @@ bool MapTrampoline() {
   return true;
 }
 
-Status NoAddressSpace() {
-  return Status::Unsupported(
-      "no 16 TiB of address space for far memory: lift `ulimit -v` (see farpool doctor)");
-}
-
 Status MapTable(int fd) {
   const long map = sys::Call(SYS_mmap, kTableBase, kArenaPages * sizeof(PageEntry), PROT_READ | PROT_WRITE,
                              MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, 0);
   sys::Call(SYS_close, fd);
-  if (map == -ENOMEM) return NoAddressSpace();
+  if (map == -ENOMEM) return Status::Unsupported(kNoAddressSpace);
   if (sys::Failed(map)) return Status::FromErrno("mmap of the page table", static_cast<int>(-map));
   KeepOutOfCore(kTableBase, kArenaPages * sizeof(PageEntry));
   return Status::Ok();
@@ -80,7 +75,7 @@ Status Start() {
   if (Status s = MapTable(table_fd); !s.ok()) return s;
   const long arena = sys::Call(SYS_mmap, kArenaBase, kArenaBytes, PROT_NONE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-  if (arena == -ENOMEM) return NoAddressSpace();
+  if (arena == -ENOMEM) return Status::Unsupported(kNoAddressSpace);
   if (sys::Failed(arena)) return Status::FromErrno("reserving the far arena", static_cast<int>(-arena));
   int uffd = -1;
   EngineConfig config;

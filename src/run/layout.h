@@ -37,5 +37,13 @@ enum RuntimeFd : int {
   kFdDevices = 8 + 64,  // Of RDMA links to donors, one each.
   kRuntimeFds = kFdDevices + 64,
 };
+// Hard limit on descriptors below which nothing runs under farpool, and one that leaves programs and donors
+// room.
+inline constexpr uint64_t kDescriptorsMin = 4 * kRuntimeFds;
+inline constexpr uint64_t kDescriptorsWanted = 4096;
+
+// Where there is less than the arena takes.
+inline constexpr const char* kNoAddressSpace =
+    "no 16 TiB of address space for far memory: lift `ulimit -v` (see farpool doctor)";
 
 }  // namespace farpool

@@ -103,9 +103,11 @@ std::string ReportText(const RunReport& r) {
   std::string out;
   Line(&out, "command", fmt::format("{} (exit status {})", command, r.exit_status));
   Line(&out, "time",
-       fmt::format("{:.2f} s, {} {}", r.wall_s, r.processes, r.processes == 1 ? "process" : "processes"));
-  Line(&out, "how",
-       fmt::format("hand-off {}, pages placed by {}, evicted by {}", r.handoff, r.fill, r.evict));
+       fmt::format("{:.2f} s, {} {} with far memory", r.wall_s, r.processes,
+                   r.processes == 1 ? "process" : "processes"));
+  if (r.processes != 0)
+    Line(&out, "how",
+         fmt::format("hand-off {}, pages placed by {}, evicted by {}", r.handoff, r.fill, r.evict));
   Line(&out, "pool", r.pool);
   Line(&out, "resident",
        fmt::format("peak {} of {} allowed", FormatSize(r.peak_resident_bytes),
@@ -115,7 +117,7 @@ std::string ReportText(const RunReport& r) {
                    FormatSize(r.stored_bytes), FormatSize(r.metadata_bytes)));
   Line(&out, "near memory", fmt::format("peak {}, sampled each second", FormatSize(r.near_peak_bytes)));
   if (MostlyNear(r))
-    Line(&out, "hint", "most memory stayed near; docs/operations.md, \"What stays near\", says what and why");
+    Line(&out, "hint", "most memory stayed near; farpool-run(1), NEAR MEMORY, says what and why");
   Line(&out, "moved",
        fmt::format("in {} ({} pages), out {} ({} pages)", FormatSize(r.bytes_in), r.pages_in,
                    FormatSize(r.bytes_out), r.pages_out));

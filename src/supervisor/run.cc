@@ -90,6 +90,9 @@ uint32_t XsaveBytes() {
 }
 
 Result<RunSegment*> MakeSegment(const RunOptions& options, const std::string& library, Fd* fd) {
+  rlimit space;
+  getrlimit(RLIMIT_AS, &space);
+  if (space.rlim_cur < kArenaBytes) return Status::Unsupported(kNoAddressSpace);
   *fd = Fd(memfd_create("farpool-run", MFD_CLOEXEC));
   if (!fd->valid()) return Status::FromErrno("memfd_create", errno);
   if (ftruncate(fd->get(), sizeof(RunSegment)) != 0)
@@ -97,8 +100,7 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, const std::string& li
                              errno);
   void* map =
       mmap(nullptr, sizeof(RunSegment), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd->get(), 0);
-  if (map == MAP_FAILED)
-    return Status::FromErrno("mapping the run's shared state (a limit on address space, ulimit -v?)", errno);
+  if (map == MAP_FAILED) return Status::FromErrno("mapping the run's shared state", errno);
   // A fresh memfd is zero, which is every member's initial state; constructing 8 GiB of sparse counters in
   // place would touch them all.
   auto* segment = static_cast<RunSegment*>(map);
@@ -131,8 +133,10 @@ Result<RunSegment*> MakeSegment(const RunOptions& options, const std::string& li
   rlimit files;
   getrlimit(RLIMIT_NOFILE, &files);
   const rlim_t ceiling = std::min(files.rlim_max, kFdCeiling);
-  if (ceiling < 4 * kRuntimeFds)
-    return Status::Unsupported("too few file descriptors: raise the hard limit (ulimit -Hn) to 1024");
+  if (ceiling < kDescriptorsMin)
+    return Status::Unsupported(("too few file descriptors: raise the hard limit (ulimit -Hn) to " +
+                                std::to_string(kDescriptorsWanted))
+                                   .c_str());
   segment->fd_base = static_cast<int32_t>(ceiling) - kRuntimeFds;
   return segment;
 }

@@ -1,6 +1,6 @@
 #!/bin/bash
-# What --help lists, the man pages and the bash completion name the same commands and flags; and the man pages
-# render without a warning. FARPOOL_BUILD names the build directory.
+# What --help lists, the man pages and the bash completion name the same commands and flags, the report and its man page
+# the same fields; and the man pages render without a warning. FARPOOL_BUILD names the build directory.
 set -u
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 farpool=${FARPOOL_BUILD:-$repo/build}/bin/farpool
@@ -49,6 +49,11 @@ done
 benches=$("$farpool" bench nosuch 2>&1 | sed 's/.*there are //; s/,//g' | tr ' ' '\n')
 same "benches" "bench" "$benches" "man page" "$(section "$man/farpool-bench.1" DESCRIPTION | sed -n 's/^\.B \([a-z]*\)$/\1/p')"
 same "benches" "bench" "$benches" "completion" "$(completions farpool bench '')"
+
+# The report's fields, at the top level and within.
+fields=$("$farpool" run --local 16M --report-json - -- true | sed -n 's/^  "\([a-z_0-9]*\)":.*/\1/p')
+same "report" "--report-json" "$fields" "man page" \
+  "$(section "$man/farpool-run.1" "REPORT FILE" | sed -n 's/^\.B //p' | sed 's/, /\n/g')"
 
 if command -v groff >/dev/null; then
   for page in "$man"/*.1; do

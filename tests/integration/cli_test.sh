@@ -62,8 +62,8 @@ expect_refusal "bad size of donor" 2 "^farpool: --memory: '12Q' is not a size" "
 for size in 12Q -1 '' 0 99999999999999999999 101% 0% 1.5% x%; do
   expect_refusal "bad size $size of run" 125 '^farpool: --local: ' "$farpool" run --local "$size" -- true
 done
-expect_refusal "flag without value" 125 '--local: .*missing' "$farpool" run --local
-expect_refusal "flag twice" 125 '--local: .*1 required but received 2' "$farpool" run --local 1G --local 2G -- true
+expect_refusal "flag without value" 125 '--local needs a value;' "$farpool" run --local
+expect_refusal "flag twice" 125 '--local may be given only once;' "$farpool" run --local 1G --local 2G -- true
 expect_refusal "no program" 125 'no program to run; put it after --' "$farpool" run --local 1G
 expect_refusal "program without --" 125 'put -- before the program' "$farpool" run --local 1G sort
 expect_refusal "handoff" 125 "'mirror' is unknown" "$farpool" run --handoff mirror -- true

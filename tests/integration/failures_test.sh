@@ -79,7 +79,16 @@ refused no-place-for-the-trace 125 '--trace: cannot write to .*Is a directory' \
 # shellcheck disable=SC2016,SC2086  # for the inner shell
 limited=(sh -c 'ulimit $0 && exec "$@"')
 refused limit-on-file-sizes 125 'ulimit -f' "${limited[@]}" '-f 100' "$farpool" run "${near[@]}" -- true
-refused no-address-space 125 'ulimit -v' "${limited[@]}" '-v 100000000' "$farpool" run "${near[@]}" -- "$programs/pagewalker" 64
+for kib in 4000000 100000000; do
+  refused "no-address-space-$kib" 125 'no 16 TiB of address space for far memory: lift .ulimit -v. \(see farpool doctor\)' \
+    "${limited[@]}" "-v $kib" "$farpool" run "${near[@]}" -- true
+done
+# In the program itself, which has its first far memory then.
+refused no-address-space 125 'no 16 TiB of address space' "$farpool" run "${near[@]}" -- \
+  "${limited[@]}" '-v 100000000' "$programs/pagewalker" 64
+refused few-descriptors 125 'too few file descriptors: raise the hard limit \(ulimit -Hn\) to 4096' \
+  "${limited[@]}" '-n 540' "$farpool" run "${near[@]}" -- true
+passes doctor-few-descriptors 1 "${limited[@]}" '-n 540' "$farpool" doctor
 refused limit-on-data 125 'ulimit -d' "${limited[@]}" '-d 500000' "$farpool" run "${near[@]}" -- "$programs/pagewalker" 64
 # The donor of the run itself has no memory for its threads' stacks, first of all of them, then of some.
 for kib in 1000 6000 10000 12000 14000 16000; do

@@ -61,7 +61,14 @@ struct DonorTest : testing::Test {
   // test's own timeout only.
   template <typename Condition>
   void Until(Condition reached) {
-    while (!reached(donor->GetStats())) std::this_thread::yield();
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (!reached(donor->GetStats())) {
+      const auto stats = donor->GetStats();
+      ASSERT_LT(std::chrono::steady_clock::now(), end)
+          << stats.connections << " connections, " << stats.sessions << " sessions, " << stats.leased_bytes
+          << " bytes leased";
+      std::this_thread::yield();
+    }
   }
   Status::Code Do(DonorSession* session, LinkOp::Kind kind, SlabId slab, uint64_t offset, void* local,
                   uint32_t bytes) {

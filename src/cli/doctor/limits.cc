@@ -14,6 +14,7 @@
 #include "base/size_text.h"
 #include "cli/doctor/check.h"
 #include "cli/host_memory.h"
+#include "run/layout.h"
 
 namespace farpool {
 
@@ -28,8 +29,6 @@ constexpr uint64_t kTablesBytes = 1152u << 20;
 constexpr uint64_t kPageTableBytes = uint64_t{96} << 30;
 // The kernel's own default of vm.max_map_count; programs are written with it in mind.
 constexpr uint64_t kUsualMapCount = 65530;
-// A runtime needs some dozens beside the program's own; a donor one for each slab it lends on this host.
-constexpr rlim_t kFewDescriptors = 1024;
 
 std::string LimitText(rlim_t limit) { return limit == RLIM_INFINITY ? "unlimited" : FormatSize(limit); }
 
@@ -73,11 +72,11 @@ void CheckDescriptors(std::vector<Check>* checks) {
   rlimit limit = {};
   getrlimit(RLIMIT_NOFILE, &limit);
   const std::string found = fmt::format("{} (may be raised to {})", limit.rlim_cur, limit.rlim_max);
-  if (limit.rlim_max < kFewDescriptors) {
-    checks->push_back(
-        {"ulimit -n", Verdict::kWarn, found,
-         "Each slab lent by shared memory takes a descriptor: raise the hard limit (ulimit -Hn) to "
-         "4096 or more."});
+  if (limit.rlim_max < kDescriptorsWanted) {
+    checks->push_back({"ulimit -n", limit.rlim_max < kDescriptorsMin ? Verdict::kFail : Verdict::kWarn, found,
+                       fmt::format("Far memory takes {} of a program's, and each slab lent by shared memory "
+                                   "one of its donor's: raise the hard limit (ulimit -Hn) to {} or more.",
+                                   int{kRuntimeFds}, kDescriptorsWanted)});
   } else {
     checks->push_back({"ulimit -n", Verdict::kOk, found, ""});
   }
