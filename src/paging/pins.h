@@ -15,7 +15,7 @@ namespace farpool {
 
 class Pins {
  public:
-  static constexpr unsigned kPinsMax = 256;   // Ranges of one process inside guarded calls at once.
+  static constexpr unsigned kPinsMax = 1024;  // Ranges of one process inside guarded calls at once.
   static constexpr unsigned kKeptMax = 4096;  // Ranges the kernel works on between calls (io_submit).
 
   // Pins [begin, end). `owner` names the thread (any unique number), `stack` its stack pointer: a pin of the
@@ -27,7 +27,9 @@ class Pins {
           uintptr_t alternate = 0, uintptr_t alternate_end = 0) {
     const bool handler = stack > alternate && stack <= alternate_end;
     for (unsigned probe = 0; probe < kPinsMax; ++probe) {
-      const unsigned i = static_cast<unsigned>(owner + probe) % kPinsMax;
+      // Each thread begins at another one, among the few that usually do: the evictor looks at those alone
+      // then.
+      const unsigned i = probe < kPinsUsual ? static_cast<unsigned>(owner + probe) % kPinsUsual : probe;
       Slot& slot = slots_[i];
       uintptr_t holder = slot.owner.load(std::memory_order_relaxed);
       const bool abandoned = holder == owner && (slot.stack < stack || (first && slot.stack == stack)) &&
@@ -36,6 +38,7 @@ class Pins {
       if (!abandoned && !slot.owner.compare_exchange_strong(holder, owner, std::memory_order_acquire))
         continue;
       slot.stack = stack;
+      RaiseTo(i + 1, &pins_used_);
       Announce(&slot, begin, end);
       return static_cast<int>(i);
     }
@@ -54,9 +57,7 @@ class Pins {
       if (kept_[i].owner.load(std::memory_order_relaxed) != 0 ||
           !kept_[i].owner.compare_exchange_strong(free, kClaimed, std::memory_order_acquire))
         continue;
-      unsigned used = kept_used_.load(std::memory_order_relaxed);
-      while (used <= i && !kept_used_.compare_exchange_weak(used, i + 1, std::memory_order_relaxed)) {
-      }
+      RaiseTo(i + 1, &kept_used_);
       kept_[i].stack = group;
       Announce(&kept_[i], begin, end);
       kept_[i].owner.store(key, std::memory_order_release);
@@ -74,12 +75,14 @@ class Pins {
   // Drops the pins of owners of which `gone(owner)` is true: threads that ended inside a call (cancelled).
   template <typename Gone>
   void Reclaim(Gone&& gone) {
-    for (Slot& slot : slots_) {
+    const unsigned used = pins_used_.load(std::memory_order_acquire);
+    for (unsigned i = 0; i < used; ++i) {
+      Slot& slot = slots_[i];
       uintptr_t owner = slot.owner.load(std::memory_order_acquire);
       if (owner == 0 || owner == kClaimed || !gone(owner)) continue;
       // Two may come at once, and what the first has freed may be a third one's by now.
       if (slot.owner.compare_exchange_strong(owner, kClaimed, std::memory_order_acquire))
-        Unpin(static_cast<int>(&slot - slots_));
+        Unpin(static_cast<int>(i));
     }
   }
 
@@ -89,7 +92,8 @@ class Pins {
     evicting_end_.store(end, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     bool pinned = false;
-    for (const Slot& slot : slots_) pinned |= slot.Overlaps(begin, end);
+    const unsigned used = pins_used_.load(std::memory_order_relaxed);
+    for (unsigned i = 0; i < used; ++i) pinned |= slots_[i].Overlaps(begin, end);
     const unsigned kept = kept_used_.load(std::memory_order_relaxed);
     for (unsigned i = 0; i < kept; ++i) pinned |= kept_[i].Overlaps(begin, end);
     if (pinned) EndEvict();
@@ -101,7 +105,7 @@ class Pins {
   }
   // In a forked child: the other threads' pins are not ours.
   void Reset() {
-    for (Slot& slot : slots_) slot.Clear();
+    for (unsigned i = 0; i < pins_used_.load(std::memory_order_relaxed); ++i) slots_[i].Clear();
     for (unsigned i = 0; i < kept_used_.load(std::memory_order_relaxed); ++i) kept_[i].Clear();
     EndEvict();
   }
@@ -121,8 +125,14 @@ class Pins {
       owner.store(0, std::memory_order_release);
     }
   };
+  static constexpr unsigned kPinsUsual = 256;
   static constexpr uintptr_t kClaimed = UINTPTR_MAX;  // Owner of one that is being filled in or taken back.
 
+  static void RaiseTo(unsigned count, std::atomic<unsigned>* used) {
+    unsigned before = used->load(std::memory_order_relaxed);
+    while (before < count && !used->compare_exchange_weak(before, count, std::memory_order_relaxed)) {
+    }
+  }
   void Announce(Slot* slot, uintptr_t begin, uintptr_t end) {
     slot->begin.store(begin, std::memory_order_relaxed);
     slot->end.store(end, std::memory_order_relaxed);
@@ -143,7 +153,7 @@ class Pins {
 
   Slot slots_[kPinsMax];
   Slot kept_[kKeptMax];
-  std::atomic<unsigned> kept_used_{0};  // None beyond was ever used.
+  std::atomic<unsigned> pins_used_{kPinsUsual}, kept_used_{0};  // None beyond was ever used.
   std::atomic<uintptr_t> evicting_begin_{UINTPTR_MAX};
   std::atomic<uintptr_t> evicting_end_{0};
 };

@@ -59,7 +59,7 @@ long GuardFork(GuardFrame* frame) {
   if (!sys::Failed(table)) {
     if (Status s = engine.BeforeFork(reinterpret_cast<PageEntry*>(table), child_budget); !s.ok()) Fatal(s);
     sys::Call(SYS_munmap, table, table_bytes);
-    sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DOFORK);
+    AdviseArena(MADV_DOFORK);
     r = Forward(frame);
     if (r == 0) {
       ThreadsAfterFork();
@@ -71,11 +71,12 @@ long GuardFork(GuardFrame* frame) {
       sys::Call(SYS_close, table_fd);
       if (sys::Failed(map)) Fatal(Status::FromErrno("mmap of the page table", static_cast<int>(-map)));
       KeepOutOfCore(kTableBase, table_bytes);
+      sys::Call(SYS_madvise, kTableBase, table_bytes, MADV_DONTFORK);
       g_runtime.store->AfterFork();
       int uffd = -1;
       bool move;  // The same kernel as the parent's.
       if (Status s = OpenUserfault(&uffd, &move); !s.ok()) Fatal(s);
-      sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);
+      AdviseArena(MADV_DONTFORK);
       if (Status s = engine.AfterForkInChild(uffd, child_budget); !s.ok()) Fatal(s);
       OwnThreadsAfterFork();
       EvictionThreadsAfterFork();
@@ -84,7 +85,7 @@ long GuardFork(GuardFrame* frame) {
         if (Status s = StartMonitor(); !s.ok()) Fatal(s);
       return 0;
     }
-    sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);
+    AdviseArena(MADV_DONTFORK);
     engine.AfterForkInParent();
   }
   sys::Call(SYS_close, table_fd);

@@ -60,13 +60,12 @@ long CallFutex(const GuardFrame* frame) {
   }
 }
 
-// The words waited for are named in memory only.
-long CallFutexWaitv(const GuardFrame* frame) {
+// The words are named in memory only.
+long CallFutexWaiters(const GuardFrame* frame, uint64_t count) {
   struct Waiter {
     uint64_t value, address;
     uint32_t flags, reserved;
   };
-  const uint64_t count = frame->args[1];
   if (frame->args[0] == 0 || count > 128) return CallPrepared(frame);
   for (int attempt = 0;; ++attempt) {
     bool far = false;

@@ -176,9 +176,13 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
     case SYS_mlock:
     case SYS_mlock2:
     case SYS_munlock:
-    case SYS_msync:
     case SYS_mbind:
       return InArena(args[0]) ? 0 : CallPrepared(frame);
+    case SYS_msync:
+      return GuardMsync(frame);
+    case SYS_shmat:
+      // It would replace far memory (SHM_REMAP) without a word to the engine; what is free there is reserved.
+      return InArena(args[1]) ? -EINVAL : Forward(frame);
     case SYS_mlockall:
     case SYS_munlockall:
       // Far memory cannot be locked: it would all be populated, or could not be dropped. Near memory stays
@@ -250,7 +254,9 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
       NoteIoctl(*frame);
       return CallPrepared(frame);
     case SYS_futex_waitv:
-      return CallFutexWaitv(frame);
+      return CallFutexWaiters(frame, args[1]);
+    case 456:  // futex_requeue: from one to another.
+      return CallFutexWaiters(frame, 2);
     case SYS_futex:
       return CallFutex(frame);
     case SYS_exit:

@@ -25,6 +25,7 @@ void NoteIoctl(const GuardFrame& frame);
 long GuardMunmap(uint64_t address, uint64_t bytes);
 long GuardMprotect(uint64_t address, uint64_t bytes, int protection);
 long GuardMremap(GuardFrame* frame);
+long GuardMsync(const GuardFrame* frame);
 long GuardMadvise(uint64_t address, uint64_t bytes, int advice);
 long GuardBrk(uint64_t address);
 // Once, after PatchLibc(): libc's heap will grow in the arena.
@@ -76,7 +77,7 @@ long CallOtherMemory(const GuardFrame* frame);
 long GuardVmsplice(const GuardFrame* frame);
 // futexes.cc.
 long CallFutex(const GuardFrame* frame);
-long CallFutexWaitv(const GuardFrame* frame);
+long CallFutexWaiters(const GuardFrame* frame, uint64_t count);
 long GuardThreadExit(const GuardFrame* frame);
 // async_io.cc.
 long CallIoSubmit(const GuardFrame* frame);

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -110,6 +111,17 @@ Area Like(Area area, uint64_t first, uint64_t last) {
   return area;
 }
 
+// Where in [first, last) the first page lies that is not mapped; or last.
+uint64_t CoveredTo(uint64_t first, uint64_t last) {
+  const AreaMap& areas = g_runtime.engine->areas();
+  while (first < last) {
+    const Area* area = areas.Find(first);
+    if (area == nullptr) break;
+    first = std::min(area->last, last);
+  }
+  return first;
+}
+
 // What of the area that contains `first` is in [first, last).
 Area PartOf(uint64_t first, uint64_t last) {
   const Area& area = *g_runtime.engine->areas().Find(first);
@@ -146,14 +158,23 @@ long FarMmap(GuardFrame* frame) {
   if (Fixed(flags)) {
     if (!ArenaRange(address, bytes, &first, &last)) return -EINVAL;
     if ((flags & MAP_FIXED_NOREPLACE) != 0 && !engine.areas().Free(first, last)) return -EEXIST;
-    if (long r = UnmapLocked(first, last); r != 0) return r;
     if (PrivateAnonymous(flags)) {
+      if (long r = UnmapLocked(first, last); r != 0) return r;
       const long r = MapLocked(first, last, protection);
       return r != 0 ? r : static_cast<long>(address);
     }
-    // A file or shared memory over a part of far memory: the kernel's, and near.
-    const long r = Forward(frame);
-    if (sys::Failed(r)) return r;
+    // A file or shared memory over a part of far memory: the kernel's, and near. Mapped elsewhere first: what
+    // cannot be mapped leaves what there was.
+    frame->args[0] = 0;
+    frame->args[3] = static_cast<uint64_t>(flags & ~(MAP_FIXED | MAP_FIXED_NOREPLACE));
+    const long elsewhere = Forward(frame);
+    if (sys::Failed(elsewhere)) return elsewhere;
+    long r = UnmapLocked(first, last);
+    if (r == 0) r = sys::Call(SYS_mremap, elsewhere, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, address);
+    if (sys::Failed(r)) {
+      sys::Call(SYS_munmap, elsewhere, bytes);
+      return r;
+    }
     if (!engine.areas().Set(first, last, protection, true)) Fatal(Status::Exhausted("too many mappings"));
     return r;
   }
@@ -184,7 +205,10 @@ long FarMunmap(GuardFrame* frame) {
 long SetProtection(uint64_t first, uint64_t last, int protection) {
   Engine& engine = *g_runtime.engine;
   ExclusiveLock hold(&engine);
-  if (!engine.areas().Covered(first, last)) return -ENOMEM;
+  // Like the kernel: up to what is not mapped.
+  const uint64_t wanted = last;
+  last = CoveredTo(first, last);
+  if (first == last) return -ENOMEM;
   const long r = Protect(first, last, protection);
   if (r != 0) return r;
   // A foreign part keeps its mark: set what is ours piece by piece.
@@ -196,7 +220,7 @@ long SetProtection(uint64_t first, uint64_t last, int protection) {
     if (!engine.areas().Set(area)) Fatal(Status::Exhausted("too many mappings"));
     page = area.last;
   }
-  return 0;
+  return last == wanted ? 0 : -ENOMEM;
 }
 
 long FarMprotect(GuardFrame* frame) {
@@ -208,9 +232,10 @@ long FarMprotect(GuardFrame* frame) {
   if (!ArenaRange(address, bytes, &first, &last)) return address % kPageBytes != 0 ? -EINVAL : -ENOMEM;
   if (!EnsureStarted()) return sys::Call(SYS_mprotect, address, bytes, protection);
   Engine& engine = *g_runtime.engine;
-  if (const long r = SetProtection(first, last, protection); r != 0) return r;
+  const long r = SetProtection(first, last, protection);
+  if (r != 0 && r != -ENOMEM) return r;
   if (Status s = engine.BecameWritable(first, last); !s.ok()) Fatal(s);
-  return 0;
+  return r;
 }
 
 // Advice on how [first, last) will be used; contents do not change.
@@ -245,6 +270,43 @@ long Advise(uint64_t first, uint64_t last, int advice) {
   return 0;
 }
 
+// msync of far pages: files of the program's that are mapped there are written.
+long FarMsync(GuardFrame* frame) {
+  const uint64_t address = frame->args[0];
+  const uint64_t bytes = frame->args[1];
+  const uint64_t flags = frame->args[2];
+  if (address % kPageBytes != 0 || (flags & ~uint64_t{MS_ASYNC | MS_INVALIDATE | MS_SYNC}) != 0 ||
+      ((flags & MS_ASYNC) != 0 && (flags & MS_SYNC) != 0))
+    return -EINVAL;
+  uint64_t first, last;
+  if (bytes == 0) return 0;
+  if (!ArenaRange(address, bytes, &first, &last)) return -ENOMEM;
+  if (!EnsureStarted()) return sys::Call(SYS_msync, address, bytes, flags);
+  Engine& engine = *g_runtime.engine;
+  bool covered;
+  for (uint64_t page = first;;) {
+    Area file = {.first = last, .last = last};
+    {
+      MutexLock hold(engine.lock());
+      covered = engine.areas().Covered(first, last);
+      for (size_t i = engine.areas().LowerBound(page); i < engine.areas().size(); ++i) {
+        const Area& area = engine.areas().at(i);
+        if (area.first >= last) break;
+        if (!area.foreign) continue;
+        file = Like(area, std::max(area.first, page), std::min(area.last, last));
+        break;
+      }
+    }
+    if (file.first == last) break;
+    // Without the lock: it waits for the disk.
+    const long r = sys::Call(SYS_msync, AddressOf(file.first), (file.last - file.first) * kPageBytes, flags);
+    if (r != 0) return r;
+    page = file.last;
+    if (page == last) break;
+  }
+  return covered ? 0 : -ENOMEM;
+}
+
 long FarMadvise(GuardFrame* frame) {
   const uint64_t address = frame->args[0];
   const uint64_t bytes = frame->args[1];
@@ -259,17 +321,19 @@ long FarMadvise(GuardFrame* frame) {
     case 24 /*MADV_DONTNEED_LOCKED*/:
     case MADV_FREE: {
       ExclusiveLock hold(&engine);
-      if (!engine.areas().Covered(first, last)) return -ENOMEM;
-      for (uint64_t page = first; page < last;) {
-        const Area area = PartOf(page, last);
+      // Like the kernel: what is mapped, even if not all is.
+      const bool covered = engine.areas().Covered(first, last);
+      for (size_t i = engine.areas().LowerBound(first); i < engine.areas().size(); ++i) {
+        const Area& area = engine.areas().at(i);
+        if (area.first >= last) break;
+        const uint64_t from = std::max(area.first, first), to = std::min(area.last, last);
         if (area.foreign) {
-          sys::Call(SYS_madvise, AddressOf(page), (area.last - page) * kPageBytes, advice);
+          sys::Call(SYS_madvise, AddressOf(from), (to - from) * kPageBytes, advice);
         } else {
-          engine.DiscardLocked(page, area.last);
+          engine.DiscardLocked(from, to);
         }
-        page = area.last;
       }
-      return 0;
+      return covered ? 0 : -ENOMEM;
     }
     case MADV_NORMAL:
     case MADV_RANDOM:
@@ -497,6 +561,10 @@ long GuardMadvise(uint64_t address, uint64_t bytes, int advice) {
   if (advice == FARPOOL_ADVICE_ACTIVE && bytes == 0) return g_runtime.near ? -EINVAL : 0;
   if (!InArena(address)) return sys::Call(SYS_madvise, address, bytes, advice);
   return OnNearStack(&FarMadvise, {0, {address, bytes, static_cast<uint64_t>(advice)}, 0});
+}
+
+long GuardMsync(const GuardFrame* frame) {
+  return InArena(frame->args[0]) ? OnNearStack(&FarMsync, *frame) : Forward(frame);
 }
 
 long GuardMremap(GuardFrame* frame) {

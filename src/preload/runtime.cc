@@ -30,6 +30,21 @@ void KeepOutOfCore(uintptr_t address, size_t bytes) { sys::Call(SYS_madvise, add
 
 namespace {
 
+// Calls what(address, bytes) for the parts of the arena that no file of the program's is mapped over: files
+// cannot be registered, and devices refuse advice.
+template <typename What>
+void EachOwnPart(What&& what) {
+  const AreaMap& areas = g_runtime.engine->areas();
+  uint64_t from = 0;
+  for (size_t i = 0; i <= areas.size(); ++i) {
+    const bool end = i == areas.size();
+    if (!end && !areas.at(i).foreign) continue;
+    const uint64_t to = end ? kArenaPages : areas.at(i).first;
+    if (from < to) what(kArenaBase + from * kPageBytes, (to - from) * kPageBytes);
+    if (!end) from = areas.at(i).last;
+  }
+}
+
 constexpr int kExitDataLost = 74;
 
 RunSegment* MapSegment(int fd) {
@@ -62,6 +77,7 @@ Status MapTable(int fd) {
   if (map == -ENOMEM) return Status::Unsupported(kNoAddressSpace);
   if (sys::Failed(map)) return Status::FromErrno("mmap of the page table", static_cast<int>(-map));
   KeepOutOfCore(kTableBase, kArenaPages * sizeof(PageEntry));
+  sys::Call(SYS_madvise, kTableBase, kArenaPages * sizeof(PageEntry), MADV_DONTFORK);
   return Status::Ok();
 }
 
@@ -80,9 +96,9 @@ Status Start() {
   int uffd = -1;
   EngineConfig config;
   if (Status s = OpenUserfault(&uffd, &config.move); !s.ok()) return s;
-  // A fork that goes unnoticed would give the child zeros for absent pages; like this it gets none at all.
-  // GuardFork lifts it for the forks it serves.
-  sys::Call(SYS_madvise, kArenaBase, kArenaBytes, MADV_DONTFORK);
+  // A fork that goes unnoticed would give the child zeros for absent pages, and the table by which it could
+  // give back its parent's; like this it gets neither. GuardFork lifts it for the forks it serves.
+  AdviseArena(MADV_DONTFORK);
   KeepOutOfCore(kArenaBase, kArenaBytes);
   g_runtime.store->Init(&g_runtime.segment->slabs, &g_runtime.supervisor);
   config.arena = reinterpret_cast<std::byte*>(kArenaBase);
@@ -172,23 +188,16 @@ Status OpenUserfault(int* uffd, bool* move) {
   if (!*move) g_runtime.segment->copies.store(true, std::memory_order_relaxed);
   g_runtime.register_mode = UFFDIO_REGISTER_MODE_MISSING | (*move ? 0 : UFFDIO_REGISTER_MODE_WP);
   *uffd = PlaceFd(static_cast<int>(fd), kFdUserfault);
-  // Files that the program mapped over far memory cannot be registered and need not be: go around them.
-  const AreaMap& areas = g_runtime.engine->areas();
-  uint64_t from = 0;
-  for (size_t i = 0; i <= areas.size(); ++i) {
-    const bool end = i == areas.size();
-    if (!end && !areas.at(i).foreign) continue;
-    const uint64_t to = end ? kArenaPages : areas.at(i).first;
-    if (from < to) {
-      uffdio_register reg = {.range = {kArenaBase + from * kPageBytes, (to - from) * kPageBytes},
-                             .mode = g_runtime.register_mode,
-                             .ioctls = 0};
-      if (long r = sys::Call(SYS_ioctl, *uffd, UFFDIO_REGISTER, &reg); r != 0)
-        return Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-r));
-    }
-    if (!end) from = areas.at(i).last;
-  }
-  return Status::Ok();
+  long failed = 0;
+  EachOwnPart([&](uint64_t address, uint64_t bytes) {
+    uffdio_register reg = {.range = {address, bytes}, .mode = g_runtime.register_mode, .ioctls = 0};
+    if (long r = sys::Call(SYS_ioctl, *uffd, UFFDIO_REGISTER, &reg); r != 0) failed = r;
+  });
+  return failed == 0 ? Status::Ok() : Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-failed));
+}
+
+void AdviseArena(int advice) {
+  EachOwnPart([advice](uint64_t address, uint64_t bytes) { sys::Call(SYS_madvise, address, bytes, advice); });
 }
 
 void Fatal(const Status& status) { g_runtime.supervisor.Fatal(kExitDataLost, status.text()); }

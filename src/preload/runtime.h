@@ -85,6 +85,8 @@ bool EnsureStarted();
 // Opens a userfaultfd of this process in the runtime's place and registers the arena. `move`: this kernel has
 // UFFDIO_MOVE.
 Status OpenUserfault(int* uffd, bool* move);
+// madvise of all of the arena that is not a file of the program's.
+void AdviseArena(int advice);
 
 // For the runtime's own shared mappings, which are sparse and huge: they do not belong into the program's
 // core.

@@ -58,9 +58,10 @@ struct Table {
     Add(SYS_mlock2, A);
     Set(SYS_mlockall, kAlways);
     Set(SYS_munlockall, kAlways);
+    Add(SYS_shmat, N, A);
     Add(SYS_mincore, A, N, O);
     Add(SYS_mbind, A, N, N, B(4));
-    Add(SYS_get_mempolicy, P(4), B(2), N, A);
+    Add(SYS_get_mempolicy, P(4), B(2), N, P(1));
     Add(SYS_set_mempolicy, N, B(2));
     Add(SYS_migrate_pages, N, N, B(1), B(1));
     Add(SYS_move_pages, N, N, L(1, 8), L(1, 4), L(1, 4));
@@ -204,7 +205,7 @@ struct Table {
     Set(SYS_futex, SyscallSpec::kPointers, P(4), N, N, P(kTimespec), P(4));
     Add(kFutexWake, P(4));
     Add(kFutexWait, P(4), N, N, N, P(kTimespec));
-    Add(kFutexRequeue, L(2, 12));
+    Set(kFutexRequeue, kAlways, P(48));
     Set(SYS_futex_waitv, kAlways, L(1, 24), N, N, P(kTimespec));
     Add(SYS_get_robust_list, N, P(8), P(8));
     Set(SYS_io_setup, kAlways, N, P(8));

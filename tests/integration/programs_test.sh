@@ -133,7 +133,7 @@ hinted hints-random 'R["pages_in"] == R["fetch"]["count"]'
 hinted hints-sequential 'R["fetch"]["count"] * 40 < R["pages_in"]'
 # The writer sees pages off beside the faults of a program that writes all the time, by its report.
 if wanted evicted-beside; then
-  if ! under 32M "$work/report.json" "$programs/pagewalker" 150 >"$work/far.out" 2>&1; then
+  if ! under 64M "$work/report.json" "$programs/pagewalker" 300 >"$work/far.out" 2>&1; then
     bad evicted-beside "$(head -c 300 "$work/far.out")"
   elif ! python3 -c 'import json, sys; sys.exit(json.load(open(sys.argv[1]))["evicted_beside"] < 1000)' "$work/report.json"; then
     bad evicted-beside "$(grep evicted_beside "$work/report.json")"

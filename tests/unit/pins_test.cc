@@ -166,13 +166,17 @@ TEST(PinsTest, RunsOutWithAWordAndRecovers) {
   std::vector<int> held;
   for (unsigned i = 0; i < Pins::kPinsMax; ++i) held.push_back(pins->Pin(i, i + 1, i + 1, kStack));
   for (int pin : held) EXPECT_GE(pin, 0);
-  EXPECT_EQ(pins->Pin(500, 501, 1000, kStack), -1);
+  EXPECT_EQ(pins->Pin(5000, 5001, 5000, kStack), -1);
   pins->Unpin(-1);
-  EXPECT_TRUE(pins->BeginEvict(500, 501));
+  EXPECT_TRUE(pins->BeginEvict(5000, 5001));
   pins->EndEvict();
   pins->Unpin(held[77]);
-  EXPECT_EQ(pins->Pin(500, 501, 1000, kStack), held[77]);
+  EXPECT_EQ(pins->Pin(5000, 5001, 5000, kStack), held[77]);
   for (unsigned i = 0; i < Pins::kPinsMax; ++i) EXPECT_EQ(pins->BeginEvict(i, i + 1), i == 77) << i;
+  pins->EndEvict();
+  pins->Reclaim(
+      [](uintptr_t owner) { return owner == Pins::kPinsMax; });  // The last one ended inside its call.
+  EXPECT_TRUE(pins->BeginEvict(Pins::kPinsMax - 1, Pins::kPinsMax));
 }
 
 TEST(PinsTest, ForkedChildStartsWithoutPins) {

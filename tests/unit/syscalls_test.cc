@@ -118,8 +118,8 @@ const std::set<unsigned> kPassed = {
     // with
     // what they name (threads' descriptors, robust lists).
     SYS_rt_sigreturn, SYS_arch_prctl, SYS_set_tid_address, SYS_set_robust_list, SYS_rseq, SYS_clone3,
-    // Of mappings that cannot be far: shared files, System V memory, shadow stacks, policies.
-    SYS_remap_file_pages, SYS_shmat, 453, 450,
+    // Of mappings that cannot be far: shared files, shadow stacks, policies.
+    SYS_remap_file_pages, 453, 450,
     // The kernel's own probes.
     335, 336,
     // Refused by the filter as a whole, and what cannot be called without it.

@@ -57,6 +57,16 @@ void Words() {
             "FUTEX_WAKE_OP: %s", strerror(errno));
     });
     for (std::thread& thread : threads) thread.join();
+    struct Waiter {
+      uint64_t value, address;
+      uint32_t flags, reserved;
+    };
+    auto* waiters = FarArray<Waiter>(2);
+    const uint32_t flags = 2 | static_cast<uint32_t>(flag);  // A word of 32 bits.
+    waiters[0] = {7, reinterpret_cast<uint64_t>(word), flags, 0};
+    waiters[1] = {8, reinterpret_cast<uint64_t>(second), flags, 0};
+    Stir();
+    CHECK(syscall(456, waiters, 0, 1, 1) == 0 || errno == ENOSYS, "futex_requeue: %s", strerror(errno));
     auto* limit = Far(timespec{0, 1000000});
     Stir();
     errno = 0;

@@ -2,8 +2,10 @@
 // should be afterwards; between large mappings, small ones and files.
 
 #include <fcntl.h>
+#include <linux/perf_event.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/shm.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -55,13 +57,32 @@ void Errors() {
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     return got == place ? munmap(place, kMuch) : address(got);
   });
+  const int file = memfd_create("file", 0);
+  CHECK(file >= 0 && ftruncate(file, kPage) == 0, "memfd_create");
+  Report("mmap of no file over a mapping",
+         [&] { return address(mmap(fixed, kPage, 3, MAP_SHARED | MAP_FIXED, 999, 0)); });
+  Report("mmap of a file into a hole", [&] {
+    return address(mmap(hole + kLarge / 2, kPage, 3, MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0));
+  });
+  CHECK(munmap(hole + kLarge / 2, kPage) == 0 && close(file) == 0, "the file's mapping");
   Report("munmap off a page", [&] { return munmap(at + 1, kPage); });
   Report("munmap of nothing", [&] { return munmap(at, 0); });
   Report("mprotect off a page", [&] { return mprotect(at + 1, kPage, PROT_READ); });
   Report("mprotect of nothing", [&] { return mprotect(at, 0, PROT_READ); });
   Report("mprotect of a hole", [&] { return mprotect(hole + kLarge / 2, kPage, PROT_READ); });
+  Report("mprotect over a hole", [&] { return mprotect(hole + kLarge / 2 - kPage, 3 * kPage, PROT_READ); });
+  for (const char* part : {hole + kLarge / 2 - kPage, hole + kLarge / 2 + kPage})
+    Report("writing there", [&] { return syscall(SYS_getrandom, part, 8, 0); });
+  CHECK(mprotect(hole + kLarge / 2 - kPage, kPage, PROT_READ | PROT_WRITE) == 0, "mprotect");
   Report("madvise off a page", [&] { return madvise(at + 1, kPage, MADV_DONTNEED); });
   Report("madvise of a hole", [&] { return madvise(hole + kLarge / 2, kPage, MADV_DONTNEED); });
+  Report("madvise over a hole", [&] { return madvise(hole + kLarge / 2 - kPage, 3 * kPage, MADV_DONTNEED); });
+  VerifyZero(hole + kLarge / 2 - kPage, kPage, "before the hole");
+  VerifyZero(hole + kLarge / 2 + kPage, kPage, "behind the hole");
+  Report("msync off a page", [&] { return msync(at + 1, kPage, MS_SYNC); });
+  Report("msync nonsense", [&] { return msync(at, kPage, 64); });
+  Report("msync both ways", [&] { return msync(at, kPage, MS_SYNC | MS_ASYNC); });
+  Report("msync over a hole", [&] { return msync(hole, kLarge, MS_SYNC); });
   Report("madvise nonsense", [&] { return madvise(at, kPage, 9999); });
   Report("mremap of a hole",
          [&] { return address(mremap(hole + kLarge / 2, kPage, 2 * kPage, MREMAP_MAYMOVE)); });
@@ -79,7 +100,7 @@ void Errors() {
     return mincore(hole + kLarge / 2, kPage, &one);
   });
   Verify(at, kLarge, 1, "after errors");
-  Verify(hole, kLarge / 2, 2, "before the hole");
+  Verify(hole, kLarge / 2 - kPage, 2, "before the hole");
   munmap(at, kLarge);
   munmap(hole, kLarge);
 }
@@ -174,6 +195,73 @@ void Moves() {
 }
 
 // Files over parts of a large mapping.
+// Of the mapping at `at`, by the kernel.
+long DirtyKib(const void* at) {
+  char start[32], line[256];
+  snprintf(start, sizeof(start), "%lx-", reinterpret_cast<unsigned long>(at));
+  FILE* maps = fopen("/proc/self/smaps", "r");
+  CHECK(maps != nullptr, "smaps");
+  bool inside = false;
+  long dirty = 0, kib;
+  while (fgets(line, sizeof(line), maps) != nullptr) {
+    if (strncmp(line, start, strlen(start)) == 0) inside = true;
+    if (inside &&
+        (sscanf(line, "Shared_Dirty: %ld", &kib) == 1 || sscanf(line, "Private_Dirty: %ld", &kib) == 1))
+      dirty += kib;
+    if (strncmp(line, "VmFlags:", 8) == 0) inside = false;
+  }
+  fclose(maps);
+  return dirty;
+}
+
+// System V memory takes the place of far memory as a whole or not at all.
+void Attached() {
+  char* large = Map(kLarge, 14);
+  const int id = shmget(IPC_PRIVATE, kPage, 0600);
+  CHECK(id >= 0, "shmget: %s", strerror(errno));
+  Stir();
+  void* const at = shmat(id, large + 8 * kPage, SHM_REMAP);
+  if (at == reinterpret_cast<void*>(-1)) {
+    CHECK(errno == EINVAL, "shmat: %s", strerror(errno));
+    Verify(large, kLarge, 14, "not attached");
+  } else {
+    VerifyZero(large + 8 * kPage, kPage, "attached");
+  }
+  CHECK(shmctl(id, IPC_RMID, nullptr) == 0, "shmctl");
+  munmap(large, kLarge);
+  printf("memory: attached\n");
+}
+
+// A ring that a driver shares, over far memory: others refuse advice on such, and a child must have all the
+// rest.
+void Rings() {
+  char* large = Map(kLarge, 15);
+  perf_event_attr event = {};
+  event.size = sizeof(event);
+  event.type = PERF_TYPE_SOFTWARE;
+  event.config = PERF_COUNT_SW_CPU_CLOCK;
+  event.exclude_kernel = 1;
+  const auto fd = static_cast<int>(syscall(SYS_perf_event_open, &event, 0, -1, -1, 0));
+  if (fd >= 0)
+    CHECK(mmap(large + 64 * kPage, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) !=
+              MAP_FAILED,
+          "mmap of a ring: %s", strerror(errno));
+  Stir();
+  for (int i = 0; i < 2; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      Verify(large, 64 * kPage, 15, "child, before the ring");
+      Verify(large + 66 * kPage, kLarge - 66 * kPage, 15 + 66 * kPage, "child, behind the ring");
+      _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0, "child: %x", static_cast<unsigned>(status));
+  }
+  if (fd >= 0) close(fd);
+  munmap(large, kLarge);
+  printf("memory: rings\n");
+}
+
 void Files() {
   char name[] = "/tmp/farpool-memory-XXXXXX";
   const int fd = mkstemp(name);
@@ -190,6 +278,8 @@ void Files() {
   shared[5] = 'a';
   copied[6] = 'b';
   CHECK(pread(fd, content, sizeof(content), 0) == sizeof(content) && content[5] == 'a', "the file");
+  CHECK(msync(large, kLarge, MS_SYNC) == 0, "msync: %s", strerror(errno));
+  printf("memory: %ld kB of the file still to be written\n", DirtyKib(shared));
   const pid_t child = fork();
   if (child == 0) {
     CHECK(shared[5] == 'a' && copied[6] == 'b', "child");
@@ -259,6 +349,8 @@ int main(int argc, char** argv) {
   Advice();
   Moves();
   Files();
+  Attached();
+  Rings();
   Limited();
   Devices();
   printf("memory: all verified\n");

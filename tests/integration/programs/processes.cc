@@ -434,15 +434,34 @@ void Limits() {
   puts("processes limits: verified");
 }
 
-// The child has what its parent had, or it dies. Nothing else will do.
+// The child has what its parent had, or it dies; and what it gives back stays its parent's. Nothing else will
+// do.
 void Unseen(Heap* heap) {
+  constexpr size_t kBytes = 1 << 20;
   const rlimit no_core = {0, 0};
   CHECK(setrlimit(RLIMIT_CORE, &no_core) == 0, "setrlimit");
-  for (int i = 0; i < 5; ++i) {
+  auto* words = static_cast<uint64_t*>(
+      mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  CHECK(words != MAP_FAILED, "mmap");
+  for (size_t i = 0; i < kBytes / 8; ++i) words[i] = Mix(i);
+  static uint64_t* at;
+  at = words;
+  static char stack[64 * 1024] __attribute__((aligned(16)));
+  const auto body = [](void* heap_or_null) {
+    if (heap_or_null != nullptr) static_cast<Heap*>(heap_or_null)->Verify("child of an unseen fork");
+    return heap_or_null != nullptr ? 0 : munmap(at, kBytes);
+  };
+  for (int i = 0; i < 8; ++i) {
     long child = SYS_fork;
-    asm volatile("syscall" : "+a"(child) : : "rcx", "r11", "memory");
+    if (i % 4 == 3) {
+      child = clone(body, stack + sizeof(stack), SIGCHLD, i < 4 ? heap : nullptr);
+    } else {
+      asm volatile("syscall" : "+a"(child) : : "rcx", "r11", "memory");
+    }
     if (child == 0) {
-      heap->Verify("child of an unseen fork");
+      if (i % 4 == 0) heap->Verify("child of an unseen fork");
+      if (i % 4 == 1) munmap(words, kBytes);
+      if (i % 4 == 2) madvise(words, kBytes, MADV_DONTNEED);
       _exit(0);
     }
     int status;
@@ -450,6 +469,8 @@ void Unseen(Heap* heap) {
     CHECK(status == 0 || (WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV), "unseen fork: status %x",
           static_cast<unsigned>(status));
     heap->Verify("parent of an unseen fork");
+    for (size_t word = 0; word < kBytes / 8; ++word)
+      CHECK(words[word] == Mix(word), "word %zu after child %d gave it back", word, i);
   }
   puts("processes unseen: verified");
 }
