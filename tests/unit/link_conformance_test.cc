@@ -3,7 +3,10 @@
 // is a real one, in this process. RDMA is tested on a fake device, and on a true one if FARPOOL_TEST_RDMA is
 // its address: tests/vm/rdma_test.sh makes one.
 
+#include <arpa/inet.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -895,6 +898,33 @@ TEST(TcpLinkTest, APeerThatDoesNotReadMeansTimeout) {
 
 // Method: a silent peer. As many operations as the link holds are posted without waiting; one more has to
 // wait for room, which comes only with the deadline.
+// Method: a peer that reads only once the link has given up.
+TEST(TcpLinkTest, WhatIsNotSentWhenALinkDiesNeverIs) {
+  Fd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)),
+      client(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int little = 4096;
+  setsockopt(listener.get(), SOL_SOCKET, SO_RCVBUF, &little, sizeof(little));
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t bytes = sizeof(address);
+  ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&address), bytes), 0);
+  ASSERT_EQ(listen(listener.get(), 1), 0);
+  ASSERT_EQ(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &bytes), 0);
+  ASSERT_EQ(connect(client.get(), reinterpret_cast<sockaddr*>(&address), bytes), 0);
+  Fd peer(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  ASSERT_EQ(fcntl(client.get(), F_SETFL, O_NONBLOCK), 0);
+  TcpLink link(client.get(), {.deadline_ns = 20'000'000, .spin_ns = 0});
+  auto data = Pattern(kMaxLinkBytes, 1);
+  LinkOp op = WriteOp(SlabId{1}, 0, data.data(), kMaxLinkBytes);
+  EXPECT_EQ(RunOp(&link, &op), Status::Code::kTimeout);
+  std::vector<char> room(1 << 16);
+  ssize_t r;
+  while ((r = recv(peer.get(), room.data(), room.size(), 0)) > 0) {
+  }
+  EXPECT_TRUE(r == -1 && errno == ECONNRESET) << "the end came as if nothing were missing";
+}
+
 TEST(TcpLinkTest, PostBeyondTheBoundWaitsForRoom) {
   ScriptedPeer peer;
   TcpLink link(peer.fds[0], {.deadline_ns = 1'000'000, .spin_ns = 0});
