@@ -75,12 +75,12 @@ uint64_t AreaMap::FindGap(uint64_t count, uint64_t from) const {
   return at + count <= pages_ ? at : UINT64_MAX;
 }
 
-bool AreaMap::Covered(uint64_t first, uint64_t last) const {
+uint64_t AreaMap::CoveredTo(uint64_t first, uint64_t last) const {
   for (size_t i = LowerBound(first); first < last; ++i) {
-    if (i >= size_ || areas_[i].first > first) return false;
+    if (i >= size_ || areas_[i].first > first) return first;
     first = areas_[i].last;
   }
-  return true;
+  return last;
 }
 
 bool AreaMap::Free(uint64_t first, uint64_t last) const {

@@ -39,8 +39,10 @@ class AreaMap {
   bool Clear(uint64_t first, uint64_t last);
   // Lowest free run of `count` pages at or after `from`; UINT64_MAX if there is none.
   uint64_t FindGap(uint64_t count, uint64_t from) const;
+  // Where in [first, last) the first page lies that is not mapped; `last` if there is none.
+  uint64_t CoveredTo(uint64_t first, uint64_t last) const;
   // True if [first, last) is mapped without holes.
-  bool Covered(uint64_t first, uint64_t last) const;
+  bool Covered(uint64_t first, uint64_t last) const { return CoveredTo(first, last) == last; }
   bool Free(uint64_t first, uint64_t last) const;
   size_t size() const { return size_; }
   const Area& at(size_t i) const { return areas_[i]; }

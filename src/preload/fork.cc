@@ -66,12 +66,7 @@ long GuardFork(GuardFrame* frame) {
       SignalsAfterFork();
       g_runtime.start_lock.Reset();
       g_runtime.supervisor.BecomeChild(child.value(), channel_fd);
-      const long map = sys::Call(SYS_mmap, kTableBase, table_bytes, PROT_READ | PROT_WRITE,
-                                 MAP_SHARED | MAP_NORESERVE | MAP_FIXED, table_fd, 0);
-      sys::Call(SYS_close, table_fd);
-      if (sys::Failed(map)) Fatal(Status::FromErrno("mmap of the page table", static_cast<int>(-map)));
-      KeepOutOfCore(kTableBase, table_bytes);
-      sys::Call(SYS_madvise, kTableBase, table_bytes, MADV_DONTFORK);
+      if (Status s = MapTable(table_fd); !s.ok()) Fatal(s);
       g_runtime.store->AfterFork();
       int uffd = -1;
       bool move;  // The same kernel as the parent's.

@@ -67,13 +67,25 @@ void Reclaim(uint64_t first, uint64_t last) {
   sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_NOHUGEPAGE);
 }
 
-void ReclaimForeign(uint64_t first, uint64_t last) {
+// A mapping of [first, last) like `area`.
+Area Like(Area area, uint64_t first, uint64_t last) {
+  area.first = first;
+  area.last = last;
+  return area;
+}
+
+// What the first area that has pages in [first, last) has there. False if there is none.
+bool FirstPart(uint64_t first, uint64_t last, Area* part) {
   const AreaMap& areas = g_runtime.engine->areas();
-  for (size_t i = areas.LowerBound(first); i < areas.size() && areas.at(i).first < last; ++i) {
-    const Area& area = areas.at(i);
-    if (!area.foreign) continue;
-    Reclaim(area.first > first ? area.first : first, area.last < last ? area.last : last);
-  }
+  const size_t i = areas.LowerBound(first);
+  if (first == last || i >= areas.size() || areas.at(i).first >= last) return false;
+  *part = Like(areas.at(i), std::max(areas.at(i).first, first), std::min(areas.at(i).last, last));
+  return true;
+}
+
+void ReclaimForeign(uint64_t first, uint64_t last) {
+  for (Area part; FirstPart(first, last, &part); first = part.last)
+    if (part.foreign) Reclaim(part.first, part.last);
 }
 
 // Contents and mapping of [first, last) go; the range is reserved address space again.
@@ -102,24 +114,6 @@ long MapLocked(const Area& area) {
 }
 long MapLocked(uint64_t first, uint64_t last, int protection) {
   return MapLocked({.first = first, .last = last, .protection = protection, .foreign = false});
-}
-
-// A mapping of [first, last) like `area`.
-Area Like(Area area, uint64_t first, uint64_t last) {
-  area.first = first;
-  area.last = last;
-  return area;
-}
-
-// Where in [first, last) the first page lies that is not mapped; or last.
-uint64_t CoveredTo(uint64_t first, uint64_t last) {
-  const AreaMap& areas = g_runtime.engine->areas();
-  while (first < last) {
-    const Area* area = areas.Find(first);
-    if (area == nullptr) break;
-    first = std::min(area->last, last);
-  }
-  return first;
 }
 
 // What of the area that contains `first` is in [first, last).
@@ -207,7 +201,7 @@ long SetProtection(uint64_t first, uint64_t last, int protection) {
   ExclusiveLock hold(&engine);
   // Like the kernel: up to what is not mapped.
   const uint64_t wanted = last;
-  last = CoveredTo(first, last);
+  last = engine.areas().CoveredTo(first, last);
   if (first == last) return -ENOMEM;
   const long r = Protect(first, last, protection);
   if (r != 0) return r;
@@ -283,28 +277,23 @@ long FarMsync(GuardFrame* frame) {
   if (!ArenaRange(address, bytes, &first, &last)) return -ENOMEM;
   if (!EnsureStarted()) return sys::Call(SYS_msync, address, bytes, flags);
   Engine& engine = *g_runtime.engine;
-  bool covered;
-  for (uint64_t page = first;;) {
-    Area file = {.first = last, .last = last};
+  long result = 0;
+  for (uint64_t page = first; page < last;) {
+    Area part;
     {
       MutexLock hold(engine.lock());
-      covered = engine.areas().Covered(first, last);
-      for (size_t i = engine.areas().LowerBound(page); i < engine.areas().size(); ++i) {
-        const Area& area = engine.areas().at(i);
-        if (area.first >= last) break;
-        if (!area.foreign) continue;
-        file = Like(area, std::max(area.first, page), std::min(area.last, last));
-        break;
-      }
+      const bool found = FirstPart(page, last, &part);
+      if (!found || part.first != page) result = -ENOMEM;  // Like the kernel: but what is mapped is written.
+      if (!found) break;
     }
-    if (file.first == last) break;
     // Without the lock: it waits for the disk.
-    const long r = sys::Call(SYS_msync, AddressOf(file.first), (file.last - file.first) * kPageBytes, flags);
-    if (r != 0) return r;
-    page = file.last;
-    if (page == last) break;
+    if (part.foreign)
+      if (long r = sys::Call(SYS_msync, AddressOf(part.first), (part.last - part.first) * kPageBytes, flags);
+          r != 0)
+        return r;
+    page = part.last;
   }
-  return covered ? 0 : -ENOMEM;
+  return result;
 }
 
 long FarMadvise(GuardFrame* frame) {
@@ -323,14 +312,11 @@ long FarMadvise(GuardFrame* frame) {
       ExclusiveLock hold(&engine);
       // Like the kernel: what is mapped, even if not all is.
       const bool covered = engine.areas().Covered(first, last);
-      for (size_t i = engine.areas().LowerBound(first); i < engine.areas().size(); ++i) {
-        const Area& area = engine.areas().at(i);
-        if (area.first >= last) break;
-        const uint64_t from = std::max(area.first, first), to = std::min(area.last, last);
-        if (area.foreign) {
-          sys::Call(SYS_madvise, AddressOf(from), (to - from) * kPageBytes, advice);
+      for (Area part; FirstPart(first, last, &part); first = part.last) {
+        if (part.foreign) {
+          sys::Call(SYS_madvise, AddressOf(part.first), (part.last - part.first) * kPageBytes, advice);
         } else {
-          engine.DiscardLocked(from, to);
+          engine.DiscardLocked(part.first, part.last);
         }
       }
       return covered ? 0 : -ENOMEM;

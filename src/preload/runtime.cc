@@ -70,6 +70,8 @@ bool MapTrampoline() {
   return true;
 }
 
+}  // namespace
+
 Status MapTable(int fd) {
   const long map = sys::Call(SYS_mmap, kTableBase, kArenaPages * sizeof(PageEntry), PROT_READ | PROT_WRITE,
                              MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, 0);
@@ -80,6 +82,8 @@ Status MapTable(int fd) {
   sys::Call(SYS_madvise, kTableBase, kArenaPages * sizeof(PageEntry), MADV_DONTFORK);
   return Status::Ok();
 }
+
+namespace {
 
 Status Start() {
   g_runtime.store.Make();

@@ -85,6 +85,8 @@ bool EnsureStarted();
 // Opens a userfaultfd of this process in the runtime's place and registers the arena. `move`: this kernel has
 // UFFDIO_MOVE.
 Status OpenUserfault(int* uffd, bool* move);
+// Maps this process's page table from `fd`, which is closed. A child does not inherit it.
+Status MapTable(int fd);
 // madvise of all of the arena that is not a file of the program's.
 void AdviseArena(int advice);
 

@@ -245,7 +245,10 @@ int Supervisor::Loop(pid_t child) {
     if (child_ended_ && channels.empty()) return exit_status_;
     const int ready = poll(polls.data(), polls.size(), kTickMs);
     NoteNearBytes();
-    if (ready < 0 && errno != EINTR) Stop(kExitDataLost, std::string("poll: ") + strerror(errno));
+    if (ready < 0 && errno != EINTR) {
+      Stop(kExitDataLost, std::string("poll: ") + strerror(errno));
+      return exit_status_;
+    }
     if (ready <= 0) {
       processes_.NoteTableBytes();
       continue;

@@ -57,8 +57,8 @@ struct DonorTest : testing::Test {
     EXPECT_TRUE(opened.ok()) << opened.status().text();
     return opened.ok() ? std::move(opened).value() : nullptr;
   }
-  // The donor notices a closed connection on a thread of its own: yields until `reached`. Bounded by the
-  // test's own timeout only.
+  // The donor notices a closed connection on a thread of its own: yields until `reached`. A minute is
+  // beyond any machine.
   template <typename Condition>
   void Until(Condition reached) {
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);

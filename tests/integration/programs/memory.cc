@@ -194,8 +194,7 @@ void Moves() {
   printf("memory: moves\n");
 }
 
-// Files over parts of a large mapping.
-// Of the mapping at `at`, by the kernel.
+// What was written to the mapping at `at` and is not in its file yet, as the kernel counts.
 long DirtyKib(const void* at) {
   char start[32], line[256];
   snprintf(start, sizeof(start), "%lx-", reinterpret_cast<unsigned long>(at));
@@ -262,6 +261,7 @@ void Rings() {
   printf("memory: rings\n");
 }
 
+// Files over parts of a large mapping.
 void Files() {
   char name[] = "/tmp/farpool-memory-XXXXXX";
   const int fd = mkstemp(name);

@@ -440,16 +440,15 @@ void Unseen(Heap* heap) {
   constexpr size_t kBytes = 1 << 20;
   const rlimit no_core = {0, 0};
   CHECK(setrlimit(RLIMIT_CORE, &no_core) == 0, "setrlimit");
-  auto* words = static_cast<uint64_t*>(
+  static uint64_t* words;
+  words = static_cast<uint64_t*>(
       mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   CHECK(words != MAP_FAILED, "mmap");
   for (size_t i = 0; i < kBytes / 8; ++i) words[i] = Mix(i);
-  static uint64_t* at;
-  at = words;
   static char stack[64 * 1024] __attribute__((aligned(16)));
   const auto body = [](void* heap_or_null) {
     if (heap_or_null != nullptr) static_cast<Heap*>(heap_or_null)->Verify("child of an unseen fork");
-    return heap_or_null != nullptr ? 0 : munmap(at, kBytes);
+    return heap_or_null != nullptr ? 0 : munmap(words, kBytes);
   };
   for (int i = 0; i < 8; ++i) {
     long child = SYS_fork;
