@@ -63,7 +63,7 @@ class Daemon {
   void StopStandby();
   // In the standby: true when the daemon has died, false when it said goodbye.
   bool Await();
-  void BecomeStandby(Fd channel, std::vector<std::vector<Fd>> channels);
+  void BecomeStandby(Fd channel, SlabSource::Channels channels);
   void TakeOver();
 
   // False once the device is gone.
@@ -99,8 +99,8 @@ Status Daemon::Create(const SwapOptions& options) {
                                                    int memory) { Announce(index, slots, memory); });
       !s.ok())
     return s;
-  std::vector<std::vector<Fd>> channels;
-  if (Status s = source_.OpenChannels(segment_.get()->queues, &channels); !s.ok()) return s;
+  SlabSource::Channels channels;
+  if (Status s = source_.OpenChannels(0, &channels); !s.ok()) return s;
   source_.SetChannels(std::move(channels));
   Result<SwapListener> listener = ListenForSwap();
   if (!listener.ok()) return listener.status();
@@ -152,8 +152,8 @@ void Daemon::Announce(uint32_t index, uint32_t slots, int memory) {
 
 Daemon::Role Daemon::StartStandby() {
   // Its connections are opened now: when it takes over, memory may be short.
-  std::vector<std::vector<Fd>> channels;
-  if (!source_.OpenChannels(segment_.get()->queues, &channels).ok()) channels.clear();
+  SlabSource::Channels channels;
+  (void)source_.OpenChannels(segment_.get()->takeovers.load() + 1, &channels);
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return Role::kDaemon;
   Fd ours(ends[0]), theirs(ends[1]);
@@ -189,7 +189,7 @@ void Daemon::StopStandby() {
   standby_pid_ = 0;
 }
 
-void Daemon::BecomeStandby(Fd channel, std::vector<std::vector<Fd>> channels) {
+void Daemon::BecomeStandby(Fd channel, SlabSource::Channels channels) {
   source_.AfterFork();
   standby_ = std::move(channel);
   standby_pid_ = 0;
@@ -199,7 +199,8 @@ void Daemon::BecomeStandby(Fd channel, std::vector<std::vector<Fd>> channels) {
   kept.push_back(standby_.get());
   kept.push_back(listener_.fd.get());
   for (const auto& of_donor : channels)
-    for (const Fd& fd : of_donor) kept.push_back(fd.get());
+    for (const auto& data_channel : of_donor)
+      if (data_channel.fd.valid()) kept.push_back(data_channel.fd.get());
   std::sort(kept.begin(), kept.end());
   unsigned from = 3;
   for (const int fd : kept) {
@@ -269,6 +270,7 @@ void Daemon::TakeOver() {
   segment->slabs.Recount();
   // Sessions before requests, which may need slabs.
   source_.CheckDonors();
+  source_.EndPredecessors();
   MakeFrontEnd();
   // There is nobody else: what fails for want of memory or descriptors works later.
   for (Status s = front_end_->TakeOver(device()); !s.ok(); s = front_end_->TakeOver(device())) {

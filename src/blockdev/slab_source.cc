@@ -22,6 +22,9 @@ constexpr uint64_t kSlotsAhead = (128u << 20) / kPageBytes;
 constexpr uint64_t kSlotsSpare = 64 * 64;
 constexpr uint64_t kRefusedPauseNs = 5'000'000'000;  // A pool that was full is left alone so long.
 
+// I/O thread `queue` of the daemon after so many takeovers.
+uint64_t HolderOf(uint32_t takeovers, unsigned queue) { return (uint64_t{takeovers} << 32) + queue + 1; }
+
 }  // namespace
 
 Status SlabSource::Open(const std::vector<PoolEntry>& pool, Announce announce) {
@@ -41,6 +44,7 @@ Status SlabSource::Open(const std::vector<PoolEntry>& pool, Announce announce) {
             (donors_.Name(i) + " cannot back a swap device; use the donor's tcp://").c_str());
     for (size_t i = 0; i < donors_.size(); ++i) shared_memory_[i] = donors_.shared_memory(i);
     channels_.resize(donors_.size());
+    given_.resize(donors_.size());
     if (Result<uint32_t> first = donors_.LeaseSlab(); !first.ok()) return first.status();
   }
   KeepAhead();
@@ -107,53 +111,91 @@ Result<std::byte*> SlabSource::MapSlab(uint32_t index) {
 
 Result<int> SlabSource::Connect(uint32_t donor) {
   MutexLock lock(&mutex_);
-  if (donor < channels_.size() && !channels_[donor].empty()) {
-    Fd fd = std::move(channels_[donor].back());
-    channels_[donor].pop_back();
-    return fd.Release();
+  if (channels_[donor].empty()) return Status(Status::Code::kInternal, "more channels than I/O threads");
+  Channel& channel = channels_[donor].back();
+  if (!channel.fd.valid()) {
+    Result<Fd> fd = donors_.Connect(donor, channel.holder);
+    if (!fd.ok()) return fd.status();
+    channel.fd = std::move(fd).value();
   }
-  Result<Fd> fd = donors_.Connect(donor);
-  if (!fd.ok()) return fd.status();
-  return fd.value().Release();
+  given_[donor].push_back(std::move(channel));
+  channels_[donor].pop_back();
+  return given_[donor].back().fd.get();
 }
 
-Status SlabSource::OpenChannels(unsigned each, std::vector<std::vector<Fd>>* channels) {
+void SlabSource::Disconnect(int fd) {
   MutexLock lock(&mutex_);
+  for (size_t donor = 0; donor < given_.size(); ++donor) {
+    std::vector<Channel>& given = given_[donor];
+    const auto at =
+        std::find_if(given.begin(), given.end(), [fd](const Channel& c) { return c.fd.get() == fd; });
+    if (at == given.end()) continue;
+    at->fd.Reset();
+    EndLocked(static_cast<uint32_t>(donor), at->holder);
+    channels_[donor].push_back(std::move(*at));
+    given.erase(at);
+    return;
+  }
+}
+
+Status SlabSource::OpenChannels(uint32_t takeovers, Channels* channels) {
+  MutexLock lock(&mutex_);
+  Status result;
   channels->clear();
   channels->resize(donors_.size());
   for (size_t i = 0; i < donors_.size(); ++i) {
-    if (shared_memory_[i] || donors_.gone(i)) continue;
-    for (unsigned k = 0; k < each; ++k) {
-      Result<Fd> fd = donors_.Connect(static_cast<uint32_t>(i));
-      if (!fd.ok()) return fd.status();
-      (*channels)[i].push_back(std::move(fd).value());
+    for (unsigned k = 0; !shared_memory_[i] && k < segment_->get()->queues; ++k) {
+      Channel channel = {Fd(), HolderOf(takeovers, k)};
+      Result<Fd> fd = donors_.Connect(static_cast<uint32_t>(i), channel.holder);
+      if (fd.ok())
+        channel.fd = std::move(fd).value();
+      else
+        result = fd.status();
+      (*channels)[i].push_back(std::move(channel));
     }
   }
-  return Status::Ok();
+  return result;
 }
 
-void SlabSource::SetChannels(std::vector<std::vector<Fd>> channels) {
+void SlabSource::SetChannels(Channels channels) {
   MutexLock lock(&mutex_);
   channels_ = std::move(channels);
+}
+
+void SlabSource::EndPredecessors() {
+  MutexLock lock(&mutex_);
+  for (uint32_t i = 0; i < donors_.size(); ++i)
+    for (unsigned k = 0; !shared_memory_[i] && k < segment_->get()->queues; ++k)
+      EndLocked(i, HolderOf(segment_->get()->takeovers.load() - 1, k));
+}
+
+void SlabSource::EndLocked(uint32_t donor, uint64_t holder) {
+  const bool known = donors_.gone(donor);
+  donors_.EndChannels(donor, holder);
+  if (!known && donors_.gone(donor)) NoteLost(donor);
+}
+
+void SlabSource::NoteLost(uint32_t donor) {
+  uint64_t lost_bytes = 0;
+  (void)donors_.Check(donor, &lost_bytes);  // It is gone: says only how much of it.
+  lost_donors_.fetch_add(1);
+  lost_bytes_.fetch_add(lost_bytes);
+  TextBuffer<200> text;
+  text.Add("donor ").Add(donors_.Name(donor).c_str()).Add(" is gone");
+  if (lost_bytes == 0)
+    text.Add("; nothing that is swapped out is lost");
+  else
+    text.Add(", and with it ")
+        .Add((lost_bytes + (1 << 20) - 1) >> 20)
+        .Add(" MiB of what is swapped out; programs that touch it are stopped");
+  LogEvent(text.c_str());
 }
 
 Status SlabSource::CheckLocked(uint32_t donor) {
   const bool known = donors_.gone(donor);
   uint64_t lost_bytes = 0;
   Status s = donors_.Check(donor, &lost_bytes);
-  if (!s.ok() && !known) {
-    lost_donors_.fetch_add(1);
-    lost_bytes_.fetch_add(lost_bytes);
-    TextBuffer<200> text;
-    text.Add("donor ").Add(donors_.Name(donor).c_str()).Add(" is gone");
-    if (lost_bytes == 0)
-      text.Add("; nothing that is swapped out is lost");
-    else
-      text.Add(", and with it ")
-          .Add((lost_bytes + (1 << 20) - 1) >> 20)
-          .Add(" MiB of what is swapped out; programs that touch it are stopped");
-    LogEvent(text.c_str());
-  }
+  if (!s.ok() && !known) NoteLost(donor);
   return s;
 }
 
@@ -177,7 +219,8 @@ void SlabSource::AfterFork() {
   mutex_.Reset();
   MutexLock lock(&mutex_);
   donors_.Detach();
-  channels_.clear();
+  for (Channels* channels : {&channels_, &given_})
+    for (auto& of_donor : *channels) of_donor.clear();
 }
 
 Status SlabSource::Adopt(uint32_t index, uint32_t slots, Fd memory) {

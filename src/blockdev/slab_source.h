@@ -29,10 +29,19 @@ class SlabSource final : public SlabProvider {
   Status Open(const std::vector<PoolEntry>& pool, Announce announce);
   // Leases ahead until enough is free or all of the device is covered. A full pool is no error.
   void KeepAhead();
-  // Opens connections that Connect() will give out: `each` to every TCP donor.
-  Status OpenChannels(unsigned each, std::vector<std::vector<Fd>>* channels);
-  void SetChannels(std::vector<std::vector<Fd>> channels);
-  // Looks after donors whose control connection `fd` broke.
+  // A data channel to a TCP donor that one I/O thread may have.
+  struct Channel {
+    Fd fd;            // Invalid: it is opened when it is wanted.
+    uint64_t holder;  // Of this device's daemons, by which the donor knows it.
+  };
+  using Channels = std::vector<std::vector<Channel>>;  // By donor.
+  // One for each I/O thread to every TCP donor, open unless that fails. `takeovers`: how many there will have
+  // been when they are used.
+  Status OpenChannels(uint32_t takeovers, Channels* channels);
+  void SetChannels(Channels channels);
+  // Ends those of the daemon that died: what it sent must not come over what is written from now on.
+  void EndPredecessors();
+  // Looks after donors whose control connection broke.
   void CheckDonors();
   void Close();
 
@@ -48,6 +57,7 @@ class SlabSource final : public SlabProvider {
   Result<uint32_t> LeaseSlab() override;
   Result<std::byte*> MapSlab(uint32_t index) override;
   Result<int> Connect(uint32_t donor) override;
+  void Disconnect(int fd) override;
   Status LinkBroke(uint32_t donor) override;
   bool shared_memory(uint32_t donor) const override { return shared_memory_[donor]; }
 
@@ -61,11 +71,14 @@ class SlabSource final : public SlabProvider {
   Status Map(uint32_t index, uint32_t slots, int memory);
   uint64_t FreeSlots() const;
   Status CheckLocked(uint32_t donor) REQUIRES(mutex_);
+  void EndLocked(uint32_t donor, uint64_t holder) REQUIRES(mutex_);
+  void NoteLost(uint32_t donor) REQUIRES(mutex_);
 
   SegmentOwner* segment_;
   Mutex mutex_;
   Donors donors_ GUARDED_BY(mutex_);
-  std::vector<std::vector<Fd>> channels_ GUARDED_BY(mutex_);  // By donor.
+  Channels channels_ GUARDED_BY(mutex_);  // That are not given out.
+  Channels given_ GUARDED_BY(mutex_);     // The descriptors are the stores'.
   uint64_t refused_ns_ GUARDED_BY(mutex_) = 0;
   Announce announce_;
   bool shared_memory_[kDonorsMax] = {};

@@ -97,14 +97,15 @@ bool Connection::Hello(const wire::RequestHeader& request) {
   std::byte bytes[sizeof(wire::HelloRequest)];
   if (!ReadPayload(bytes, sizeof(bytes))) return false;
   wire::HelloRequest hello;
-  const wire::Fault fault = wire::Decode(bytes, &hello);
+  wire::Fault fault = wire::Decode(bytes, &hello);
+  if (request.operand != 0 && hello.mode != wire::HelloMode::kDataChannel) fault = wire::Fault::kReserved;
   if (fault != wire::Fault::kNone) return Blame(wire::FaultText(fault));
   if (refusal_ != nullptr) return ReplyNow(request, Status::Exhausted(refusal_), nullptr, 0) && false;
 
   const SessionToken token = {hello.token_high, hello.token_low};
   auto session = hello.mode == wire::HelloMode::kNewSession
                      ? shared_->sessions->Open(token, hello.grace_ms, socket_.get())
-                     : shared_->sessions->Attach(token, socket_.get());
+                     : shared_->sessions->Attach(token, socket_.get(), request.operand);
   if (!session.ok()) return ReplyNow(request, session.status(), nullptr, 0) && false;
   session_ = session.value();
   control_ = hello.mode != wire::HelloMode::kDataChannel;
@@ -133,6 +134,10 @@ bool Connection::Control(const wire::RequestHeader& request) {
       return Lease(request);
     case Op::kReturnSlab:
       return ReplyNow(request, sessions->Return(session_.get(), SlabId{request.slab}), nullptr, 0);
+    case Op::kEndChannels:
+      if (request.operand == 0) return Blame("channels of nobody");
+      sessions->EndChannels(session_.get(), request.operand);
+      return ReplyNow(request, Status::Ok(), nullptr, 0);
     case Op::kCloseSession:
       sessions->Close(session_.get(), socket_.get());
       return ReplyNow(request, Status::Ok(), nullptr, 0);

@@ -26,7 +26,7 @@ Result<std::shared_ptr<Session>> SessionTable::Open(SessionToken token, uint64_t
   auto session = std::make_shared<Session>(token, std::min(grace_ms, limits_.grace_ms_max));
   {
     MutexLock lock(&session->mutex_);
-    session->sockets_.push_back(socket);
+    session->attached_.push_back({socket, 0});
   }
   MutexLock lock(&mutex_);
   if (sessions_.size() >= kMaxSessions) return Status::Exhausted("the donor has too many sessions");
@@ -36,19 +36,40 @@ Result<std::shared_ptr<Session>> SessionTable::Open(SessionToken token, uint64_t
   return session;
 }
 
-Result<std::shared_ptr<Session>> SessionTable::Attach(SessionToken token, int socket) {
+Result<std::shared_ptr<Session>> SessionTable::Attach(SessionToken token, int socket, uint64_t holder) {
   MutexLock lock(&mutex_);
   const auto it = sessions_.find(KeyOf(token));
   if (it == sessions_.end()) return Status(Status::Code::kNotFound, "the donor does not know this session");
   MutexLock session_lock(&it->second->mutex_);
-  it->second->sockets_.push_back(socket);
+  it->second->attached_.push_back({socket, holder});
   return it->second;
 }
 
 void SessionTable::Detach(Session* session, int socket, uint64_t now_ns) {
-  MutexLock lock(&session->mutex_);
-  std::erase(session->sockets_, socket);
-  if (session->sockets_.empty()) session->expires_ns_ = now_ns + session->grace_ms_ * 1'000'000;
+  {
+    MutexLock lock(&session->mutex_);
+    std::erase_if(session->attached_, [socket](const auto& a) { return a.socket == socket; });
+    if (session->attached_.empty()) session->expires_ns_ = now_ns + session->grace_ms_ * 1'000'000;
+  }
+  session->detached_.fetch_add(1, std::memory_order_release);
+  session->detached_.notify_all();
+}
+
+void SessionTable::EndChannels(Session* session, uint64_t holder) {
+  for (;;) {
+    const uint32_t detached = session->detached_.load(std::memory_order_acquire);
+    bool any = false;
+    {
+      MutexLock lock(&session->mutex_);
+      for (const auto& [socket, its_holder] : session->attached_) {
+        if (its_holder != holder) continue;
+        any = true;
+        shutdown(socket, SHUT_RDWR);
+      }
+    }
+    if (!any) return;
+    session->detached_.wait(detached, std::memory_order_acquire);
+  }
 }
 
 Result<std::shared_ptr<Slab>> SessionTable::Lease(Session* session) {
@@ -105,8 +126,8 @@ void SessionTable::Discard(Session* session, int spared_socket) {
     session->leased_bytes_ = 0;
     slabs.swap(session->slabs_);
     // Their threads may be sending out of these slabs; that ends with the socket.
-    for (const int socket : session->sockets_)
-      if (socket != spared_socket) shutdown(socket, SHUT_RDWR);
+    for (const auto& attached : session->attached_)
+      if (attached.socket != spared_socket) shutdown(attached.socket, SHUT_RDWR);
   }
   for (auto& [id, slab] : slabs) slab->Discard();
 }
@@ -118,7 +139,7 @@ uint64_t SessionTable::Expire(uint64_t now_ns) {
     MutexLock lock(&mutex_);
     for (auto it = sessions_.begin(); it != sessions_.end();) {
       MutexLock session_lock(&it->second->mutex_);
-      const bool idle = it->second->sockets_.empty();
+      const bool idle = it->second->attached_.empty();
       const uint64_t expires = it->second->expires_ns_;
       if (idle && expires <= now_ns) {
         over.push_back(it->second);

@@ -35,9 +35,14 @@ class Session {
   uint64_t leased_bytes_ GUARDED_BY(mutex_) = 0;
   bool closed_ GUARDED_BY(mutex_) = false;
   std::shared_ptr<RdmaDomain> domain_ GUARDED_BY(mutex_);
-  // Sockets of the attached connections; each stays open until it has been detached.
-  std::vector<int> sockets_ GUARDED_BY(mutex_);
-  uint64_t expires_ns_ GUARDED_BY(mutex_) = 0;  // Valid while sockets_ is empty.
+  // An attached connection; its socket stays open until it has been detached.
+  struct Attached {
+    int socket;
+    uint64_t holder;  // 0: a control connection's, or nobody's.
+  };
+  std::vector<Attached> attached_ GUARDED_BY(mutex_);
+  std::atomic<uint32_t> detached_{0};           // Connections that have been.
+  uint64_t expires_ns_ GUARDED_BY(mutex_) = 0;  // Valid while attached_ is empty.
 };
 
 struct SessionLimits {
@@ -57,13 +62,17 @@ class SessionTable {
   // Starts a session with `socket` attached. kPermission if the token is taken, kExhausted beyond
   // kMaxSessions.
   Result<std::shared_ptr<Session>> Open(SessionToken token, uint64_t grace_ms, int socket);
-  // Attaches `socket` to a session that exists; kNotFound otherwise.
-  Result<std::shared_ptr<Session>> Attach(SessionToken token, int socket);
-  // The connection is going; call before closing `socket`. The grace starts with the last one.
+  // Attaches `socket` to a session that exists, as a channel of `holder` if that is not 0; kNotFound
+  // otherwise.
+  Result<std::shared_ptr<Session>> Attach(SessionToken token, int socket, uint64_t holder);
+  // The connection is going and will do nothing more; call before closing `socket`. The grace starts with the
+  // last one.
   void Detach(Session* session, int socket, uint64_t now_ns);
 
   Result<std::shared_ptr<Slab>> Lease(Session* session);
   Status Return(Session* session, SlabId id);
+  // Ends the channels of `holder`, not 0, and waits until they are detached. Not by one of them.
+  void EndChannels(Session* session, uint64_t holder);
   // Frees everything and shuts down the session's other connections; `socket` stays for the answer.
   void Close(Session* session, int socket);
 

@@ -29,7 +29,8 @@ class SlabProvider {
   virtual Result<uint32_t> LeaseSlab() = 0;
   // Where slab `index` is mapped in this process (shared-memory donors).
   virtual Result<std::byte*> MapSlab(uint32_t index) = 0;
-  // A fresh data channel to a donor without shared memory. The store owns the descriptor.
+  // A fresh data channel to a donor without shared memory. Nothing that the store sent by an earlier one,
+  // which it has disconnected, happens after that. The descriptor is the store's until Disconnect().
   virtual Result<int> Connect(uint32_t donor) = 0;
   // The store has no more use for a descriptor from Connect().
   virtual void Disconnect(int fd) { sys::Call(SYS_close, fd); }

@@ -19,14 +19,17 @@ class Processes {
   Result<uint32_t> Add(Fd&& channel);
   int table(uint32_t index) const { return entries_.at(index).table.get(); }
   bool Has(uint32_t index) const { return entries_.contains(index); }
-  // The entry's slots are released, its pages taken off the budget; then it is gone.
+  // The entry's slots are released, which nothing may write any more, its pages taken off the budget; then it
+  // is gone.
   void Remove(uint32_t index);
 
   struct Entry {
     Fd channel;
     Fd table;
+    uint64_t donors = 0;  // Bit per donor that it has had a data channel to.
   };
   const std::map<uint32_t, Entry>& entries() const { return entries_; }
+  void NoteDonor(uint32_t index, uint32_t donor) { entries_.at(index).donors |= uint64_t{1} << donor; }
   // Bytes of page tables at their largest.
   uint64_t table_bytes_peak() const { return table_bytes_peak_; }
   void NoteTableBytes();

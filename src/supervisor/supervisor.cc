@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <bit>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -53,6 +54,9 @@ std::set<pid_t> Descendants() {
   }
   return found;
 }
+
+// By which a donor knows whose data channel it is.
+uint64_t HolderOf(uint32_t process) { return uint64_t{process} + 1; }
 
 }  // namespace
 
@@ -121,7 +125,26 @@ void Supervisor::RemoveEnded() {
     char byte;
     if (recv(entry.channel.get(), &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) == 0) ended.push_back(index);
   }
-  for (const uint32_t index : ended) processes_.Remove(index);
+  for (const uint32_t index : ended) RemoveProcess(index);
+}
+
+void Supervisor::RemoveProcess(uint32_t index) {
+  // What it sent when it was killed must not come over what others write to its slots.
+  const uint64_t connected = processes_.entries().at(index).donors;
+  for (uint64_t left = connected; left != 0; left &= left - 1)
+    donors_->EndChannels(static_cast<uint32_t>(std::countr_zero(left)), HolderOf(index));
+  processes_.Remove(index);
+  for (uint64_t left = connected; left != 0; left &= left - 1) {
+    const auto donor = static_cast<uint32_t>(std::countr_zero(left));
+    if (donors_->gone(donor)) OnDonor(donor);
+  }
+}
+
+Result<Fd> Supervisor::Connect(uint32_t index, uint32_t donor) {
+  if (donor >= donors_->size()) return Status::InvalidArgument("no such donor");
+  if ((processes_.entries().at(index).donors >> donor & 1) != 0) donors_->EndChannels(donor, HolderOf(index));
+  processes_.NoteDonor(index, donor);
+  return donors_->Connect(donor, HolderOf(index));
 }
 
 void Supervisor::OnChannel(uint32_t index) {
@@ -135,7 +158,7 @@ void Supervisor::OnChannel(uint32_t index) {
     if (r == -EAGAIN || r == -ETIMEDOUT) return;
     // The process ended or runs another program now.
     if (processes_.entries().size() == 1) stored_bytes_ = segment_->slabs.used_slots.load() * kPageBytes;
-    processes_.Remove(index);
+    RemoveProcess(index);
     return;
   }
   switch (request.op) {
@@ -153,7 +176,7 @@ void Supervisor::OnChannel(uint32_t index) {
       return;
     }
     case ControlOp::kConnect: {
-      Result<Fd> link = donors_->Connect(static_cast<uint32_t>(request.arg));
+      Result<Fd> link = Connect(index, static_cast<uint32_t>(request.arg));
       const int fd = link.ok() ? link.value().get() : -1;
       if (!link.ok()) OnDonor(static_cast<uint32_t>(request.arg));
       Reply(channel, link.ok() ? Status::Ok() : link.status(), 0, &fd, 1);
@@ -185,7 +208,7 @@ void Supervisor::OnChannel(uint32_t index) {
     }
     case ControlOp::kForkFailed:
       if (processes_.Has(static_cast<uint32_t>(request.arg)))
-        processes_.Remove(static_cast<uint32_t>(request.arg));
+        RemoveProcess(static_cast<uint32_t>(request.arg));
       return;
     case ControlOp::kFatal:
       request.text[sizeof(request.text) - 1] = 0;
@@ -201,7 +224,7 @@ void Supervisor::OnDonor(uint32_t donor) {
   const Status s = donors_->Check(donor, &lost_bytes);
   if (s.ok() || lost_bytes == 0) return;
   Stop(kExitDataLost, "donor " + donors_->Name(donor) + " is gone, and with it " +
-                          std::to_string(lost_bytes >> 20) +
+                          std::to_string((lost_bytes + (1 << 20) - 1) >> 20) +
                           " MiB of the program's memory: the program was stopped");
 }
 

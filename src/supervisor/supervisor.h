@@ -26,6 +26,10 @@ class Supervisor {
   void OnChannel(uint32_t index);
   // Processes whose channel has ended, with nothing left to read.
   void RemoveEnded();
+  // It has ended, or runs another program now.
+  void RemoveProcess(uint32_t index);
+  // A data channel to `donor` for a process, in place of the one it had.
+  Result<Fd> Connect(uint32_t index, uint32_t donor);
   void OnSignal();
   void Reap();
   void OnDonor(uint32_t donor);

@@ -35,8 +35,12 @@ class DonorSession {
   virtual Result<SlabLease> LeaseSlab() = 0;
   virtual Status ReturnSlab(SlabId id) = 0;
   virtual Result<DonorInfo> Info() = 0;
-  // A second connection under the same session, for TcpLink or RdmaLink; to be handed to a runtime.
-  virtual Result<Fd> OpenDataChannel() = 0;
+  // A second connection under the same session, for TcpLink or RdmaLink; to be handed to a runtime. `holder`
+  // is any number: whose channel it is.
+  virtual Result<Fd> OpenDataChannel(uint64_t holder = 0) = 0;
+  // Ends the channels of `holder`, not 0: what was sent by them has happened when this returns, or never
+  // will.
+  virtual Status EndDataChannels(uint64_t holder) = 0;
   // Once the control connection broke: connects again and resumes the session with its token.
   // kNotFound: the donor does not know the session any more (restarted or grace over): its data is lost.
   virtual Status Resume() = 0;

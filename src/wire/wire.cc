@@ -87,11 +87,16 @@ Fault Decode(std::span<const std::byte> bytes, RequestHeader* out) {
   switch (h.op) {
     case Op::kHello:
       length_ok = h.payload_bytes == sizeof(HelloRequest) && h.read_bytes == 0;
+      uses_operand = true;
       break;
     case Op::kInfo:
     case Op::kLeaseSlab:
     case Op::kCloseSession:
       length_ok = h.payload_bytes == 0 && h.read_bytes == 0;
+      break;
+    case Op::kEndChannels:
+      length_ok = h.payload_bytes == 0 && h.read_bytes == 0;
+      uses_operand = true;
       break;
     case Op::kReturnSlab:
     case Op::kSlabKey:
@@ -146,6 +151,7 @@ Fault Decode(std::span<const std::byte> bytes, ReplyHeader* out) {
       break;
     case Op::kReturnSlab:
     case Op::kCloseSession:
+    case Op::kEndChannels:
       length_ok = out->payload_bytes == 0;
       break;
     case Op::kRdmaConnect:

@@ -34,6 +34,7 @@ enum class Op : uint8_t {
   kCloseSession = 5,  // Frees all of the session.
   kRdmaConnect = 6,   // Payload and answer RdmaEndpoint: a queue pair beside this connection.
   kSlabKey = 7,       // `slab`; answer SlabKeyReply: how its memory is reached by RDMA.
+  kEndChannels = 8,   // `operand`: of which holder; nothing sent by them happens after the answer.
   kRead = 16,
   kWrite = 17,
   kCompareAndSwap = 18,
@@ -44,12 +45,12 @@ struct RequestHeader {
   uint32_t magic = kRequestMagic;
   uint16_t version = kWireVersion;
   Op op{};
-  uint8_t flags = 0;           // Zero; receivers reject anything else.
-  uint64_t request_id = 0;     // Echoed in the reply; unique among the outstanding ones of a connection.
-  uint64_t slab = 0;           // Zero where the op has none.
-  uint64_t offset = 0;         // Bytes into the slab.
-  uint64_t compare = 0;        // kCompareAndSwap only.
-  uint64_t operand = 0;        // Atomics only: new value or addend.
+  uint8_t flags = 0;        // Zero; receivers reject anything else.
+  uint64_t request_id = 0;  // Echoed in the reply; unique among the outstanding ones of a connection.
+  uint64_t slab = 0;        // Zero where the op has none.
+  uint64_t offset = 0;      // Bytes into the slab.
+  uint64_t compare = 0;     // kCompareAndSwap only.
+  uint64_t operand = 0;  // Atomics: new value or addend. kHello of a data channel, kEndChannels: its holder.
   uint32_t payload_bytes = 0;  // That follow this header.
   uint32_t read_bytes = 0;     // kRead only: asked for.
   uint32_t reserved = 0;       // Zero.

@@ -111,6 +111,17 @@ if wanted processes-killed-unseen; then
   start_donor --unix "$work/unseen.sock" --memory 256M --slab 16M
   pool=unix://$work/unseen.sock compare processes-killed-unseen 32M "$programs/processes" killed-unseen
 fi
+# What is on its way to a donor when it is given up must not arrive over what is written then.
+for kind in written-late killed-late; do
+  wanted "processes-$kind" || continue
+  start_donor --listen tcp://127.0.0.1:0 --memory 60M --slab 2M
+  coproc proxy { as_user python3 "$(dirname "$0")/holding_proxy.py" "$donor_port" "$work/hold"; }
+  read -r port <&"${proxy[0]}"
+  pool=tcp://127.0.0.1:$port compare "processes-$kind" 8M "$programs/processes" "$kind" 24 "$work/hold"
+  kill "$proxy_PID"
+  wait "$proxy_PID" 2>/dev/null
+  rm -f "$work"/hold*
+done
 # Hints. The same output with and without farpool; by the report, what was hinted at did not fault, or went first.
 # hinted hints-KIND CONDITION: compares, then asks the report R.
 hinted() {

@@ -334,6 +334,71 @@ TEST_F(DonorTest, UnknownAndTakenTokensAreRefused) {
   EXPECT_EQ(Hello(HelloOf(wire::HelloMode::kNewSession, 99)).status().code(), Status::Code::kPermission);
 }
 
+// What was sent by a channel and not carried out when it is ended never is.
+TEST_F(DonorTest, NothingHappensAfterAChannelHasEnded) {
+  Start();
+  auto session = Open(tcp);
+  auto lease = session->LeaseSlab();
+  ASSERT_TRUE(lease.ok());
+  const SlabId slab = lease.value().id;
+  auto other = session->OpenDataChannel(8);
+  ASSERT_TRUE(other.ok());
+  std::vector<std::byte> old_bytes(sizeof(wire::RequestHeader) + wire::kMaxTransferBytes, std::byte{1});
+  wire::RequestHeader request;
+  request.op = wire::Op::kWrite;
+  request.slab = static_cast<uint64_t>(slab);
+  request.payload_bytes = wire::kMaxTransferBytes;
+  wire::Encode(request, old_bytes.data());
+  const std::vector<std::byte> new_bytes(wire::kMaxTransferBytes, std::byte{2});
+  for (int round = 0; round < 50; ++round) {
+    auto channel = session->OpenDataChannel(7);
+    ASSERT_TRUE(channel.ok()) << channel.status().text();
+    // As much as there is room for on the way, the last one mostly in part.
+    while (send(channel.value().get(), old_bytes.data(), old_bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) ==
+           static_cast<ssize_t>(old_bytes.size())) {
+    }
+    ASSERT_TRUE(session->EndDataChannels(7).ok());
+    ASSERT_EQ(Write(session.get(), slab, new_bytes.data(), wire::kMaxTransferBytes), Status::Code::kOk);
+    channel.value().Reset();
+    Until([](const auto& stats) { return stats.connections == 2; });
+    std::vector<std::byte> now(wire::kMaxTransferBytes);
+    ASSERT_EQ(Read(session.get(), slab, now.data(), wire::kMaxTransferBytes), Status::Code::kOk);
+    ASSERT_EQ(now, new_bytes) << round;
+  }
+  EXPECT_TRUE(session->EndDataChannels(7).ok());  // There is none.
+  // Others' go on.
+  TcpLink link(other.value().get(), {.deadline_ns = 60'000'000'000});
+  std::byte byte;
+  LinkOp op;
+  op.kind = LinkOp::Kind::kRead;
+  op.slab = slab;
+  op.local = &byte;
+  op.bytes = 1;
+  LinkOp* p = &op;
+  link.Post(&p, 1);
+  link.Wait(&op);
+  EXPECT_EQ(op.code, Status::Code::kOk);
+}
+
+TEST_F(DonorTest, OnlyAControlConnectionEndsChannelsAndOnlyDataChannelsHaveAHolder) {
+  Start();
+  auto control = Hello(HelloOf(wire::HelloMode::kNewSession, 5));
+  auto data =
+      ControlChannel::Connect(tcp, HelloOf(wire::HelloMode::kDataChannel, 5), NowNs() + 60'000'000'000, 3);
+  ASSERT_TRUE(control.ok() && data.ok());
+  wire::RequestHeader request;
+  request.op = wire::Op::kEndChannels;
+  request.operand = 3;
+  const uint64_t deadline = NowNs() + 60'000'000'000;
+  EXPECT_EQ(data.value().Call(request, nullptr, nullptr, 0, nullptr, deadline).code(),
+            Status::Code::kPermission);
+  request.operand = 0;  // Would be everybody's who gave none.
+  EXPECT_EQ(control.value().Call(request, nullptr, nullptr, 0, nullptr, deadline).code(),
+            Status::Code::kUnavailable);
+  auto resumed = ControlChannel::Connect(tcp, HelloOf(wire::HelloMode::kResume, 5), deadline, 3);
+  EXPECT_EQ(resumed.status().code(), Status::Code::kUnavailable);
+}
+
 TEST_F(DonorTest, DataChannelCannotLease) {
   Start();
   auto control = Hello(HelloOf(wire::HelloMode::kNewSession, 5));

@@ -69,6 +69,9 @@ RequestHeader Request(Op op) {
     case Op::kHello:
       h.payload_bytes = sizeof(HelloRequest);
       break;
+    case Op::kEndChannels:
+      h.operand = 0xCCDD;
+      break;
     case Op::kReturnSlab:
     case Op::kSlabKey:
       h.slab = 0x11;
@@ -129,9 +132,9 @@ ReplyHeader Answer(Op op) {
   return h;
 }
 
-constexpr Op kAllOps[] = {Op::kHello,        Op::kInfo,           Op::kLeaseSlab, Op::kReturnSlab,
-                          Op::kCloseSession, Op::kRdmaConnect,    Op::kSlabKey,   Op::kRead,
-                          Op::kWrite,        Op::kCompareAndSwap, Op::kFetchAdd};
+constexpr Op kAllOps[] = {Op::kHello,        Op::kInfo,        Op::kLeaseSlab,      Op::kReturnSlab,
+                          Op::kCloseSession, Op::kRdmaConnect, Op::kSlabKey,        Op::kEndChannels,
+                          Op::kRead,         Op::kWrite,       Op::kCompareAndSwap, Op::kFetchAdd};
 
 HelloRequest SomeHello() {
   HelloRequest hello;
@@ -170,6 +173,7 @@ std::map<std::string, Bytes> GoldenMessages() {
       {"lease-reply-payload", Encoded(LeaseReply{.slab = 0x11, .bytes = 64u << 20})},
       {"rdma-connect-request", Encoded(Request(Op::kRdmaConnect))},
       {"rdma-connect-payload", Encoded(SomeEndpoint())},
+      {"end-channels-request", Encoded(Request(Op::kEndChannels))},
       {"slab-key-request", Encoded(Request(Op::kSlabKey))},
       {"slab-key-reply-payload",
        Encoded(SlabKeyReply{.address = 0x7f0000000000, .bytes = 64u << 20, .key = 0x1234})},
@@ -276,6 +280,9 @@ TEST(WireTest, FieldsOutOfBoundsAreRefused) {
       {Op::kRdmaConnect, [](auto* h) { h->payload_bytes = 31; }, Fault::kLength},
       {Op::kRdmaConnect, [](auto* h) { h->slab = 1; }, Fault::kReserved},
       {Op::kInfo, [](auto* h) { h->slab = 1; }, Fault::kReserved},
+      {Op::kInfo, [](auto* h) { h->operand = 1; }, Fault::kReserved},
+      {Op::kEndChannels, [](auto* h) { h->slab = 1; }, Fault::kReserved},
+      {Op::kEndChannels, [](auto* h) { h->payload_bytes = 1; }, Fault::kLength},
       {Op::kRead, [](auto* h) { h->op = static_cast<Op>(0); }, Fault::kOp},
       {Op::kRead, [](auto* h) { h->op = static_cast<Op>(15); }, Fault::kOp},
       {Op::kRead, [](auto* h) { h->version = 2; }, Fault::kVersion},

@@ -182,9 +182,16 @@ Result<int> Donors::SlabMemory(uint32_t index) const {
   return slab_memory_[index].get();
 }
 
-Result<Fd> Donors::Connect(uint32_t donor) {
+Result<Fd> Donors::Connect(uint32_t donor, uint64_t holder) {
   if (donor >= donors_.size() || donors_[donor].gone) return Status::Unavailable("the donor is gone");
-  return donors_[donor].session->OpenDataChannel();
+  return donors_[donor].session->OpenDataChannel(holder);
+}
+
+void Donors::EndChannels(uint32_t index, uint64_t holder) {
+  const Donor& donor = donors_[index];
+  if (donor.gone || donor.session->EndDataChannels(holder).ok()) return;
+  // Once more by another control connection; who does not answer then might still carry anything out.
+  if (!Reconnect(donor.session.get()).ok() || !donor.session->EndDataChannels(holder).ok()) Lose(index);
 }
 
 Status Donors::Check(uint32_t index, uint64_t* lost_bytes) {
@@ -197,8 +204,14 @@ Status Donors::Check(uint32_t index, uint64_t* lost_bytes) {
     if (info.ok()) return Status::Ok();
     last = Reconnect(donor.session.get());
     if (last.ok()) return last;
-    donor.gone = true;
   }
+  *lost_bytes = Lose(index);
+  return last;
+}
+
+uint64_t Donors::Lose(uint32_t index) {
+  Donor& donor = donors_[index];
+  donor.gone = true;
   uint64_t slots = 0;
   const uint32_t count = slabs_->count.load();
   for (uint32_t i = 1; i < count; ++i) {
@@ -208,8 +221,7 @@ Status Donors::Check(uint32_t index, uint64_t* lost_bytes) {
     slots += slab.used.load();
     slab.state.store(SlabEntry::kLost);
   }
-  *lost_bytes = slots * kPageBytes;
-  return last;
+  return slots * kPageBytes;
 }
 
 void Donors::Detach() {

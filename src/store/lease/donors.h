@@ -39,7 +39,11 @@ class Donors {
   Result<uint32_t> LeaseSlab();
   // Memory of a slab of a shared-memory donor, borrowed.
   Result<int> SlabMemory(uint32_t index) const;
-  Result<Fd> Connect(uint32_t donor);
+  // A data channel for `holder`, not 0.
+  Result<Fd> Connect(uint32_t donor, uint64_t holder);
+  // Returns when nothing of what `holder` sent by its channels can happen any more; if the donor does not
+  // answer to that, it is gone for good.
+  void EndChannels(uint32_t donor, uint64_t holder);
   // The control connection of `donor` broke, or a process says its link did. Ok: it works (again). Otherwise
   // the donor is gone for good; `lost_bytes` says how much of the run's data only it had.
   Status Check(uint32_t donor, uint64_t* lost_bytes);
@@ -69,6 +73,9 @@ class Donors {
     uint64_t leased_bytes = 0;
     bool gone = false;
   };
+  // Declares it gone for good: nobody takes slots of its slabs any more. How much of the run's data only it
+  // had.
+  uint64_t Lose(uint32_t donor);
   // That the way to an RDMA donor works, found out before anything depends on it.
   Status TryRdma(DonorSession* session);
   // Resumes a session whose connection broke; gives up after a fifth of the grace, at once where that cannot

@@ -12,13 +12,14 @@
 namespace farpool {
 
 Result<ControlChannel> ControlChannel::Connect(const PoolEntry& entry, const wire::HelloRequest& hello,
-                                               uint64_t deadline_ns) {
+                                               uint64_t deadline_ns, uint64_t holder) {
   auto fd = ConnectTo(entry, deadline_ns);
   if (!fd.ok()) return fd.status();
   ControlChannel channel;
   channel.fd_ = std::move(fd).value();
   wire::RequestHeader request;
   request.op = wire::Op::kHello;
+  request.operand = holder;
   request.payload_bytes = sizeof(hello);
   std::byte bytes[sizeof(wire::HelloReply)];
   const Status status = channel.Call(request, &hello, bytes, sizeof(bytes), nullptr, deadline_ns);

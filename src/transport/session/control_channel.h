@@ -10,9 +10,10 @@ namespace farpool {
 
 class ControlChannel {
  public:
-  // Connects and says hello. kNotFound: the donor does not know the session.
+  // Connects and says hello, of a data channel with its `holder`. kNotFound: the donor does not know the
+  // session.
   static Result<ControlChannel> Connect(const PoolEntry& entry, const wire::HelloRequest& hello,
-                                        uint64_t deadline_ns);
+                                        uint64_t deadline_ns, uint64_t holder = 0);
   ControlChannel() = default;
 
   // Asks `request` and waits for the answer, whose payload is exactly `reply_bytes`. A descriptor that came

@@ -92,10 +92,18 @@ class DonorSessionImpl final : public DonorSession {
                      std::string(reply.rack, reply.rack_bytes)};
   }
 
-  Result<Fd> OpenDataChannel() override {
-    auto channel = ControlChannel::Connect(address_, Hello(wire::HelloMode::kDataChannel), Deadline());
+  Result<Fd> OpenDataChannel(uint64_t holder) override {
+    auto channel =
+        ControlChannel::Connect(address_, Hello(wire::HelloMode::kDataChannel), Deadline(), holder);
     if (!channel.ok()) return channel.status();
     return channel.value().Take();
+  }
+
+  Status EndDataChannels(uint64_t holder) override {
+    wire::RequestHeader request;
+    request.op = wire::Op::kEndChannels;
+    request.operand = holder;
+    return Call(request, nullptr, 0, nullptr);
   }
 
   Status Resume() override { return Connect(wire::HelloMode::kResume); }
@@ -127,6 +135,10 @@ class DonorSessionImpl final : public DonorSession {
     wire::RequestHeader request;
     request.op = op;
     request.slab = static_cast<uint64_t>(slab);
+    return Call(request, reply, reply_bytes, passed);
+  }
+
+  Status Call(const wire::RequestHeader& request, void* reply, size_t reply_bytes, Fd* passed) {
     const Status status = channel_.Call(request, nullptr, reply, reply_bytes, passed, Deadline());
     return status.ok() ? status : AtEntry(entry_, status);
   }

@@ -317,10 +317,7 @@ void TcpLink::Block(const Need& need, uint64_t now_ns) {
 
 void TcpLink::Die(Status::Code code) {
   alive_ = false;
-  // Reset where that is possible (TCP): after a mere shutdown the kernel goes on to send what it still has,
-  // and a write that was given up arrives over what came by the next channel.
-  const sockaddr nobody = {.sa_family = AF_UNSPEC, .sa_data = {}};
-  if (sys::Call(SYS_connect, fd_, &nobody, sizeof(nobody)) != 0) sys::Call(SYS_shutdown, fd_, SHUT_RDWR);
+  sys::Call(SYS_shutdown, fd_, SHUT_RDWR);
   LinkOp* op = head_;
   head_ = tail_ = unsent_ = nullptr;
   outstanding_ = 0;

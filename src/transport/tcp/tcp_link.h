@@ -27,9 +27,8 @@ class TcpLink final : public Link {
   // Operations that may be outstanding; Post() makes progress until there is room for more.
   static constexpr unsigned kMaxOutstanding = 1024;
 
-  // Borrows `fd`, a channel from DonorSession::OpenDataChannel(). A link that breaks resets the connection,
-  // so that the donor lets go of it too and what was not sent yet never is; closing the socket stays with the
-  // owner.
+  // Borrows `fd`, a channel from DonorSession::OpenDataChannel(). A link that breaks shuts the socket down,
+  // so that the donor lets go of it too; closing it stays with the owner.
   explicit TcpLink(int fd = -1, TcpLinkOptions options = {});
   // Goes on with another channel, like new. Only while nothing is posted.
   void Reset(int fd);

@@ -2,6 +2,8 @@
 // - daemon: two forks, every descriptor closed
 // - killed: children killed while they use memory of their own
 // - killed-unseen: children killed while the supervisor does not run, and its memory wanted at once
+// - written-late: pages arrive at their donor when others have been written over them
+// - killed-late: the same, of children that were killed
 // - commands: vfork, posix_spawn, system, popen, exec; arguments and environment are on the heap
 // - spawns: starts programs while other threads walk through all memory
 // - child: what `commands` starts; prints what it got
@@ -18,6 +20,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <malloc.h>
 #include <spawn.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -126,6 +129,78 @@ void Killed(Heap* heap, uint64_t mib) {
   puts("processes killed: verified");
 }
 
+bool Asleep(pid_t process) {
+  std::ifstream stat("/proc/" + std::to_string(process) + "/stat");
+  std::string id, name, state;
+  stat >> id >> name >> state;
+  return state == "S";
+}
+
+// What holding_proxy.py is told by the existence of `hold`.
+void Await(const std::string& hold, const char* word) {
+  const std::string name = hold + word;
+  while (access(name.c_str(), F_OK) != 0) usleep(1000);
+  CHECK(unlink(name.c_str()) == 0, "unlink: %s", strerror(errno));
+}
+void Hold(const std::string& hold) {
+  close(open(hold.c_str(), O_CREAT | O_WRONLY, 0666));
+  Await(hold, ".held");
+}
+void LetGo(const std::string& hold) {
+  CHECK(unlink(hold.c_str()) == 0, "unlink: %s", strerror(errno));
+  Await(hold, ".sent");
+}
+
+// What we write is held up, until farpool tries anew by another connection, and arrives when we have written
+// something else there.
+void WrittenLate(Heap* heap, uint64_t mib, const std::string& hold) {
+  heap->PageOut();
+  Hold(hold);
+  Heap other(mib, 2);
+  other.PageOut();
+  Await(hold, ".newer");
+  heap->Write(3);
+  other.Write(4);
+  heap->PageOut();
+  other.PageOut();
+  LetGo(hold);
+  heap->Verify("what was written again");
+  other.Verify("what was written again");
+  puts("processes written-late: verified");
+}
+
+// The same of a child that is killed meanwhile: there is room only where its pages were.
+void KilledLate(Heap* heap, uint64_t mib, const std::string& hold) {
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);  // What is freed is given back.
+  heap->PageOut();
+  for (uint64_t round = 0; round < 4; ++round) {
+    std::atomic<int>* writes = SharedFlag();
+    const pid_t child = fork();
+    CHECK(child >= 0, "fork");
+    if (child == 0) {
+      for (uint64_t seed = 100;; ++seed) {  // It never reads what it has written.
+        const Heap own(mib, seed);
+        own.PageOut();
+        *writes = 1;
+      }
+    }
+    while (*writes == 0) sched_yield();
+    Hold(hold);
+    // Until it waits for long: for the donor. Ordinarily it does not.
+    for (int asleep = 0, looks = 0; asleep < 20 && looks < 200; ++looks, usleep(2000))
+      asleep = Asleep(child) ? asleep + 1 : 0;
+    CHECK(kill(child, SIGKILL) == 0, "kill");
+    WaitFor(child, SIGKILL, "killed child");
+    Heap more(mib + mib / 3, round + 20);
+    more.PageOut();
+    LetGo(hold);
+    more.Verify("what took the place of a killed child");
+    heap->Verify("parent of a killed child");
+    heap->PageOut();
+  }
+  puts("processes killed-late: verified");
+}
+
 // Children are killed while the supervisor does not run, which next hears at once of that and of what we want
 // then: it fits only where the pages of the last one were, in all slabs that there are.
 void KilledUnseen(Heap* heap, uint64_t mib) {
@@ -159,12 +234,7 @@ void KilledUnseen(Heap* heap, uint64_t mib) {
   if (helper == 0) {
     while (*stopped == 0) sched_yield();
     // Until its parent waits for long: for an answer.
-    for (int asleep = 0; asleep < 50; usleep(2000)) {
-      std::ifstream stat("/proc/" + std::to_string(us) + "/stat");
-      std::string id, name, state;
-      stat >> id >> name >> state;
-      asleep = state == "S" ? asleep + 1 : 0;
-    }
+    for (int asleep = 0; asleep < 50; usleep(2000)) asleep = Asleep(us) ? asleep + 1 : 0;
     CHECK(kill(supervisor, SIGCONT) == 0, "SIGCONT: %s", strerror(errno));
     _exit(0);
   }
@@ -623,6 +693,8 @@ int main(int argc, char** argv) {
   if (kind == "daemon") Daemon(&heap);
   if (kind == "killed") Killed(&heap, mib);
   if (kind == "killed-unseen") KilledUnseen(&heap, mib);
+  if (kind == "killed-late") KilledLate(&heap, mib, argv[3]);
+  if (kind == "written-late") WrittenLate(&heap, mib, argv[3]);
   if (kind == "commands") Commands(&heap, argv[0]);
   if (kind == "spawns") Spawns(&heap);
   if (kind == "sandbox") Sandboxed(&heap);
