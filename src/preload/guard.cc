@@ -62,19 +62,19 @@ long GuardExec(const GuardFrame* frame) {
   for (int attempt = 0;; ++attempt) {
     bool far = InArena(path);
     bool complete = true;
+    const unsigned environment = at ? 3 : 2;
     if (far) StringBytes(path);
-    for (unsigned i = at ? 2 : 1; i < (at ? 4u : 3u); ++i) {
+    for (unsigned i = environment - 1; i <= environment; ++i) {
       uintptr_t vector = frame->args[i];
-      for (uintptr_t text; vector != 0 && (complete = CopyElement(&text, vector, 0)) && text != 0;
+      uintptr_t page = ~uintptr_t{0};
+      for (uintptr_t text; vector != 0 && (complete &= CopyElement(&text, vector, 0)) && text != 0;
            vector += sizeof(text)) {
         far |= InArena(vector) || InArena(text);
-        if (!InArena(text)) continue;
-        for (uint64_t bytes; (bytes = StringBytes(text)) == kStringMax;)
-          text += bytes;  // Longer than a path.
+        // The environment's are looked at here, too.
+        if (InArena(text) || i == environment) complete &= MayReadString(text, &page);
       }
     }
     GuardFrame call = *frame;
-    const unsigned environment = at ? 3 : 2;
     if (complete) call.args[environment] = ExecEnvironment(frame->args[environment]);
     long r;
     {

@@ -369,6 +369,16 @@ uint64_t StringBytes(uintptr_t begin) {
   return kStringMax;  // Longer than any path: the kernel says so.
 }
 
+bool MayReadString(uintptr_t begin, uintptr_t* page) {
+  for (uintptr_t at = begin;;) {
+    const uint64_t left = kPageBytes - at % kPageBytes;
+    if (at / kPageBytes != *page && !MayRead(at, left)) return false;
+    *page = at / kPageBytes;
+    if (std::memchr(reinterpret_cast<const void*>(at), 0, left) != nullptr) return true;
+    at += left;
+  }
+}
+
 long Forward(const GuardFrame* frame) {
   return sys::CallForProgram(frame->number, frame->args[0], frame->args[1], frame->args[2], frame->args[3],
                              frame->args[4], frame->args[5]);

@@ -46,6 +46,10 @@ bool Allows(uintptr_t begin, uint64_t bytes, int protection);
 uint64_t StringBytes(uintptr_t begin);
 inline constexpr uint64_t kStringMax = 4096 + 1;
 
+// All of the string at `begin`, near or far and of any length, can be read; `*page` spares asking again about
+// the page looked at last, ~0 at first.
+bool MayReadString(uintptr_t begin, uintptr_t* page);
+
 // Makes the call with what its pointers name made present and pinned. The kernel's answer.
 long CallPrepared(const GuardFrame* frame);
 // The same where the caller has found the far ranges already; no more than kRangesMax.

@@ -144,6 +144,19 @@ void Plain(const char* where, char* at, bool read_only) {
   report("getrandom", [=] { return syscall(SYS_getrandom, at, 10, 0); });
   report("getcwd", [=] { return syscall(SYS_getcwd, at, 1000) > 0 ? 1 : -1; });
   report("execve", [=] { return syscall(SYS_execve, "/nonexistent", at, nullptr); });
+  report("execve-environment", [=] {
+    const pid_t child = fork();
+    if (child == 0) {
+      char name[] = "true";
+      char* const arguments[] = {name, nullptr};
+      char* const environment[] = {at, nullptr};
+      execve("/bin/true", arguments, environment);
+      _exit(errno);
+    }
+    int status = -1;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child, "waitpid");
+    return status;
+  });
   report("execve-path", [=] { return syscall(SYS_execve, at, nullptr, nullptr); });
   report("sigprocmask", [=] { return syscall(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, at, 8); });
   report("sigaction", [=] { return syscall(SYS_rt_sigaction, SIGWINCH, nullptr, at, 8); });
