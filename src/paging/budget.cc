@@ -16,9 +16,9 @@ uint32_t AwaitHunger(BudgetState* state, uint32_t seen) {
   return state->hunger.load();
 }
 
-void Budget::CallForShare() {
-  state_->hunger.fetch_add(1);
-  if (state_->listeners.load() > 0) sys::Call(SYS_futex, &state_->hunger, FUTEX_WAKE, INT_MAX);
+void CallForShare(BudgetState* state) {
+  state->hunger.fetch_add(1);
+  if (state->listeners.load() > 0) sys::Call(SYS_futex, &state->hunger, FUTEX_WAKE, INT_MAX);
 }
 
 }  // namespace farpool

@@ -115,6 +115,8 @@ class Engine {
   // there is. One thread only.
   Status WriteBack(bool* more);
   void AwaitCall();
+  // Ends AwaitCall() without cause.
+  void WakeWriter();
 
   // Others have too little: gives back a part of what this process holds beyond its share of the budget.
   Status YieldShare();

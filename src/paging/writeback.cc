@@ -60,6 +60,11 @@ Status Engine::SeeOff(Departure* departure) {
   return s;
 }
 
+void Engine::WakeWriter() {
+  writer_calls_.fetch_add(1);
+  sys::Call(SYS_futex, &writer_calls_, FUTEX_WAKE_PRIVATE, 1);
+}
+
 void Engine::AwaitCall() { sys::Call(SYS_futex, &writer_calls_, FUTEX_WAIT_PRIVATE, calls_heard_, nullptr); }
 
 }  // namespace farpool

@@ -7,30 +7,39 @@ namespace farpool {
 
 namespace {
 
-[[noreturn]] void Evict() {
+[[noreturn]] void Evict();
+[[noreturn]] void Write();
+
+OwnThread g_evictor(&Evict, [] { CallForShare(&g_runtime.segment->budget); });
+OwnThread g_writer(&Write, [] { g_runtime.engine->WakeWriter(); });
+
+void Evict() {
   BudgetState& budget = g_runtime.segment->budget;
   for (uint32_t seen = 0;;) {
     seen = AwaitHunger(&budget, seen);
+    g_evictor.EndIfAsked();
     if (Status s = g_runtime.engine->YieldShare(); !s.ok()) Fatal(s);
   }
 }
 
-[[noreturn]] void Write() {
+void Write() {
   for (;;) {
-    for (bool more = true; more;)
+    for (bool more = true; more; g_writer.EndIfAsked())
       if (Status s = g_runtime.engine->WriteBack(&more); !s.ok()) Fatal(s);
     g_runtime.engine->AwaitCall();
   }
 }
-
-OwnThread g_evictor(&Evict);
-OwnThread g_writer(&Write);
 
 }  // namespace
 
 void StartEvictionThreads() {
   g_evictor.Start();
   g_writer.Start();
+}
+
+void StopEvictionThreads() {
+  g_evictor.Stop();
+  g_writer.Stop();
 }
 
 void EvictionThreadsAfterFork() {

@@ -219,8 +219,21 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
     case SYS_execveat:
       return GuardExec(frame);
     case SYS_seccomp:
-    case SYS_prctl:
       return GuardSeccomp(frame);
+    case SYS_prctl:
+      return GuardPrctl(frame);
+    case SYS_setuid:
+    case SYS_setgid:
+    case SYS_setreuid:
+    case SYS_setregid:
+    case SYS_setresuid:
+    case SYS_setresgid:
+    case SYS_setgroups:
+    case SYS_capset:
+    case SYS_unshare:
+    case SYS_setns:
+    case SYS_landlock_restrict_self:
+      return GuardCredentials(frame);
     case SYS_getrlimit:
     case SYS_setrlimit:
     case SYS_prlimit64:

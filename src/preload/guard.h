@@ -55,6 +55,9 @@ class InheritedSignals {
 long GuardLimit(GuardFrame* frame);
 // sandbox.cc.
 long GuardSeccomp(GuardFrame* frame);
+// credentials.cc.
+long GuardCredentials(const GuardFrame* frame);
+long GuardPrctl(GuardFrame* frame);
 // fork.cc. On the near stack.
 long GuardFork(GuardFrame* frame);
 // Takes out of the program's environment, in place, what brought the runtime here.

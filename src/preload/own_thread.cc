@@ -1,5 +1,6 @@
 #include "preload/own_thread.h"
 
+#include <linux/futex.h>
 #include <linux/sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -16,19 +17,25 @@ namespace farpool {
 
 namespace {
 
-std::atomic<unsigned> g_started{0};
+std::atomic<unsigned> g_started{0};  // And not ended.
+Mutex g_hold_lock;
+std::atomic<bool> g_held{false};
 
 constexpr uint64_t kStackBytes = 128 * 1024;
 constexpr uint64_t kStorageBytes =
     16 * 1024;  // Below the thread pointer lie libraries' initial-exec variables.
 
-}  // namespace
-
-Status StartOwnThread(void (*entry)()) {
+Status MapStack(uint64_t* stack) {
   const long map = sys::Call(SYS_mmap, 0, kStackBytes + kStorageBytes + kPageBytes, PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (sys::Failed(map)) return Status::FromErrno("mmap of a thread's stack", static_cast<int>(-map));
-  const auto stack_top = static_cast<uint64_t>(map) + kStackBytes;
+  *stack = static_cast<uint64_t>(map);
+  return Status::Ok();
+}
+
+// `*thread` holds its id until it has ended, if that is not null.
+Status StartOn(uint64_t stack, void (*entry)(), std::atomic<uint32_t>* thread) {
+  const uint64_t stack_top = stack + kStackBytes;
   const uint64_t storage = stack_top + kStorageBytes;
   // The thread pointer points to itself (x86-64 ABI), and so does glibc's own field in its third word, by
   // which the cancellation points of libibverbs' libc find the thread.
@@ -39,21 +46,66 @@ Status StartOwnThread(void (*entry)()) {
   top[0] = reinterpret_cast<uint64_t>(entry);
   top[1] = 0;
   const SignalsBlocked blocked;  // The thread starts so, and stays so.
-  const long r = sys::Call(
-      SYS_clone,
-      CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS, top,
-      nullptr, nullptr, storage);
+  uint64_t flags =
+      CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS;
+  if (thread != nullptr) flags |= CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID;
+  const long r = sys::Call(SYS_clone, flags, top, thread, thread, storage);
   if (r < 0) return Status::FromErrno("starting a thread of farpool's", static_cast<int>(-r));
   g_started.fetch_add(1);
   return Status::Ok();
 }
 
-void OwnThread::Start() {
-  if (running_.load(std::memory_order_relaxed) || InVforkChild() || running_.exchange(true)) return;
-  if (!StartOwnThread(entry_).ok()) running_.store(false);
+}  // namespace
+
+Status StartOwnThread(void (*entry)()) {
+  uint64_t stack = 0;
+  const Status s = MapStack(&stack);
+  return s.ok() ? StartOn(stack, entry, nullptr) : s;
 }
 
-void OwnThreadsAfterFork() { g_started.store(0); }
+void OwnThread::Start() {
+  if (running_.load(std::memory_order_relaxed) || g_held.load() || InVforkChild() || running_.exchange(true))
+    return;
+  if ((stack_ == 0 && !MapStack(&stack_).ok()) || !StartOn(stack_, entry_, &thread_).ok())
+    running_.store(false);
+}
+
+void OwnThread::Stop() {
+  const uint32_t thread = thread_.load();
+  if (thread == 0) return;  // Or another thread is just starting it, with rights of its own.
+  asked_.store(true);
+  wake_();
+  while (thread_.load() == thread) sys::Call(SYS_futex, &thread_, FUTEX_WAIT, thread, nullptr);
+  g_started.fetch_sub(1);
+  asked_.store(false);
+  running_.store(false);
+}
+
+void OwnThread::EndIfAsked() {
+  if (asked_.load()) sys::Call(SYS_exit, 0);
+}
+
+void OwnThread::AfterFork() {
+  thread_.store(0);
+  asked_.store(false);
+  running_.store(false);
+}
+
+OwnThreadsHeld::OwnThreadsHeld() {
+  g_hold_lock.Lock();
+  g_held.store(true);
+}
+
+OwnThreadsHeld::~OwnThreadsHeld() {
+  g_held.store(false);
+  g_hold_lock.Unlock();
+}
+
+void OwnThreadsAfterFork() {
+  g_started.store(0);
+  g_hold_lock.Reset();
+  g_held.store(false);
+}
 
 bool OnlyOwnThreadsStay() {
   const unsigned own = g_started.load();

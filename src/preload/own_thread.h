@@ -3,7 +3,9 @@
 // The program's libc does not know of them.
 
 #include <atomic>
+#include <cstdint>
 
+#include "base/mutex.h"
 #include "farpool/status.h"
 
 namespace farpool {
@@ -11,20 +13,41 @@ namespace farpool {
 // Starts a thread that runs `entry`, which never returns, with all signals blocked. It has a near stack and
 // storage of its own and lives as long as the process; a forked child is without it. Any context.
 Status StartOwnThread(void (*entry)());
-// One that there is at most once in a process. Any context.
+
+// One that there is at most once in a process, and that can be ended.
 class OwnThread {
  public:
-  constexpr explicit OwnThread(void (*entry)()) : entry_(entry) {}
+  // `entry` never returns; it calls EndIfAsked() where it holds nothing, at least once between looking
+  // whether there is something to do and the sleep that `wake` ends.
+  constexpr OwnThread(void (*entry)(), void (*wake)()) : entry_(entry), wake_(wake) {}
   // Unless it runs, or this is a vfork child: a thread started there would be the child's, and end with it.
-  // If there can be none, that is tried again next time.
+  // If there can be none, that is tried again next time. Any context.
   void Start();
+  // Waits until it has ended; it can be started again. With OwnThreadsHeld.
+  void Stop();
   // In a forked child: it does not run.
-  void AfterFork() { running_.store(false); }
+  void AfterFork();
+  // By the thread itself.
+  void EndIfAsked();
 
  private:
   void (*const entry_)();
+  void (*const wake_)();
   std::atomic<bool> running_{false};
+  std::atomic<bool> asked_{false};   // To end.
+  std::atomic<uint32_t> thread_{0};  // Its id, until the kernel clears it. Futex.
+  uint64_t stack_ = 0;               // Kept for the next one.
 };
+
+// While it lives no OwnThread is started. One at a time; with the program's signals blocked.
+class OwnThreadsHeld {
+ public:
+  OwnThreadsHeld();
+  ~OwnThreadsHeld();
+  OwnThreadsHeld(const OwnThreadsHeld&) = delete;
+  OwnThreadsHeld& operator=(const OwnThreadsHeld&) = delete;
+};
+
 // In a forked child: there are none.
 void OwnThreadsAfterFork();
 // True if the calling thread, which is about to end, is the last of the program's.

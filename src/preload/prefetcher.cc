@@ -15,25 +15,32 @@ namespace {
 
 std::atomic<uint32_t> g_calls{0};  // Futex.
 
-[[noreturn]] void Prefetch() {
+[[noreturn]] void Prefetch();
+void Wake() {
+  g_calls.fetch_add(1);
+  sys::Call(SYS_futex, &g_calls, FUTEX_WAKE_PRIVATE, 1);
+}
+
+// Without it the advice is lost; nothing is wrong for that.
+OwnThread g_prefetcher(&Prefetch, &Wake);
+
+void Prefetch() {
   for (;;) {
     const uint32_t seen = g_calls.load();
-    for (bool more = true; more;)
+    for (bool more = true; more; g_prefetcher.EndIfAsked())
       if (Status s = g_runtime.engine->BringAhead(&more); !s.ok()) Fatal(s);
     sys::Call(SYS_futex, &g_calls, FUTEX_WAIT_PRIVATE, seen, nullptr);
   }
 }
 
-// Without it the advice is lost; nothing is wrong for that.
-OwnThread g_prefetcher(&Prefetch);
-
 }  // namespace
 
 void CallPrefetcher() {
-  g_calls.fetch_add(1);
-  sys::Call(SYS_futex, &g_calls, FUTEX_WAKE_PRIVATE, 1);
+  Wake();
   g_prefetcher.Start();
 }
+
+void StopPrefetcher() { g_prefetcher.Stop(); }
 
 void PrefetcherAfterFork() { g_prefetcher.AfterFork(); }
 

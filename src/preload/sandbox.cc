@@ -36,7 +36,6 @@ constexpr size_t kPrefixLength = sizeof(kPrefix) / sizeof(kPrefix[0]);
 
 long GuardSeccomp(GuardFrame* frame) {
   const bool prctl = frame->number == SYS_prctl;
-  if (prctl && frame->args[0] != PR_SET_SECCOMP) return CallPrepared(frame);
   const uint64_t mode = prctl ? frame->args[1] : frame->args[0];
   // The strict mode, four calls and no filter, the kernel refuses where there is a filter: ours.
   if (mode != (prctl ? SECCOMP_MODE_FILTER : SECCOMP_SET_MODE_FILTER)) return CallPrepared(frame);

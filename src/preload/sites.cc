@@ -106,7 +106,7 @@ class Patcher {
   // Patches `p` if it is a `syscall` of one of the shapes below.
   void Patch(uint8_t* p) {
     if (p < code_.begin + kAroundMax || p >= code_.end - kAroundMax || p[0] != 0x0f || p[1] != 0x05) return;
-    if (!PatchMov(p) && !PatchFunction(p) && !PatchThreadExit(p)) PatchRead(p);
+    if (!PatchMov(p) && !PatchFunction(p) && !PatchForEachThread(p) && !PatchThreadExit(p)) PatchRead(p);
   }
   // mov $nr, %eax; (simple instructions); syscall
   bool PatchMov(uint8_t* syscall) {
@@ -162,6 +162,23 @@ class Patcher {
     std::memcpy(stub, kMov, sizeof(kMov));
     Leave(stub + sizeof(kMov), syscall + 2, 8);
     Jump(syscall - 5, stub);
+    patched_ = true;
+    return true;
+  }
+
+  // What setuid and its like have each thread call: mov 24(%reg), %rdx; mov (%reg), %eax; syscall.
+  bool PatchForEachThread(uint8_t* syscall) {
+    constexpr size_t kBytes = 6;
+    uint8_t* mov = syscall - kBytes;
+    const uint8_t reg = mov[5];
+    const uint8_t shape[kBytes] = {0x48, 0x8b, static_cast<uint8_t>(0x50 | reg), 24, 0x8b, reg};
+    constexpr uint8_t kSib = 4, kRip = 5;  // Not registers.
+    if (reg > 7 || reg == kSib || reg == kRip || std::memcmp(mov, shape, kBytes) != 0) return false;
+    uint8_t* stub = NewStub();
+    if (stub == nullptr) return false;
+    std::memcpy(stub, mov, kBytes);
+    Leave(stub + kBytes, syscall + 2);
+    Jump(mov, stub);
     patched_ = true;
     return true;
   }

@@ -115,11 +115,15 @@ struct Table {
     Add(SYS_sched_rr_get_interval, N, P(kTimespec));
     Add(SYS_getcpu, P(4), P(4));
     Add(SYS_getgroups, N, L(0, 4));
-    Add(SYS_setgroups, N, L(0, 4));
     Add(SYS_getresuid, P(4), P(4), P(4));
     Add(SYS_getresgid, P(4), P(4), P(4));
     Add(SYS_capget, P(8), P(24));
-    Add(SYS_capset, P(8), P(24));
+    // Rights that a thread gives up.
+    Set(SYS_capset, kAlways, P(8), P(24));
+    Set(SYS_setgroups, kAlways, N, L(0, 4));
+    for (unsigned number : {SYS_setuid, SYS_setgid, SYS_setreuid, SYS_setregid, SYS_setresuid, SYS_setresgid,
+                            SYS_unshare, SYS_setns, SYS_landlock_restrict_self})
+      Set(number, kAlways);
     // Files.
     Add(SYS_read, N, L(2));
     Add(SYS_write, N, L(2));

@@ -53,6 +53,13 @@ compare cancelled "$(mib 32)M" "$programs/cancelled" "$(mib 64)"
 for kind in daemon killed commands spawns sandbox code limits unseen output exit; do
   compare "processes-$kind" "$(mib 32)M" "$programs/processes" "$kind" "$(mib 48)"
 done
+compare processes-credentials 8M "$programs/processes" credentials 24
+if [ "$(id -u)" = 0 ]; then
+  user_before=("${user[@]}")
+  user=()
+  compare processes-credentials-root 8M "$programs/processes" credentials 24
+  user=("${user_before[@]}")
+fi
 # A program that clears its environment keeps the runtime all the same.
 compare clean-environment "$(mib 32)M" env -i "$programs/pagewalker" "$(mib 64)"
 # shellcheck disable=SC2016  # $0 is for the inner shell

@@ -8,6 +8,7 @@
 // - spawns: starts programs while other threads walk through all memory
 // - child: what `commands` starts; prints what it got
 // - sandbox: children that allow themselves few system calls
+// - credentials: gives up rights, which no thread may keep
 // - code: mappings that are written, executed and read; a library loaded late
 // - limits: few descriptors allowed before memory is used
 // - unseen: forks by an instruction of its own
@@ -17,7 +18,9 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/audit.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <malloc.h>
@@ -33,6 +36,7 @@
 #include <climits>
 #include <cstddef>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -611,6 +615,62 @@ void Output(Heap* heap) {
 volatile sig_atomic_t g_trapped = 0;
 void OnTrap(int, siginfo_t* info, void*) { g_trapped = g_trapped + info->si_syscall; }
 
+// What a thread may do, by its entry in /proc.
+std::string Rights(const std::string& thread) {
+  std::string rights;
+  std::ifstream status(thread + "/status");
+  for (std::string line; std::getline(status, line);)
+    for (const char* field : {"Uid:", "Gid:", "Groups:", "CapPrm:", "CapEff:", "CapInh:"})
+      if (line.rfind(field, 0) == 0) rights += line + "\n";
+  return rights;
+}
+
+// Nobody has other rights than we have, neither at once nor when memory has come and gone.
+void RightsAreEverybodys(const Heap& heap, const char* after) {
+  for (int look = 0; look < 2; ++look) {
+    const std::string ours = Rights("/proc/thread-self");
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+      const std::string theirs = Rights(task.path());
+      CHECK(theirs == ours, "after %s a thread has\n%s, not\n%s", after, theirs.c_str(), ours.c_str());
+    }
+    heap.Verify(after);
+    heap.PageOut();
+  }
+}
+
+void Credentials(Heap* heap) {
+  heap->PageOut();
+  heap->Verify("before");
+  if (geteuid() == 0) {
+    // Of all threads, while those have memory evicted.
+    std::atomic<bool> done{false};
+    std::vector<std::thread> threads;
+    for (uint64_t i = 0; i < 2; ++i)
+      threads.emplace_back([&, i] {
+        for (Heap own(8, i + 2); !done;) own.Verify("a thread");
+      });
+    const gid_t groups[] = {65534, 65533};
+    CHECK(setgroups(2, groups) == 0, "setgroups: %s", strerror(errno));
+    RightsAreEverybodys(*heap, "setgroups");
+    CHECK(setresgid(65534, 65534, 65534) == 0, "setresgid: %s", strerror(errno));
+    RightsAreEverybodys(*heap, "setresgid");
+    CHECK(setresuid(65534, 65534, 65534) == 0, "setresuid: %s", strerror(errno));
+    RightsAreEverybodys(*heap, "setresuid");
+    done = true;
+    for (std::thread& thread : threads) thread.join();
+  }
+  if (unshare(CLONE_NEWUSER) != 0) {
+    printf("unshare: %s\n", strerror(errno));
+    return;
+  }
+  RightsAreEverybodys(*heap, "unshare");
+  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  const __user_cap_data_struct none[2] = {};
+  CHECK(syscall(SYS_capset, &header, none) == 0, "capset: %s", strerror(errno));
+  RightsAreEverybodys(*heap, "capset");
+  puts("processes credentials: verified");
+}
+
 void Sandboxed(Heap* heap) {
   const std::vector<int> few = {SYS_write, SYS_exit_group, SYS_rt_sigreturn, SYS_mmap, SYS_munmap, SYS_brk};
   fflush(stdout);
@@ -698,6 +758,7 @@ int main(int argc, char** argv) {
   if (kind == "commands") Commands(&heap, argv[0]);
   if (kind == "spawns") Spawns(&heap);
   if (kind == "sandbox") Sandboxed(&heap);
+  if (kind == "credentials") Credentials(&heap);
   if (kind == "unseen") Unseen(&heap);
   if (kind == "output") Output(&heap);
   if (kind == "exit") {
