@@ -1,5 +1,6 @@
 #include "preload/prepare.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -429,12 +430,15 @@ long CallPrepared(const GuardFrame* frame, const iovec* far, unsigned count) {
   });
 }
 
-Division DivisionOf(uint64_t fd) {
+Division DivisionOf(uint64_t fd, bool writes) {
   // Through CallPrepared(): a program may run on a far stack.
   struct stat info;
   if (CallPrepared(SYS_fstat, fd, &info) != 0) return Division::kWhole;
   switch (info.st_mode & S_IFMT) {
     case S_IFREG:
+      // What is appended at once lies together, whoever appends beside.
+      if (writes && (CallPrepared(SYS_fcntl, fd, F_GETFL) & O_APPEND) != 0) return Division::kWhole;
+      return Division::kFile;
     case S_IFBLK:
       return Division::kFile;
     case S_IFIFO:

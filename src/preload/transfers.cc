@@ -126,7 +126,7 @@ class Bounce {
       if (one.iov_len > static_cast<uint64_t>(end - next)) return false;  // Changed meanwhile.
       // What the program may not touch itself stays as it is: the kernel answers EFAULT.
       if (reads ? !Allows(Address(one.iov_base), one.iov_len, PROT_WRITE)
-                : !CopyIn(next, Address(one.iov_base), one.iov_len))
+                : !CopyAllIn(next, Address(one.iov_base), one.iov_len))
         continue;
       one.iov_base = next;
       next += one.iov_len;
@@ -153,6 +153,13 @@ class Bounce {
   iovec* vector() const { return vector_; }
 
  private:
+  // Of any size: no more than a piece must be here at once.
+  static bool CopyAllIn(char* to, uintptr_t from, uint64_t bytes) {
+    for (uint64_t done = 0; done < bytes; done += kPieceBytes)
+      if (!CopyIn(to + done, from + done, Min(bytes - done, kPieceBytes))) return false;
+    return true;
+  }
+
   iovec* vector_ = nullptr;
   uint64_t count_ = 0, bytes_ = 0;
 };
@@ -173,6 +180,19 @@ long CallInPieces(const GuardFrame* frame, unsigned buffer_arg, unsigned count_a
     if (first_only || static_cast<uint64_t>(r) < piece.args[count_arg]) break;
   }
   return static_cast<long>(done);
+}
+
+// A write that must not be divided.
+long CallWholeWrite(const GuardFrame* frame) {
+  const uint64_t bytes = Min(frame->args[2], kTransferMax);
+  const iovec all = {reinterpret_cast<void*>(frame->args[1]), bytes};
+  Demand demand;
+  demand.bytes = demand.far_bytes = bytes;
+  Bounce bounce;
+  if (!bounce.Open(Address(&all), 1, demand, false)) return CallInPieces(frame, 1, 2, -1);
+  GuardFrame call = *frame;
+  call.args[1] = Address(bounce.vector()->iov_base);
+  return CallPrepared(&call);
 }
 
 // A stream's sendmsg or recvmsg. Name and control data go with the first piece; a receive ends with it.
@@ -232,8 +252,9 @@ long CallAt(const GuardFrame* frame, unsigned buffer_arg, unsigned count_arg, in
 // half a message is none.
 long CallTransfer(const GuardFrame* frame) {
   if (!InArena(frame->args[1]) || frame->args[2] <= kPieceBytes) return CallPrepared(frame);
-  const Division division = DivisionOf(frame->args[0]);
-  if (division == Division::kWhole) return CallPrepared(frame);
+  const Division division = DivisionOf(frame->args[0], frame->number == SYS_write);
+  if (division == Division::kWhole)
+    return frame->number == SYS_write ? CallWholeWrite(frame) : CallPrepared(frame);
   bool first_only =
       division == Division::kStream && (frame->number == SYS_read || frame->number == SYS_recvfrom);
   if (frame->number == SYS_recvfrom && (frame->args[3] & MSG_WAITALL) != 0) {
@@ -252,7 +273,7 @@ long CallVector(const GuardFrame* frame) {
   const bool reads =
       frame->number == SYS_readv || frame->number == SYS_preadv || frame->number == SYS_preadv2;
   GuardFrame call = *frame;
-  const Division division = DivisionOf(frame->args[0]);
+  const Division division = DivisionOf(frame->args[0], !reads);
   if (!reads && demand.bytes <= kPipeAtomic) {
     // Many small ones, as of a log line: others' must not come in between.
     char text[kPipeAtomic];
@@ -310,7 +331,8 @@ long CallMessage(const GuardFrame* frame) {
     return CallPrepared(frame, demand.far, demand.far_count);
   }
   constexpr uint64_t kInsists = MSG_WAITALL | MSG_PEEK;
-  const bool divides = demand.far_bytes > kPieceBytes && DivisionOf(frame->args[0]) == Division::kStream &&
+  const bool divides = demand.far_bytes > kPieceBytes &&
+                       DivisionOf(frame->args[0], false) == Division::kStream &&
                        (frame->number == SYS_sendmsg || (frame->args[2] & kInsists) == 0);
   return divides ? CallStreamMessage(frame, header, demand) : CallWholeMessage(frame, header, demand);
 }

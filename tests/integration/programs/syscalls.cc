@@ -435,6 +435,52 @@ void Large(const std::string& folder, size_t bytes) {
   printf("syscalls: one buffer of %zu MiB written and read\n", bytes >> 20);
 }
 
+// Two append to one file, each record by one call and larger than what farpool keeps here for a call: no
+// record is torn.
+void Appended(const std::string& folder) {
+  constexpr size_t kRecord = 900'000, kCount = 24;
+  const std::string path = folder + "/appended";
+  close(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600));
+  const auto append = [&path](char tag, bool vector) {
+    const int fd = open(path.c_str(), O_WRONLY | O_APPEND);
+    CHECK(fd >= 0, "open: %s", strerror(errno));
+    std::vector<char> record(kRecord);
+    for (size_t i = 0; i < kCount; ++i) {
+      memset(record.data(), tag + static_cast<char>(i), kRecord);
+      iovec parts[3];
+      for (size_t k = 0; k < 3; ++k) parts[k] = {record.data() + k * (kRecord / 3), kRecord / 3};
+      const ssize_t n = vector ? writev(fd, parts, 3) : write(fd, record.data(), kRecord);
+      CHECK(n == static_cast<ssize_t>(kRecord), "append: %zd, %s", n, strerror(errno));
+    }
+    close(fd);
+  };
+  const pid_t child = fork();
+  CHECK(child >= 0, "fork");
+  if (child == 0) {
+    append('a', true);
+    _exit(0);
+  }
+  append('A', false);
+  int status = -1;
+  CHECK(waitpid(child, &status, 0) == child && status == 0, "appending child: %x",
+        static_cast<unsigned>(status));
+  const int fd = open(path.c_str(), O_RDONLY);
+  std::vector<char> record(kRecord);
+  for (size_t i = 0; i < 2 * kCount; ++i) {
+    for (size_t done = 0; done < kRecord;) {
+      const ssize_t n = read(fd, record.data() + done, kRecord - done);
+      CHECK(n > 0, "reading what was appended: %zd", n);
+      done += static_cast<size_t>(n);
+    }
+    for (size_t at = 1; at < kRecord; ++at)
+      CHECK(record[at] == record[0], "record %zu is torn at byte %zu: %c in %c", i, at, record[at],
+            record[0]);
+  }
+  close(fd);
+  unlink(path.c_str());
+  puts("syscalls: records appended by two");
+}
+
 struct Meeting {
   pthread_mutex_t mutex;
   char far_between[50000];
@@ -554,6 +600,7 @@ int main(int argc, char** argv) {
   Borders(folder);
   Errors();
   Large(folder, mib << 20);
+  Appended(folder);
   Futexes();
   Programs();
   CHECK(rmdir(folder) == 0, "rmdir: %s", strerror(errno));
