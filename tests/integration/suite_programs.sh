@@ -59,11 +59,11 @@ run_ruby() {
     puts t.map(&:value).inspect, Set.new(s).size, `echo a child`; $stderr.puts "ruby is done"'
 }
 
-prepare_sqlite3() { write_joins_sql "$input/joins.sql"; }
+prepare_sqlite3() { write_joins_sql 1200000 "$input/joins.sql"; }
 run_sqlite3() { exec sqlite3 -init "$input/joins.sql" :memory: .exit; }
 
 # --- python3
-prepare_python_dict() { write_dict_py "$input/dict.py"; }
+prepare_python_dict() { write_dict_py 1000000 "$input/dict.py"; }
 run_python_dict() { PYTHONHASHSEED=1 exec /usr/bin/python3 "$input/dict.py"; }
 run_python_numpy() {
   OPENBLAS_NUM_THREADS=2 exec /usr/bin/python3 - <<'PY'
