@@ -38,9 +38,10 @@ Status FromErrno(const std::string& where, int error) { return Status::FromErrno
 
 }  // namespace
 
-Result<Fd> ListenTcp(const std::string& host, uint16_t port, bool allow_anyone, uint16_t* bound_port) {
+Result<Fd> ListenTcp(const char* scheme, const std::string& host, uint16_t port, bool allow_anyone,
+                     uint16_t* bound_port) {
   const std::string shown = host.find(':') == std::string::npos ? host : "[" + host + "]";
-  const std::string where = "tcp://" + shown + ":" + std::to_string(port);
+  const std::string where = std::string(scheme) + "://" + shown + ":" + std::to_string(port);
   addrinfo hints = {};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;

@@ -12,8 +12,10 @@
 namespace farpool {
 
 // Listens on the first address of `host` that can be bound. Unless `allow_anyone`, only loopback addresses
-// are taken: there is no authentication. `*bound_port` is the port.
-Result<Fd> ListenTcp(const std::string& host, uint16_t port, bool allow_anyone, uint16_t* bound_port);
+// are taken: there is no authentication. `*bound_port` is the port. `scheme` is for errors: what the user
+// calls the address.
+Result<Fd> ListenTcp(const char* scheme, const std::string& host, uint16_t port, bool allow_anyone,
+                     uint16_t* bound_port);
 
 // A unix socket at a path; removes the path when it goes, if it is still the one that was made. Or at @NAME,
 // without a path.

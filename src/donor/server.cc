@@ -228,12 +228,13 @@ Result<std::unique_ptr<DonorServer>> DonorServer::Start(const DonorOptions& opti
   impl->wake = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!impl->wake.valid()) return Status::FromErrno("eventfd", errno);
   if (!options.tcp_host.empty()) {
-    auto tcp = ListenTcp(options.tcp_host, options.tcp_port, options.allow_anyone, &impl->tcp_port);
+    auto tcp = ListenTcp("tcp", options.tcp_host, options.tcp_port, options.allow_anyone, &impl->tcp_port);
     if (!tcp.ok()) return tcp.status();
     impl->tcp = std::move(tcp).value();
   }
   if (!options.rdma_host.empty()) {
-    auto rdma = ListenTcp(options.rdma_host, options.rdma_port, options.allow_anyone, &impl->rdma_port);
+    auto rdma =
+        ListenTcp("rdma", options.rdma_host, options.rdma_port, options.allow_anyone, &impl->rdma_port);
     if (!rdma.ok()) return rdma.status();
     impl->rdma = std::move(rdma).value();
     auto host = RdmaHost::Open(impl->rdma.get(), options.verbs);
