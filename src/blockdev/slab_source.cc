@@ -144,13 +144,17 @@ Status SlabSource::OpenChannels(uint32_t takeovers, Channels* channels) {
   channels->clear();
   channels->resize(donors_.size());
   for (size_t i = 0; i < donors_.size(); ++i) {
+    bool answers = true;  // A silent donor is not asked for each: others wait for the lock.
     for (unsigned k = 0; !shared_memory_[i] && k < segment_->get()->queues; ++k) {
       Channel channel = {Fd(), HolderOf(takeovers, k)};
-      Result<Fd> fd = donors_.Connect(static_cast<uint32_t>(i), channel.holder);
-      if (fd.ok())
-        channel.fd = std::move(fd).value();
-      else
-        result = fd.status();
+      if (answers) {
+        Result<Fd> fd = donors_.Connect(static_cast<uint32_t>(i), channel.holder);
+        answers = fd.ok();
+        if (answers)
+          channel.fd = std::move(fd).value();
+        else
+          result = fd.status();
+      }
       (*channels)[i].push_back(std::move(channel));
     }
   }

@@ -21,10 +21,11 @@ struct BudgetState {
   std::atomic<uint32_t> listeners;  // Evictors that wait for it.
 };
 
-// Waits until some process has called for memory since `seen` calls; how many calls there were.
-uint32_t AwaitHunger(BudgetState* state, uint32_t seen);
-// One more call: wakes those that wait.
-void CallForShare(BudgetState* state);
+// Waits until some process has called for memory since `seen` calls, or until `enough`, which whoever sets it
+// makes known by WakeListeners(); how many calls there were.
+uint32_t AwaitHunger(BudgetState* state, uint32_t seen, const std::atomic<bool>& enough);
+// Has all of the run that wait look again.
+void WakeListeners(BudgetState* state);
 
 class Budget {
  public:
@@ -54,7 +55,7 @@ class Budget {
   // This process has to evict for want of budget: if it holds far less than its share, those that hold more
   // are called to give some back.
   void AtLimit() {
-    if (mine() < share() / 4 * 3) CallForShare(state_);
+    if (mine() < share() / 4 * 3) CallForShare();
   }
 
   // Takes `pages` if they fit under the limit, or if this process holds less than its guarantee.
@@ -94,6 +95,7 @@ class Budget {
   void SubFar(uint64_t pages) { state_->far.fetch_sub(pages, std::memory_order_relaxed); }
 
  private:
+  void CallForShare();
   void Took(uint64_t used, uint64_t pages) {
     mine_->fetch_add(pages, std::memory_order_relaxed);
     uint64_t peak = state_->used_peak.load(std::memory_order_relaxed);

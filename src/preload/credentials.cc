@@ -1,7 +1,7 @@
 // Calls by which a thread gives up or gains rights, or moves to other namespaces. They are for the calling
 // thread only; libc makes them in each of the program's, but does not know of the runtime's own threads,
-// which would keep what the program gave up. So those end first, and begin again, with the rights of the
-// thread that needs them, when there is something to evict.
+// which would keep what the program gave up. So those end first, and begin again with what the caller is
+// then.
 
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -18,18 +18,40 @@ namespace farpool {
 
 namespace {
 
-long CallAlone(GuardFrame* frame) {
-  const OwnThreadsHeld held;
-  StopEvictionThreads();
-  StopPrefetcher();
-  return CallPrepared(frame);
+// Of whoever holds the threads: what to undo.
+uint64_t g_mask;
+bool g_evicted, g_prefetched;
+
+// On the near stack, which blocks the program's signals; they stay blocked when it is left.
+long Begin(GuardFrame*) {
+  HoldOwnThreads();
+  g_evicted = StopEvictionThreads();
+  g_prefetched = StopPrefetcher();
+  Thread* thread = CurrentThread();
+  g_mask = thread->mask;
+  thread->mask = ~kOurSignals;
+  return 0;
+}
+
+long End(GuardFrame*) {
+  CurrentThread()->mask = g_mask;
+  const bool evicted = g_evicted, prefetched = g_prefetched;
+  LetOwnThreadsStart();
+  if (evicted) StartEvictionThreads();
+  if (prefetched) CallPrefetcher();
+  return 0;
 }
 
 }  // namespace
 
+// The call itself is made where it came from: what is pinned for it is known by its place on that stack.
 long GuardCredentials(const GuardFrame* frame) {
   // A vfork child's are its own; its parent's threads go on.
-  return g_runtime.has_started() && !InVforkChild() ? OnNearStack(&CallAlone, *frame) : CallPrepared(frame);
+  if (!g_runtime.has_started() || InVforkChild()) return CallPrepared(frame);
+  OnNearStack(&Begin, *frame);
+  const long r = CallPrepared(frame);
+  OnNearStack(&End, *frame);
+  return r;
 }
 
 long GuardPrctl(GuardFrame* frame) {

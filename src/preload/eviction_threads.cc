@@ -10,13 +10,14 @@ namespace {
 [[noreturn]] void Evict();
 [[noreturn]] void Write();
 
-OwnThread g_evictor(&Evict, [] { CallForShare(&g_runtime.segment->budget); });
+OwnThread g_evictor(&Evict, [] { WakeListeners(&g_runtime.segment->budget); });
 OwnThread g_writer(&Write, [] { g_runtime.engine->WakeWriter(); });
 
 void Evict() {
   BudgetState& budget = g_runtime.segment->budget;
-  for (uint32_t seen = 0;;) {
-    seen = AwaitHunger(&budget, seen);
+  static uint32_t seen = 0;  // By the one before, too.
+  for (;;) {
+    seen = AwaitHunger(&budget, seen, g_evictor.asked());
     g_evictor.EndIfAsked();
     if (Status s = g_runtime.engine->YieldShare(); !s.ok()) Fatal(s);
   }
@@ -37,9 +38,9 @@ void StartEvictionThreads() {
   g_writer.Start();
 }
 
-void StopEvictionThreads() {
-  g_evictor.Stop();
-  g_writer.Stop();
+bool StopEvictionThreads() {
+  const bool evictor = g_evictor.Stop();
+  return g_writer.Stop() || evictor;
 }
 
 void EvictionThreadsAfterFork() {

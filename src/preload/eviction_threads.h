@@ -10,8 +10,8 @@ namespace farpool {
 
 // Starts those that do not run. Once this process has used up the limit. Any context.
 void StartEvictionThreads();
-// Ends them and waits for that. With OwnThreadsHeld.
-void StopEvictionThreads();
+// Ends them (OwnThread::Stop); true if there was one.
+bool StopEvictionThreads();
 // In a forked child: there are none.
 void EvictionThreadsAfterFork();
 

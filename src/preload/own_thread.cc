@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/clock.h"
 #include "base/sys.h"
 #include "preload/runtime.h"
 #include "preload/thread.h"
@@ -21,6 +22,7 @@ std::atomic<unsigned> g_started{0};  // And not ended.
 Mutex g_hold_lock;
 std::atomic<bool> g_held{false};
 
+constexpr uint64_t kGoneNs = 100'000'000;
 constexpr uint64_t kStackBytes = 128 * 1024;
 constexpr uint64_t kStorageBytes =
     16 * 1024;  // Below the thread pointer lie libraries' initial-exec variables.
@@ -49,10 +51,11 @@ Status StartOn(uint64_t stack, void (*entry)(), std::atomic<uint32_t>* thread) {
   uint64_t flags =
       CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS;
   if (thread != nullptr) flags |= CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID;
-  const long r = sys::Call(SYS_clone, flags, top, thread, thread, storage);
-  if (r < 0) return Status::FromErrno("starting a thread of farpool's", static_cast<int>(-r));
   g_started.fetch_add(1);
-  return Status::Ok();
+  const long r = sys::Call(SYS_clone, flags, top, thread, thread, storage);
+  if (r >= 0) return Status::Ok();
+  g_started.fetch_sub(1);
+  return Status::FromErrno("starting a thread of farpool's", static_cast<int>(-r));
 }
 
 }  // namespace
@@ -66,19 +69,28 @@ Status StartOwnThread(void (*entry)()) {
 void OwnThread::Start() {
   if (running_.load(std::memory_order_relaxed) || g_held.load() || InVforkChild() || running_.exchange(true))
     return;
-  if ((stack_ == 0 && !MapStack(&stack_).ok()) || !StartOn(stack_, entry_, &thread_).ok())
+  if (g_held.load() || (stack_ == 0 && !MapStack(&stack_).ok()) || !StartOn(stack_, entry_, &thread_).ok())
     running_.store(false);
 }
 
-void OwnThread::Stop() {
+bool OwnThread::Stop() {
   const uint32_t thread = thread_.load();
-  if (thread == 0) return;  // Or another thread is just starting it, with rights of its own.
+  if (thread == 0) return false;  // Or another thread is just starting it, with rights of its own.
   asked_.store(true);
-  wake_();
-  while (thread_.load() == thread) sys::Call(SYS_futex, &thread_, FUTEX_WAIT, thread, nullptr);
+  // Again and again: it may look just before it sleeps.
+  const timespec little = {0, 1'000'000};
+  while (thread_.load() == thread) {
+    wake_();
+    sys::Call(SYS_futex, &thread_, FUTEX_WAIT, thread, &little);
+  }
+  // The kernel has let go of its memory; until it is no more, the process counts as one with threads. One
+  // that is traced may stay for as long as its tracer likes.
+  for (const uint64_t end = NowNs() + kGoneNs; !sys::ThreadEnded(thread) && NowNs() < end;)
+    sys::Call(SYS_sched_yield);
   g_started.fetch_sub(1);
   asked_.store(false);
   running_.store(false);
+  return true;
 }
 
 void OwnThread::EndIfAsked() {
@@ -91,12 +103,12 @@ void OwnThread::AfterFork() {
   running_.store(false);
 }
 
-OwnThreadsHeld::OwnThreadsHeld() {
+void HoldOwnThreads() {
   g_hold_lock.Lock();
   g_held.store(true);
 }
 
-OwnThreadsHeld::~OwnThreadsHeld() {
+void LetOwnThreadsStart() {
   g_held.store(false);
   g_hold_lock.Unlock();
 }

@@ -17,18 +17,20 @@ Status StartOwnThread(void (*entry)());
 // One that there is at most once in a process, and that can be ended.
 class OwnThread {
  public:
-  // `entry` never returns; it calls EndIfAsked() where it holds nothing, at least once between looking
-  // whether there is something to do and the sleep that `wake` ends.
+  // `entry` never returns; it calls EndIfAsked() where it holds nothing, each time that `wake` ends its
+  // sleep.
   constexpr OwnThread(void (*entry)(), void (*wake)()) : entry_(entry), wake_(wake) {}
   // Unless it runs, or this is a vfork child: a thread started there would be the child's, and end with it.
   // If there can be none, that is tried again next time. Any context.
   void Start();
-  // Waits until it has ended; it can be started again. With OwnThreadsHeld.
-  void Stop();
+  // Ends it and waits until the kernel has forgotten it; false if it did not run. Between HoldOwnThreads()
+  // and LetOwnThreadsStart(); on a near stack.
+  bool Stop();
   // In a forked child: it does not run.
   void AfterFork();
   // By the thread itself.
   void EndIfAsked();
+  const std::atomic<bool>& asked() const { return asked_; }
 
  private:
   void (*const entry_)();
@@ -39,14 +41,9 @@ class OwnThread {
   uint64_t stack_ = 0;               // Kept for the next one.
 };
 
-// While it lives no OwnThread is started. One at a time; with the program's signals blocked.
-class OwnThreadsHeld {
- public:
-  OwnThreadsHeld();
-  ~OwnThreadsHeld();
-  OwnThreadsHeld(const OwnThreadsHeld&) = delete;
-  OwnThreadsHeld& operator=(const OwnThreadsHeld&) = delete;
-};
+// In between no OwnThread is started. One caller at a time; with the program's signals blocked.
+void HoldOwnThreads();
+void LetOwnThreadsStart();
 
 // In a forked child: there are none.
 void OwnThreadsAfterFork();

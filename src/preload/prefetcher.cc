@@ -40,7 +40,7 @@ void CallPrefetcher() {
   g_prefetcher.Start();
 }
 
-void StopPrefetcher() { g_prefetcher.Stop(); }
+bool StopPrefetcher() { return g_prefetcher.Stop(); }
 
 void PrefetcherAfterFork() { g_prefetcher.AfterFork(); }
 

@@ -6,8 +6,8 @@ namespace farpool {
 
 // There is something to do; starts it unless it runs. Any context.
 void CallPrefetcher();
-// Ends it and waits for that; what it had still to do waits for the next call. With OwnThreadsHeld.
-void StopPrefetcher();
+// Ends it (OwnThread::Stop), until the next call; true if there was one.
+bool StopPrefetcher();
 // In a forked child: there is none.
 void PrefetcherAfterFork();
 

@@ -64,7 +64,8 @@ long CallPrepared(int64_t number, Args... args) {
 enum class Division {
   kFile,    // Every piece is answered at once: as one call.
   kStream,  // Bytes without borders. What follows a read's first piece may be long in coming.
-  kWhole,   // A call is a message or a record, or nobody knows.
+  kRecord,  // What one call appends lies together, whoever appends beside.
+  kWhole,   // A call is a message, or nobody knows.
 };
 Division DivisionOf(uint64_t fd, bool writes);
 

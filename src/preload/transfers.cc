@@ -25,6 +25,7 @@ namespace {
 constexpr uint64_t kTransferMax = 0x7ffff000;  // The kernel's own bound of one read or write.
 constexpr uint64_t kPipeAtomic = 4096;         // PIPE_BUF: a write of so much is not torn apart.
 constexpr uint64_t kBounceMax = uint64_t{1} << 30;
+constexpr uint64_t kRecordMax = uint64_t{16} << 20;  // Kept together, in near memory beyond the limit.
 
 uintptr_t Address(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); }
 
@@ -182,14 +183,16 @@ long CallInPieces(const GuardFrame* frame, unsigned buffer_arg, unsigned count_a
   return static_cast<long>(done);
 }
 
-// A write that must not be divided.
-long CallWholeWrite(const GuardFrame* frame) {
-  const uint64_t bytes = Min(frame->args[2], kTransferMax);
-  const iovec all = {reinterpret_cast<void*>(frame->args[1]), bytes};
+// A write or pwrite that appends: by way of near memory, unless that is too much to ask or a part is not
+// there.
+long CallRecord(const GuardFrame* frame) {
+  const iovec all = {reinterpret_cast<void*>(frame->args[1]), frame->args[2]};
   Demand demand;
-  demand.bytes = demand.far_bytes = bytes;
+  demand.bytes = demand.far_bytes = all.iov_len;
   Bounce bounce;
-  if (!bounce.Open(Address(&all), 1, demand, false)) return CallInPieces(frame, 1, 2, -1);
+  if (all.iov_len > kRecordMax || !bounce.Open(Address(&all), 1, demand, false) ||
+      bounce.vector()->iov_base == all.iov_base)
+    return CallInPieces(frame, 1, 2, frame->number == SYS_pwrite64 ? 3 : -1);
   GuardFrame call = *frame;
   call.args[1] = Address(bounce.vector()->iov_base);
   return CallPrepared(&call);
@@ -245,6 +248,8 @@ Demand DemandOf(uintptr_t message, msghdr* header) {
 
 long CallAt(const GuardFrame* frame, unsigned buffer_arg, unsigned count_arg, int offset_arg) {
   if (!InArena(frame->args[buffer_arg]) || frame->args[count_arg] <= kPieceBytes) return CallPrepared(frame);
+  if (frame->number == SYS_pwrite64 && DivisionOf(frame->args[0], true) == Division::kRecord)
+    return CallRecord(frame);
   return CallInPieces(frame, buffer_arg, count_arg, offset_arg);
 }
 
@@ -253,8 +258,8 @@ long CallAt(const GuardFrame* frame, unsigned buffer_arg, unsigned count_arg, in
 long CallTransfer(const GuardFrame* frame) {
   if (!InArena(frame->args[1]) || frame->args[2] <= kPieceBytes) return CallPrepared(frame);
   const Division division = DivisionOf(frame->args[0], frame->number == SYS_write);
-  if (division == Division::kWhole)
-    return frame->number == SYS_write ? CallWholeWrite(frame) : CallPrepared(frame);
+  if (division == Division::kWhole) return CallPrepared(frame);
+  if (division == Division::kRecord) return CallRecord(frame);
   bool first_only =
       division == Division::kStream && (frame->number == SYS_read || frame->number == SYS_recvfrom);
   if (frame->number == SYS_recvfrom && (frame->args[3] & MSG_WAITALL) != 0) {
@@ -291,7 +296,10 @@ long CallVector(const GuardFrame* frame) {
     return CallPrepared(&call);
   }
   // What is not much goes as one call: a stream takes all of it or, if the last buffer is bad, none.
-  if (division == Division::kWhole || (division == Division::kStream && demand.far_bytes <= kPieceBytes)) {
+  const bool appends =
+      division == Division::kRecord || (frame->number == SYS_pwritev2 && (frame->args[5] & RWF_APPEND) != 0);
+  if (division == Division::kWhole || (appends && demand.far_bytes <= kRecordMax) ||
+      (division == Division::kStream && demand.far_bytes <= kPieceBytes)) {
     Bounce bounce;
     if (!bounce.Open(address, count, demand, reads)) return CallPrepared(frame);
     call.args[1] = Address(bounce.vector());
