@@ -24,10 +24,12 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <spawn.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -60,6 +62,7 @@ class Heap {
     for (size_t i = 0; i < words_.size(); ++i)
       CHECK(words_[i] == Mix(seed_ << 40 | i), "%s: word %zu", who, i);
   }
+  const char* bytes() const { return reinterpret_cast<const char*>(words_.data()); }
   // Whole pages of it.
   void PageOut() const {
     const uintptr_t begin = (reinterpret_cast<uintptr_t>(words_.data()) + 4095) & ~uintptr_t{4095};
@@ -133,8 +136,8 @@ void Killed(Heap* heap, uint64_t mib) {
   puts("processes killed: verified");
 }
 
-bool Asleep(pid_t process) {
-  std::ifstream stat("/proc/" + std::to_string(process) + "/stat");
+bool Asleep(pid_t thread) {
+  std::ifstream stat("/proc/" + std::to_string(thread) + "/stat");
   std::string id, name, state;
   stat >> id >> name >> state;
   return state == "S";
@@ -639,10 +642,66 @@ void RightsAreEverybodys(const Heap& heap, const char* after) {
   }
 }
 
+// setgroups is called in a thread that waits for a datagram, too, with a list in far memory as that has. The
+// thread's stack lies below all others.
+void ReceivedAllTheSame(const Heap& heap) {
+  constexpr size_t kBytes = 8000, kStack = 1 << 20;
+  const Heap room(1, 7);
+  char* const into = const_cast<char*>(room.bytes()) + 5000;
+  auto* const groups = reinterpret_cast<gid_t*>(const_cast<char*>(heap.bytes()));
+  const gid_t before = groups[0];
+  groups[0] = 65534;
+  int ends[2];
+  CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, ends) == 0, "socketpair: %s", strerror(errno));
+  for (int round = 0; round < 3; ++round) {
+    void* const stack = mmap(reinterpret_cast<void*>(0x100000000), kStack, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    CHECK(stack != MAP_FAILED, "mmap: %s", strerror(errno));
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    CHECK(pthread_attr_setstack(&attributes, stack, kStack) == 0, "setstack");
+    struct Receiver {
+      int socket;
+      char* into;
+      std::atomic<pid_t> thread{0};
+      ssize_t got = 0;
+    } receiver = {ends[0], into};
+    pthread_t thread;
+    const auto receive = [](void* argument) -> void* {
+      auto* const r = static_cast<Receiver*>(argument);
+      r->thread = gettid();
+      r->got = recv(r->socket, r->into, kBytes, 0);
+      return nullptr;
+    };
+    CHECK(pthread_create(&thread, &attributes, receive, &receiver) == 0, "pthread_create");
+    const auto until_asleep = [&receiver] {
+      while (receiver.thread == 0) sched_yield();
+      for (int asleep = 0; asleep < 10; usleep(1000)) asleep = Asleep(receiver.thread) ? asleep + 1 : 0;
+    };
+    until_asleep();
+    CHECK(setgroups(1, groups) == 0, "setgroups: %s", strerror(errno));
+    until_asleep();
+    room.PageOut();
+    const std::string text(kBytes, static_cast<char>('a' + round));
+    CHECK(send(ends[1], text.data(), kBytes, 0) == kBytes, "send: %s", strerror(errno));
+    CHECK(send(ends[1], "", 1, 0) == 1, "send: %s", strerror(errno));  // For whom the first is lost.
+    pthread_join(thread, nullptr);
+    char end;
+    CHECK(receiver.got == kBytes && recv(ends[0], &end, 1, MSG_DONTWAIT) == 1 &&
+              memcmp(into, text.data(), kBytes) == 0,
+          "received %zd", receiver.got);
+    munmap(stack, kStack);
+  }
+  groups[0] = before;
+  close(ends[0]);
+  close(ends[1]);
+}
+
 void Credentials(Heap* heap) {
   heap->PageOut();
   heap->Verify("before");
   if (geteuid() == 0) {
+    ReceivedAllTheSame(*heap);
     // Of all threads, while those have memory evicted.
     std::atomic<bool> done{false};
     std::vector<std::thread> threads;
@@ -689,14 +748,20 @@ void Sandboxed(Heap* heap) {
     _exit(5);
   }
   WaitFor(child, 5 << 8, "sandboxed child");
+  std::atomic<int>* written = SharedFlag();
   child = fork();
   if (child == 0) {
+    const int file = memfd_create("written", 0);
     Sandbox(few, SECCOMP_RET_KILL_PROCESS);
     heap->Verify("child that a wrong call kills");
+    constexpr size_t kBytes = 900'000;  // Many more than are kept here for a call.
+    CHECK(write(file, heap->bytes(), kBytes) == kBytes, "write of a child that a wrong call kills");
+    *written = 1;
     getppid();
     _exit(6);
   }
   WaitFor(child, SIGSYS, "child that makes a wrong call");
+  CHECK(*written == 1, "a write was a wrong call");
   child = fork();
   if (child == 0) {
     struct sigaction action = {};
