@@ -35,8 +35,9 @@ struct ControlReply {
   char text[184];
 };
 
-// Longest time a process waits for an answer; the supervisor itself is bounded by its donors' deadlines.
-inline constexpr int kControlTimeoutMs = 10'000;
+// Longest time a process waits for an answer. The supervisor itself is bounded by its donors' deadlines: up to eight
+// seconds for each that is silent, one after the other.
+inline constexpr int kControlTimeoutMs = 60'000;
 inline constexpr int kControlFdsMax = 2;
 
 // Sends one packet, with descriptors attached. Raw system calls only; 0 or -errno.
