@@ -35,8 +35,8 @@ struct ControlReply {
   char text[184];
 };
 
-// Longest time a process waits for an answer. The supervisor itself is bounded by its donors' deadlines: up to eight
-// seconds for each that is silent, one after the other.
+// Longest time a process waits for an answer. The supervisor itself is bounded by its donors' deadlines: up
+// to eight seconds for each that is silent, one after the other.
 inline constexpr int kControlTimeoutMs = 60'000;
 inline constexpr int kControlFdsMax = 2;
 
