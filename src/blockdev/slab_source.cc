@@ -174,12 +174,13 @@ void SlabSource::EndPredecessors() {
 }
 
 void SlabSource::EndLocked(uint32_t donor, uint64_t holder) {
-  const bool known = donors_.gone(donor);
   donors_.EndChannels(donor, holder);
-  if (!known && donors_.gone(donor)) NoteLost(donor);
+  NoteIfLost(donor);
 }
 
-void SlabSource::NoteLost(uint32_t donor) {
+void SlabSource::NoteIfLost(uint32_t donor) {
+  if (!donors_.gone(donor) || noted_lost_[donor]) return;
+  noted_lost_[donor] = true;
   uint64_t lost_bytes = 0;
   (void)donors_.Check(donor, &lost_bytes);  // It is gone: says only how much of it.
   lost_donors_.fetch_add(1);
@@ -196,10 +197,9 @@ void SlabSource::NoteLost(uint32_t donor) {
 }
 
 Status SlabSource::CheckLocked(uint32_t donor) {
-  const bool known = donors_.gone(donor);
   uint64_t lost_bytes = 0;
   Status s = donors_.Check(donor, &lost_bytes);
-  if (!s.ok() && !known) NoteLost(donor);
+  NoteIfLost(donor);
   return s;
 }
 

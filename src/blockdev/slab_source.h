@@ -72,7 +72,8 @@ class SlabSource final : public SlabProvider {
   uint64_t FreeSlots() const;
   Status CheckLocked(uint32_t donor) REQUIRES(mutex_);
   void EndLocked(uint32_t donor, uint64_t holder) REQUIRES(mutex_);
-  void NoteLost(uint32_t donor) REQUIRES(mutex_);
+  // Says so, once, if the donor is gone for good.
+  void NoteIfLost(uint32_t donor) REQUIRES(mutex_);
 
   SegmentOwner* segment_;
   Mutex mutex_;
@@ -82,6 +83,7 @@ class SlabSource final : public SlabProvider {
   uint64_t refused_ns_ GUARDED_BY(mutex_) = 0;
   Announce announce_;
   bool shared_memory_[kDonorsMax] = {};
+  bool noted_lost_[kDonorsMax] GUARDED_BY(mutex_) = {};
   std::atomic<unsigned> lost_donors_{0};
   std::atomic<uint64_t> lost_bytes_{0};
   std::atomic<std::byte*> mapped_[kSlabsMax] = {};

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "base/sys.h"
 #include "preload/runtime.h"
 #include "preload/thread.h"

@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstdint>
 
-#include "base/mutex.h"
 #include "farpool/status.h"
 
 namespace farpool {

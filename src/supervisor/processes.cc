@@ -23,7 +23,7 @@ Result<uint32_t> Processes::Add(Fd&& channel) {
   segment_->processes[index].resident.store(0);
   segment_->processes_started.fetch_add(1);
   segment_->budget.processes.fetch_add(1);
-  entries_.emplace(index, Entry{std::move(channel), std::move(table), 0});
+  entries_.emplace(index, Entry{std::move(channel), std::move(table)});
   return index;
 }
 

@@ -84,7 +84,13 @@ as_user() {
   "${user[@]+"${user[@]}"}" env HOME="$work" TMPDIR="$work" "$@"
 }
 
-# The same for use with &: the process that $! names is the command itself, so that it can be signalled.
+# not_stepped_down COMMAND...: what as_user does in it is done as who runs this script.
+not_stepped_down() {
+  local -a user=()
+  "$@"
+}
+
+# The same as as_user for use with &: the process that $! names is the command itself, so that it can be signalled.
 exec_as_user() {
   exec "${user[@]+"${user[@]}"}" env HOME="$work" TMPDIR="$work" "$@"
 }

@@ -55,10 +55,7 @@ for kind in daemon killed commands spawns sandbox code limits unseen output exit
 done
 compare processes-credentials 8M "$programs/processes" credentials 24
 if [ "$(id -u)" = 0 ]; then
-  user_before=("${user[@]}")
-  user=()
-  compare processes-credentials-root 8M "$programs/processes" credentials 24
-  user=("${user_before[@]}")
+  not_stepped_down compare processes-credentials-root 8M "$programs/processes" credentials 24
 fi
 # A program that clears its environment keeps the runtime all the same.
 compare clean-environment "$(mib 32)M" env -i "$programs/pagewalker" "$(mib 64)"
@@ -223,9 +220,7 @@ fi
 # Reads that are under way while all else leaves. They are of a file system of the program's own, so it is root's.
 if wanted held; then
   if [ "$(id -u)" = 0 ] && [ -w /dev/fuse ] && unshare -m true 2>/dev/null; then
-    stepped_down=("${user[@]}") user=()
-    compare held 16M unshare -m "$programs/held" 48
-    user=("${stepped_down[@]}")
+    not_stepped_down compare held 16M unshare -m "$programs/held" 48
   else
     echo "skipped held: only root may mount, and only where there is FUSE"
   fi

@@ -73,9 +73,8 @@ PY
 # Only root may have events for what the kernel itself touches, so these runs do not step down.
 under_monitor() {
   [ "$(id -u)" = 0 ] || return 0
-  local -a user=()
   local handoff=monitor
-  "$@"
+  not_stepped_down "$@"
 }
 
 # ten_minutes HANDOFF
