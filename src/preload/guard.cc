@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 
 #include <cerrno>
+#include <cstring>
 
 #include "preload/prepare.h"
 #include "preload/runtime.h"
@@ -66,12 +67,14 @@ long GuardExec(const GuardFrame* frame) {
     if (far) StringBytes(path);
     for (unsigned i = environment - 1; i <= environment; ++i) {
       uintptr_t vector = frame->args[i];
-      uintptr_t page = ~uintptr_t{0};
-      for (uintptr_t text; vector != 0 && (complete &= CopyElement(&text, vector, 0)) && text != 0;
+      LastPage elements, strings;
+      for (uintptr_t text; vector != 0 && (complete &= elements.MayRead(vector, sizeof(text)));
            vector += sizeof(text)) {
+        std::memcpy(&text, reinterpret_cast<const void*>(vector), sizeof(text));
+        if (text == 0) break;
         far |= InArena(vector) || InArena(text);
         // The environment's are looked at here, too.
-        if (InArena(text) || i == environment) complete &= MayReadString(text, &page);
+        if (InArena(text) || i == environment) complete &= MayReadString(text, &strings);
       }
     }
     GuardFrame call = *frame;

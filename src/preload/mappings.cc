@@ -2,7 +2,6 @@
 // address space (mprotect of a part of the reservation), on the area map and on the page contents, under the
 // engine's lock.
 
-#include <dlfcn.h>
 #include <linux/mman.h>
 #include <linux/sched.h>
 #include <sys/mman.h>
@@ -22,6 +21,13 @@
 #include "preload/runtime.h"
 #include "preload/thread.h"
 #include "run/layout.h"
+
+// Of glibc.
+extern "C" {
+__attribute__((weak)) void* __libc_malloc(size_t bytes);
+__attribute__((weak)) void __libc_free(void* memory);
+__attribute__((weak)) extern uint64_t __curbrk;
+}
 
 namespace farpool {
 
@@ -564,20 +570,15 @@ long GuardMremap(GuardFrame* frame) {
 // itself with a 1 MiB mapping, which stays near: small programs never need more). So: provoke one growth,
 // refuse it, and tell libc that the break is at the start of the arena.
 void TakeOverBreak() {
-  using Malloc = void* (*)(size_t);
-  using Free = void (*)(void*);
-  const auto libc_malloc = reinterpret_cast<Malloc>(dlsym(RTLD_DEFAULT, "__libc_malloc"));
-  const auto libc_free = reinterpret_cast<Free>(dlsym(RTLD_DEFAULT, "__libc_free"));
-  auto* libc_break = static_cast<uint64_t*>(dlsym(RTLD_DEFAULT, "__curbrk"));
-  if (libc_malloc == nullptr || libc_free == nullptr || libc_break == nullptr) return;
+  if (&__libc_malloc == nullptr || &__libc_free == nullptr || &__curbrk == nullptr) return;
   constexpr size_t kProbeBytes = 120 * 1024;  // Below malloc's threshold for a mapping of its own.
   void* probes[4];
   unsigned count = 0;
   g_taking_over = true;
-  while (!g_brk_refused && count < 4) probes[count++] = libc_malloc(kProbeBytes);
-  while (count > 0) libc_free(probes[--count]);
+  while (!g_brk_refused && count < 4) probes[count++] = __libc_malloc(kProbeBytes);
+  while (count > 0) __libc_free(probes[--count]);
   g_taking_over = false;
-  if (g_brk_refused) *libc_break = kArenaBase;
+  if (g_brk_refused) __curbrk = kArenaBase;
 }
 
 long GuardBrk(uint64_t address) {

@@ -370,11 +370,10 @@ uint64_t StringBytes(uintptr_t begin) {
   return kStringMax;  // Longer than any path: the kernel says so.
 }
 
-bool MayReadString(uintptr_t begin, uintptr_t* page) {
+bool MayReadString(uintptr_t begin, LastPage* page) {
   for (uintptr_t at = begin;;) {
     const uint64_t left = kPageBytes - at % kPageBytes;
-    if (at / kPageBytes != *page && !MayRead(at, left)) return false;
-    *page = at / kPageBytes;
+    if (!page->MayRead(at, left)) return false;
     if (std::memchr(reinterpret_cast<const void*>(at), 0, left) != nullptr) return true;
     at += left;
   }

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "base/sys.h"
+#include "farpool/types.h"
 #include "preload/guard.h"
 
 namespace farpool {
@@ -46,9 +47,24 @@ bool Allows(uintptr_t begin, uint64_t bytes, int protection);
 uint64_t StringBytes(uintptr_t begin);
 inline constexpr uint64_t kStringMax = 4096 + 1;
 
-// All of the string at `begin`, near or far and of any length, can be read; `*page` spares asking again about
-// the page looked at last, ~0 at first.
-bool MayReadString(uintptr_t begin, uintptr_t* page);
+// Asks about each of the pages on which things lie together once.
+class LastPage {
+ public:
+  // As the function of this name; `at` is not null.
+  bool MayRead(uintptr_t at, uint64_t bytes) {
+    const uintptr_t last = (at + bytes - 1) / kPageBytes;
+    if (at / kPageBytes == page_ && last == page_) return true;
+    if (!farpool::MayRead(at, bytes)) return false;
+    page_ = last;
+    return true;
+  }
+
+ private:
+  uintptr_t page_ = ~uintptr_t{0};
+};
+
+// All of the string at `begin`, near or far and of any length, can be read.
+bool MayReadString(uintptr_t begin, LastPage* page);
 
 // Makes the call with what its pointers name made present and pinned. The kernel's answer.
 long CallPrepared(const GuardFrame* frame);

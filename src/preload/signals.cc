@@ -535,19 +535,23 @@ bool PlainAction(const GuardFrame* frame, long* result) {
   auto* old = reinterpret_cast<KernelSigaction*>(frame->args[2]);
   if (Ours(signal) || InArena(reinterpret_cast<uintptr_t>(frame)) || (action != nullptr && old != nullptr))
     return false;
+  const auto known = [signal] { return __atomic_load_n(&g_actions[signal].known, __ATOMIC_RELAXED); };
   if (action != nullptr) {
     KernelSigaction set = *action;
-    if (set.handler > 1 || !InVforkChild()) return false;
+    if (set.handler > 1) return false;
+    // Only of an action that we remember, in part or whole, does it matter whose it is.
+    const bool remembered = known();
+    if ((remembered || (set.mask & kOurSignals) != 0) && !InVforkChild()) return false;
     set.mask &= ~kOurSignals;
     *result = RawSigaction(signal, &set, nullptr);
-    return true;
+    return known() == remembered;  // Another thread sets it just now: once more, with the lock.
   }
   KernelSigaction now;
   *result = RawSigaction(signal, nullptr, &now);
   if (*result != 0) return true;
   if (now.handler == reinterpret_cast<uint64_t>(&On<OnSignal>)) return false;
   // It is set after the kernel's: what was read here is no half of a change.
-  if (__atomic_load_n(&g_actions[signal].known, __ATOMIC_RELAXED)) return false;
+  if (known()) return false;
   if (old != nullptr) *old = now;
   return true;
 }
