@@ -221,6 +221,11 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
     case SYS_execve:
     case SYS_execveat:
       return GuardExec(frame);
+    case SYS_wait4:
+    case SYS_waitid:
+      // Perhaps for a vfork child: before other threads wait for what that was doing.
+      ExpectNearFree(CurrentThread());
+      return CallPrepared(frame);
     case SYS_seccomp:
       return GuardSeccomp(frame);
     case SYS_prctl:

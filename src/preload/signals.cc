@@ -340,8 +340,10 @@ void OnBus(int signal, siginfo_t* info, Frame* frame, Thread* thread) {
     if (!foreign) {
       if (g_runtime.engine->evicts()) StartEvictionThreads();
       if (on_near_stack && FpstateBytes(frame->context.fpstate) > kLegacyBytes &&
-          (frame->context.registers[kFlags] & kNestedTask) == 0 && !HasShadowStack())
+          (frame->context.registers[kFlags] & kNestedTask) == 0 && !HasShadowStack()) {
+        if (!thread->OnStack(frame->context.registers[kRsp])) LeaveNear(thread);
         farpool_fault_return(frame, &thread->interrupted);
+      }
       BlockAll();
       HandleDeferred(frame, thread);
       return;
@@ -387,7 +389,10 @@ struct Arrival {
 };
 template <Serve serve>
 void ServeNear(const Arrival* arrival) {
+  const bool nested = arrival->thread->OnStack(arrival->frame->context.registers[kRsp]);
+  if (!nested) EnterNear(arrival->thread);
   serve(arrival->signal, arrival->info, arrival->frame, arrival->thread);
+  if (!nested) LeaveNear(arrival->thread);
 }
 
 // What the kernel calls. The first signal of a thread comes on the program's stack; it is served on the near

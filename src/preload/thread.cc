@@ -166,12 +166,21 @@ __attribute__((noinline)) Thread* FindThread() {
 struct NearCall {
   long (*call)(GuardFrame*);
   const GuardFrame* frame;
+  Thread* thread;
 };
 
 long CallNear(NearCall* near_call) {
   const NearCall call = *near_call;
   GuardFrame frame = *call.frame;
   return call.call(&frame);
+}
+
+long EnterAndCall(NearCall* near_call) {
+  Thread* const thread = near_call->thread;
+  EnterNear(thread);
+  const long r = CallNear(near_call);
+  LeaveNear(thread);
+  return r;
 }
 
 }  // namespace
@@ -191,12 +200,18 @@ bool IsNearStack(uint64_t stack) {
 
 void StorageIsShared() { g_storage_shared.store(true, std::memory_order_relaxed); }
 
+void ExpectNearFree(const Thread* thread) {
+  if (__builtin_expect(thread->near_in_use, 0))
+    Fatal(Status(Status::Code::kInternal,
+                 "a vfork or posix_spawn child was killed while it used far memory of its parent"));
+}
+
 long OnNearStack(long (*call)(GuardFrame*), const GuardFrame& frame) {
   Thread* thread = CurrentThread();
-  NearCall near_call = {call, &frame};
+  NearCall near_call = {call, &frame, thread};
   if (thread->OnStack(reinterpret_cast<uint64_t>(__builtin_frame_address(0)))) return CallNear(&near_call);
   sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &kBlockable, &thread->mask, sizeof(thread->mask));
-  const long r = farpool_on_stack(reinterpret_cast<void*>(&CallNear), &near_call, thread->stack_top());
+  const long r = farpool_on_stack(reinterpret_cast<void*>(&EnterAndCall), &near_call, thread->stack_top());
   sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &thread->mask, nullptr, sizeof(thread->mask));
   if (__builtin_expect((thread->pending & ~thread->blocked) != 0, 0)) SendHeld(thread);
   return r;

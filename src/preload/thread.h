@@ -51,6 +51,8 @@ struct Thread {
 
   uint64_t stack_page = 0;  // A page of the stack the program runs on that was found to be readable.
 
+  bool near_in_use = false;  // The near stack is; see EnterNear().
+
   uint64_t stack = 0;  // Lowest address of the stack; the frame buffer follows it.
   int64_t id = 0;      // In the kernel; 0: no thread's.
 
@@ -72,6 +74,17 @@ void StorageIsShared();
 // Runs `call` on this thread's near stack with the program's signals blocked: far memory can be evicted
 // there, the program's own stack too, and locks be held. `call` gets a near copy of `frame`.
 long OnNearStack(long (*call)(GuardFrame*), const GuardFrame& frame);
+
+// Off the near stack: this thread's is free. What a vfork child was doing on it when it was killed, with
+// locks it held and pages it waited for, is never done for its parent, which has the same record: that ends
+// the run.
+void ExpectNearFree(const Thread* thread);
+// On the near stack, when this thread has come there from one of the program's and before it goes back.
+inline void EnterNear(Thread* thread) {
+  ExpectNearFree(thread);
+  thread->near_in_use = true;
+}
+inline void LeaveNear(Thread* thread) { thread->near_in_use = false; }
 
 // True in a child that shares its parent's memory (vfork, posix_spawn): what is remembered here is the
 // parent's.

@@ -86,8 +86,8 @@ struct Table {
     Set(SYS_execveat, kAlways, N, S, O, O);
     Set(SYS_fork, kAlways);
     Set(SYS_clone, kAlways);
-    Add(SYS_wait4, N, P(4), N, P(kRusage));
-    Add(SYS_waitid, N, N, P(128), N, P(kRusage));
+    Set(SYS_wait4, kAlways, N, P(4), N, P(kRusage));
+    Set(SYS_waitid, kAlways, N, N, P(128), N, P(kRusage));
     Add(SYS_getrusage, N, P(kRusage));
     Set(SYS_getrlimit, kAlways, N, P(16));
     Set(SYS_setrlimit, kAlways, N, P(16));

@@ -4,6 +4,7 @@
 // - killed-unseen: children killed while the supervisor does not run, and its memory wanted at once
 // - written-late: pages arrive at their donor when others have been written over them
 // - killed-late: the same, of children that were killed
+// - killed-vforked: children of vfork killed while they use their parent's memory
 // - commands: vfork, posix_spawn, system, popen, exec; arguments and environment are on the heap
 // - spawns: starts programs while other threads walk through all memory
 // - child: what `commands` starts; prints what it got
@@ -255,6 +256,31 @@ void KilledUnseen(Heap* heap, uint64_t mib) {
   more.Verify("what took the place of a killed child");
   heap->Verify("parent of a killed child");
   puts("processes killed-unseen: verified");
+}
+
+// A vfork child that says who it is and then touches pages until it is killed.
+__attribute__((noinline)) pid_t Victim(const char* bytes, size_t count, std::atomic<pid_t>* who) {
+  const pid_t child = vfork();
+  if (child != 0) return child;
+  *who = getpid();
+  constexpr size_t kStep = 97 * 4096;
+  for (size_t at = 0;; at = (at + kStep) % count) (void)*static_cast<const volatile char*>(bytes + at);
+}
+
+// Nearly always in the middle of a fault, while their parent waits in vfork.
+void KilledVforked(Heap* heap, uint64_t mib) {
+  for (unsigned round = 0; round < 100; ++round) {
+    std::atomic<pid_t> pid{0};
+    std::thread killer([&pid, round] {
+      while (pid == 0) sched_yield();
+      usleep(100 * (round % 16));
+      CHECK(kill(pid, SIGKILL) == 0, "kill");
+    });
+    WaitFor(Victim(heap->bytes(), mib << 20, &pid), SIGKILL, "killed child");
+    killer.join();
+    heap->Verify("parent of a killed child");
+  }
+  puts("processes killed-vforked: verified");
 }
 
 // What is in core files and what is not, however it came to be accessible.
@@ -819,6 +845,7 @@ int main(int argc, char** argv) {
   if (kind == "daemon") Daemon(&heap);
   if (kind == "killed") Killed(&heap, mib);
   if (kind == "killed-unseen") KilledUnseen(&heap, mib);
+  if (kind == "killed-vforked") KilledVforked(&heap, mib);
   if (kind == "killed-late") KilledLate(&heap, mib, argv[3]);
   if (kind == "written-late") WrittenLate(&heap, mib, argv[3]);
   if (kind == "commands") Commands(&heap, argv[0]);
