@@ -1298,8 +1298,8 @@ uint64_t SlowLoadNs(const World& w, uint64_t pages) {
 // tries, since pages may be copied in, depending on what takes how long, which leaves hot ones less room.
 TEST_P(EngineTest, ZipfTouchesFindAsMuchAsLruWould) {
   if (GetParam() == Way::kCopy) GTEST_SKIP() << "what is copied leaves frames free, by the group";
-#if defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a second chance takes as long as a fetch";
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "shares are measured without sanitizers; the next tests keep hot pages, too";
 #endif
   constexpr uint64_t kLimit = 4096;
   const auto found_more = [&](uint64_t pages, bool scattered) {
