@@ -40,7 +40,22 @@ void AddList(CLI::App* app, const std::string& name, std::vector<std::string>* l
           ""));
 }
 
+// The first flag that none of the benches asked for looks at, with those that do; empty if there is none.
+std::string Idle(const BenchFlags& flags) {
+  const bench::Options& options = flags.options;
+  const auto asked = [&options](const std::vector<std::string>& names) {
+    return std::find_first_of(options.names.begin(), options.names.end(), names.begin(), names.end()) !=
+           options.names.end();
+  };
+  const bool of_apps = !options.apps.empty() || !options.configs.empty() || !options.shares.empty();
+  if (of_apps && !asked({"apps"})) return "--only, --configs and --shares are for bench apps";
+  if (!flags.pool.empty() && !asked({"faults", "scan", "apps"}))
+    return "--pool is for bench faults, scan and apps";
+  return "";
+}
+
 int RunBench(BenchFlags* flags) {
+  if (const std::string idle = Idle(*flags); !idle.empty()) return Refuse(idle, kExitUsage);
   for (const PoolEntry& entry : flags->pool)
     flags->options.pool += (flags->options.pool.empty() ? "" : ",") + entry.ToString();
   const std::string error = bench::Run(flags->options);
@@ -71,18 +86,17 @@ Command AddBench(CLI::App& root) {
   AddList(app, "--configs", &f->options.configs, bench::AppConfigs(),
           "Configs of apps to run; otherwise all");
   app->add_option("--shares", f->options.shares,
-                  "Percent of its memory that a program of apps keeps here; otherwise 90,75,50,25")
+                  "Percent (1-100) of its memory that a program of apps keeps here; otherwise 90,75,50,25")
       ->delimiter(',')
-      ->check(CLI::Range(1, 100))
+      ->check(CLI::Range(1, 100).description(""))
       ->type_name("LIST");
   app->add_flag("--smoke", f->options.smoke, "Tiny sizes: tries and verifies everything, measures nothing");
   AddPool(app, &f->pool, "Measure against these donors instead of two of its own on this host");
   app->footer(
-      "Compares farpool over shared memory and over TCP with the same program unlimited and, as root, with "
-      "kernel swap "
-      "to\na zram device and to a file, in a memory control group. Everything that comes back is verified. "
-      "Medians; limits and swap\n"
-      "need root too, swap also fio and a kernel with ublk or nbd.\n"
+      "Compares farpool over shared memory and over TCP with the same program unlimited and, as root,\n"
+      "with kernel swap to a zram device and to a file, in a memory control group. Everything that\n"
+      "comes back is verified. Medians; limits and swap need root too, swap also fio and a kernel with\n"
+      "ublk or nbd.\n"
       "\n"
       "Examples:\n"
       "  farpool bench faults scan --json bench.json --html bench.html\n"

@@ -129,7 +129,7 @@ Command AddDoctor(CLI::App& root) {
       "unix://PATH, or file:PATH with one a line");
   AddJson(app, &flags->json);
   app->footer(
-      "Tries what farpool needs (userfaultfd, seccomp, limits) as the user who runs it and says what to "
+      "Tries what farpool needs (userfaultfd, seccomp, limits) as the user who runs it and says what to\n"
       "change.\n"
       "Exit status: 0 if far memory can work here, 1 if not.\n"
       "\n"

@@ -212,8 +212,8 @@ Command AddDonor(CLI::App& root) {
       "may use the memory");
   app->footer(
       "SIZE is bytes, or a number with K, M, G or T (powers of 1024).\n"
-      "Prints a line per endpoint and then \"ready\". SIGTERM, SIGINT, SIGQUIT or SIGHUP ends it with exit "
-      "status 0.\n"
+      "Prints a line per endpoint and then \"ready\". SIGTERM, SIGINT, SIGQUIT or SIGHUP ends it with\n"
+      "exit status 0.\n"
       "\n"
       "Examples:\n"
       "  farpool donor --memory 8G\n"

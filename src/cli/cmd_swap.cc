@@ -160,20 +160,19 @@ Command AddSwap(CLI::App& root) {
          },
          "create: the kernel's kind of device; auto is ublk where there is that (default)")
       ->type_name("auto|ublk|nbd");
-  app->add_option(
-         "--priority", f->priority,
-         fmt::format("on: the kernel uses the swap space with the highest first ({})", kSwapPriorityDefault))
-      ->check(CLI::Range(0, kSwapPriorityMax))
+  app->add_option("--priority", f->priority,
+                  fmt::format("on: the kernel uses the swap space with the highest first (0-{}, default {})",
+                              kSwapPriorityMax, kSwapPriorityDefault))
+      ->check(CLI::Range(0, kSwapPriorityMax).description(""))
       ->type_name("N");
   AddPool(app, &f->options.pool, "create: donors, comma list of tcp://HOST:PORT and unix://PATH");
   AddJson(app, &f->json);
   app->footer(
-      "Needs root and the kernel's ublk_drv or nbd module. Serves until it is deleted; a standby goes on if "
-      "the daemon is\n"
-      "killed. SIZE is bytes, or a number with K, M, G or T (powers of 1024).\n"
+      "Needs root and the kernel's ublk_drv or nbd module. Serves until it is deleted; a standby goes on\n"
+      "if the daemon is killed. SIZE is bytes, or a number with K, M, G or T (powers of 1024).\n"
       "\n"
       "Examples:\n"
-      "  farpool swap create --size 16G --pool tcp://10.0.0.2,tcp://10.0.0.3      (prints /dev/ublkb0, say)\n"
+      "  farpool swap create --size 16G --pool tcp://10.0.0.2,tcp://10.0.0.3   (prints /dev/ublkb0, say)\n"
       "  farpool swap on /dev/ublkb0\n"
       "  farpool swap off /dev/ublkb0\n"
       "  farpool swap delete /dev/ublkb0");

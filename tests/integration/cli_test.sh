@@ -106,6 +106,8 @@ printf '[donor]\nmemory = \n' >"$work/broken.toml"
 expect_refusal "broken config" 2 'broken.toml:2: ' env FARPOOL_CONFIG="$work/broken.toml" "$farpool" donor
 expect_refusal "bad variable" 125 "^farpool: FARPOOL_LOCAL: '12Q'" env FARPOOL_LOCAL=12Q "$farpool" run -- true
 
+expect_refusal "bench with a flag of another" 2 '--only, --configs and --shares are for bench apps' "$farpool" bench faults --smoke --shares 50
+expect_refusal "bench with donors it would not use" 2 '--pool is for bench faults, scan and apps' "$farpool" bench scale --smoke --pool tcp://127.0.0.1:1
 expect_refusal "bench without a place for its results" 1 '/nonexistent/x could not be written: No such file' "$farpool" bench faults --smoke --json /nonexistent/x
 
 # --- what could not be printed was not done
