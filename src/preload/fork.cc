@@ -22,26 +22,30 @@
 
 namespace farpool {
 
-long GuardFork(GuardFrame* frame) {
-  const bool shares_memory = frame->number == SYS_clone && (frame->args[0] & CLONE_VM) != 0;
-  if (shares_memory) return Forward(frame);
-  if (!g_runtime.has_started()) {
-    // Another thread may be just starting the runtime: a child must not inherit it half made.
-    g_runtime.start_lock.Lock();
-    if (!g_runtime.started.load(std::memory_order_relaxed)) {
-      const long r = Forward(frame);
-      if (r == 0) {
-        ThreadsAfterFork();
-        SignalsAfterFork();
-        g_runtime.start_lock.Reset();
-      } else {
-        g_runtime.start_lock.Unlock();
-      }
-      return r;
-    }
+namespace {
+
+// Without far memory, on the program's stack: each page that is written around a fork is copied for it. False
+// if there is some by now. Another thread may be just starting the runtime: a child must not inherit it half
+// made.
+bool ForkNear(const GuardFrame* frame, long* result) {
+  const SignalsBlocked blocked(~kOurSignals);
+  Thread* const thread = CurrentThread();
+  g_runtime.start_lock.Lock();
+  const bool started = g_runtime.started.load(std::memory_order_relaxed);
+  *result = started ? -1 : Forward(frame);
+  if (*result == 0) {
+    ThreadsAfterFork(thread);
+    SignalsAfterFork();
+    g_runtime.start_lock.Reset();
+  } else {
     g_runtime.start_lock.Unlock();
   }
+  return !started;
+}
+
+long ForkFar(GuardFrame* frame) {
   Engine& engine = *g_runtime.engine;
+  Thread* const thread = CurrentThread();
   int table_fd = -1, channel_fd = -1;
   engine.LockExclusive();  // The channel is used under it.
   Result<uint32_t> child = g_runtime.supervisor.PrepareFork(&table_fd, &channel_fd);
@@ -62,7 +66,7 @@ long GuardFork(GuardFrame* frame) {
     AdviseArena(MADV_DOFORK);
     r = Forward(frame);
     if (r == 0) {
-      ThreadsAfterFork();
+      ThreadsAfterFork(thread);
       SignalsAfterFork();
       g_runtime.start_lock.Reset();
       g_runtime.supervisor.BecomeChild(child.value(), channel_fd);
@@ -90,6 +94,15 @@ long GuardFork(GuardFrame* frame) {
     g_runtime.supervisor.ForkFailed(child.value());
   }
   return r;
+}
+
+}  // namespace
+
+long GuardFork(const GuardFrame* frame) {
+  const bool shares_memory = frame->number == SYS_clone && (frame->args[0] & CLONE_VM) != 0;
+  if (shares_memory) return Forward(frame);
+  long r;
+  return !g_runtime.has_started() && ForkNear(frame, &r) ? r : OnNearStack(&ForkFar, *frame);
 }
 
 // --- exec

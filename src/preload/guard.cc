@@ -217,7 +217,7 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
       return CallPselect(frame);
     case SYS_fork:
     case SYS_clone:
-      return OnNearStack(&GuardFork, *frame);
+      return GuardFork(frame);
     case SYS_execve:
     case SYS_execveat:
       return GuardExec(frame);

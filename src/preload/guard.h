@@ -58,8 +58,8 @@ long GuardSeccomp(GuardFrame* frame);
 // credentials.cc.
 long GuardCredentials(const GuardFrame* frame);
 long GuardPrctl(GuardFrame* frame);
-// fork.cc. On the near stack.
-long GuardFork(GuardFrame* frame);
+// fork.cc.
+long GuardFork(const GuardFrame* frame);
 // Takes out of the program's environment, in place, what brought the runtime here.
 void HideEnvironment(char** environment);
 // For exec: `environment` (present; may be null) with what brings the runtime into the next program, too. The

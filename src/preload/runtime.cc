@@ -122,9 +122,8 @@ Status Start() {
 
 }  // namespace
 
-SignalsBlocked::SignalsBlocked() {
-  const uint64_t all = ~uint64_t{0};
-  sys::Call(SYS_rt_sigprocmask, 2 /*SIG_SETMASK*/, &all, &old_, sizeof(all));
+SignalsBlocked::SignalsBlocked(uint64_t mask) {
+  sys::Call(SYS_rt_sigprocmask, 2 /*SIG_SETMASK*/, &mask, &old_, sizeof(mask));
 }
 
 SignalsBlocked::~SignalsBlocked() { sys::Call(SYS_rt_sigprocmask, 2, &old_, nullptr, sizeof(old_)); }

@@ -113,10 +113,11 @@ class DescriptorRoom {
   uint64_t old_[2];
 };
 
-// Blocks every signal for its lifetime: the engine's lock is taken by the fault handler too.
+// Blocks every signal for its lifetime, or those of a mask: the engine's lock is taken by the fault handler
+// too.
 class SignalsBlocked {
  public:
-  SignalsBlocked();
+  explicit SignalsBlocked(uint64_t mask = ~uint64_t{0});
   ~SignalsBlocked();
   SignalsBlocked(const SignalsBlocked&) = delete;
   SignalsBlocked& operator=(const SignalsBlocked&) = delete;

@@ -219,13 +219,12 @@ long OnNearStack(long (*call)(GuardFrame*), const GuardFrame& frame) {
 
 bool InVforkChild() { return sys::Call(SYS_getpid) != g_process; }
 
-void ThreadsAfterFork() {
+void ThreadsAfterFork(const Thread* self) {
   g_process = sys::Call(SYS_getpid);
   g_free = 0;
-  const auto here = reinterpret_cast<uint64_t>(__builtin_frame_address(0));
   for (Record* r = g_records; r != nullptr; r = r->next) {
     Thread& thread = r->thread;
-    if (thread.OnStack(here)) {
+    if (&thread == self) {
       thread.id = sys::Call(SYS_gettid);
       thread.pending = 0;  // As the kernel's own.
     } else if (thread.id != 0) {

@@ -90,8 +90,8 @@ inline void LeaveNear(Thread* thread) { thread->near_in_use = false; }
 // parent's.
 bool InVforkChild();
 
-// In a forked child, on the near stack: this is the only thread.
-void ThreadsAfterFork();
+// In a forked child: `self`, as it was before the fork, is the only thread.
+void ThreadsAfterFork(const Thread* self);
 
 // A wait under another mask than the thread's own. Holds for its lifetime.
 class WaitingMask {
