@@ -40,6 +40,12 @@ constexpr int kLandingSpins = 200;
 // Only read, and not constant: in .bss, so to the kernel one page.
 alignas(kPageBytes) std::byte g_zeros[kGroupPages * kPageBytes];
 
+// Memory for [first, last) by one call, not by a fault for each page of it; before Linux 5.14 by those.
+void PopulateTable(PageEntry* first, PageEntry* last) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(first) & ~(kPageBytes - 1);
+  sys::Call(SYS_madvise, begin, reinterpret_cast<uintptr_t>(last) - begin, MADV_POPULATE_WRITE);
+}
+
 }  // namespace
 
 Status Engine::Init(const EngineConfig& config) {
@@ -726,11 +732,18 @@ Status Engine::BeforeFork(PageEntry* child_table, Budget child) {
     return s;
   }
   uint64_t far_pages = 0;
+  uint64_t populated = 0;  // The child's table, up to here.
   for (size_t a = 0; a < areas_.size(); ++a) {
     for (uint64_t page = areas_.at(a).first; page < areas_.at(a).last;) {
       if (!GroupOf(page).used) {
         page = (page / kGroupPages + 1) * kGroupPages;
         continue;
+      }
+      if (page >= populated) {
+        populated = page;
+        while (populated < areas_.at(a).last && GroupOf(populated).used)
+          populated = (populated / kGroupPages + 1) * kGroupPages;
+        PopulateTable(child_table + page, child_table + populated);
       }
       const PageEntry& entry = config_.table[page];
       if (entry.state != PageEntry::State::kNone) {
