@@ -130,6 +130,7 @@ uint64_t FpstateBytes(uint64_t fpstate) {
 void Die(int signal) {
   const KernelSigaction fallback = {};
   RawSigaction(signal, &fallback, nullptr);
+  LeaveNear(CurrentThread());  // If this is a vfork child, it leaves nothing undone.
   const uint64_t bit = SignalBit(signal);
   sys::Call(SYS_tgkill, sys::Call(SYS_getpid), sys::Call(SYS_gettid), signal);
   sys::Call(SYS_rt_sigprocmask, SIG_UNBLOCK, &bit, nullptr, sizeof(bit));
@@ -236,6 +237,7 @@ void Handle(int signal, Frame* frame, Thread* thread) {
     // Changed by another thread just now: what it asked for.
     const KernelSigaction fallback = {};
     RawSigaction(signal, &fallback, nullptr);
+    LeaveNear(thread);
     sys::Call(SYS_tkill, sys::Call(SYS_gettid), signal);
   }
   Leave(frame->context.registers[kRsp], thread);
@@ -389,10 +391,13 @@ struct Arrival {
 };
 template <Serve serve>
 void ServeNear(const Arrival* arrival) {
-  const bool nested = arrival->thread->OnStack(arrival->frame->context.registers[kRsp]);
-  if (!nested) EnterNear(arrival->thread);
-  serve(arrival->signal, arrival->info, arrival->frame, arrival->thread);
-  if (!nested) LeaveNear(arrival->thread);
+  Thread* const thread = arrival->thread;
+  // Not on an alternate stack that was set behind our back.
+  const bool enters = thread->OnStack(reinterpret_cast<uint64_t>(__builtin_frame_address(0))) &&
+                      !thread->OnStack(arrival->frame->context.registers[kRsp]);
+  if (enters) EnterNear(thread);
+  serve(arrival->signal, arrival->info, arrival->frame, thread);
+  if (enters) LeaveNear(thread);
 }
 
 // What the kernel calls. The first signal of a thread comes on the program's stack; it is served on the near
@@ -447,18 +452,20 @@ long SetAction(GuardFrame* frame) {
   KernelSigaction before;
   {
     MutexLock hold(&g_actions_lock);
-    if (!Ours(signal)) {
-      if (long r = RawSigaction(signal, action != nullptr ? &kernel : nullptr, &before); r != 0) return r;
-    }
     ProgramAction& program = g_actions[signal];
-    // A vfork child has actions of its own, which only the kernel knows.
-    if (program.known &&
-        (!child || Ours(signal) || before.handler == reinterpret_cast<uint64_t>(&On<OnSignal>)))
-      before = program.action;
-    if (action != nullptr && !child) {
-      program.action = set;
-      __atomic_store_n(&program.known, true, __ATOMIC_RELEASE);
+    const bool was_known = program.known;
+    // Before the kernel's: see PlainAction().
+    if (action != nullptr && !child) __atomic_store_n(&program.known, true, __ATOMIC_SEQ_CST);
+    if (!Ours(signal)) {
+      if (long r = RawSigaction(signal, action != nullptr ? &kernel : nullptr, &before); r != 0) {
+        __atomic_store_n(&program.known, was_known, __ATOMIC_SEQ_CST);
+        return r;
+      }
     }
+    // A vfork child has actions of its own, which only the kernel knows.
+    if (was_known && (!child || Ours(signal) || before.handler == reinterpret_cast<uint64_t>(&On<OnSignal>)))
+      before = program.action;
+    if (action != nullptr && !child) program.action = set;
   }
   if (old != nullptr) *old = before;
   return 0;
@@ -549,14 +556,13 @@ bool PlainAction(const GuardFrame* frame, long* result) {
     if ((remembered || (set.mask & kOurSignals) != 0) && !InVforkChild()) return false;
     set.mask &= ~kOurSignals;
     *result = RawSigaction(signal, &set, nullptr);
-    return known() == remembered;  // Another thread sets it just now: once more, with the lock.
+    return known() == remembered;  // Or another thread sets it just now: once more, with the lock.
   }
   KernelSigaction now;
   *result = RawSigaction(signal, nullptr, &now);
   if (*result != 0) return true;
   if (now.handler == reinterpret_cast<uint64_t>(&On<OnSignal>)) return false;
-  // It is set after the kernel's: what was read here is no half of a change.
-  if (known()) return false;
+  if (known()) return false;  // What was read may be half of a change.
   if (old != nullptr) *old = now;
   return true;
 }
@@ -675,6 +681,7 @@ extern "C" __attribute__((visibility("hidden"))) uint64_t farpool_signal_return(
     const farpool::Context* context) {
   using namespace farpool;
   Thread* thread = CurrentThread();
+  EnterNear(thread);
   auto* copy = reinterpret_cast<Context*>(thread->frame_buffer());
   std::memcpy(copy, context, sizeof(*copy));
   if (copy->fpstate != 0) {
@@ -689,11 +696,17 @@ extern "C" __attribute__((visibility("hidden"))) uint64_t farpool_signal_return(
   if (!InVforkChild()) thread->blocked = copy->mask & kOurSignals;
   Leave(copy->registers[kRsp], thread);
   copy->mask &= ~kOurSignals;
+  LeaveNear(thread);
   return thread->frame_buffer();
 }
 
 // From entry.S: a fault has been served and a signal came meanwhile.
 extern "C" __attribute__((visibility("hidden"))) void farpool_fault_return_slowly(farpool::Frame* frame) {
-  farpool::BlockAll();
-  farpool::HandleDeferred(frame, farpool::CurrentThread());
+  using namespace farpool;
+  Thread* const thread = CurrentThread();
+  const bool enters = !thread->OnStack(frame->context.registers[kRsp]);
+  if (enters) EnterNear(thread);
+  BlockAll();
+  HandleDeferred(frame, thread);
+  if (enters) LeaveNear(thread);
 }

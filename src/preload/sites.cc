@@ -18,7 +18,8 @@ namespace farpool {
 namespace {
 
 constexpr size_t kStubBytes = 64;
-constexpr size_t kMiddleMax = 24;   // Bytes between the mov and the syscall.
+constexpr size_t kMovBytes = 5;     // mov $nr, %eax
+constexpr size_t kMiddleMax = 24;   // Bytes between that and the syscall.
 constexpr size_t kAroundMax = 192;  // Looked at around one.
 
 int32_t Read32(const uint8_t* at) {
@@ -27,20 +28,28 @@ int32_t Read32(const uint8_t* at) {
   return value;
 }
 
-// Length of a simple instruction that may stand between mov and syscall, 0 if it is not one we know. `rip_at`
-// is set to the offset of a displacement relative to the next instruction, if it has one.
-size_t InstructionBytes(const uint8_t* p, size_t* rip_at) {
-  *rip_at = 0;
+// A simple instruction that may stand between mov and syscall.
+struct Instruction {
+  size_t bytes = 0;       // 0 if it is not one we know.
+  size_t rip_at = 0;      // Where its displacement relative to the next instruction is, if it has one.
+  bool sets_eax = false;  // The number of the call, then.
+};
+
+Instruction InstructionAt(const uint8_t* p) {
+  constexpr uint8_t kB = 1, kR = 4;  // The registers 8 to 15.
   size_t n = 0;
-  if ((p[n] & 0xf0) == 0x40) ++n;  // REX
+  const uint8_t rex = (p[n] & 0xf0) == 0x40 ? p[n++] : 0;
   const uint8_t op = p[n++];
   size_t immediate = 0;
+  bool to_memory = true;  // Or to the register of its first operand: what it sets.
   switch (op) {
-    case 0x89:
     case 0x8b:
     case 0x8d:
-    case 0x31:
     case 0x33:
+      to_memory = false;
+      break;
+    case 0x89:
+    case 0x31:
     case 0x85:
     case 0x01:
     case 0x29:
@@ -54,29 +63,32 @@ size_t InstructionBytes(const uint8_t* p, size_t* rip_at) {
     case 0xc6:
       immediate = 1;
       break;
+    case 0xb8:
+      if ((rex & kB) == 0) return {};
+      return {.bytes = n + 4};
     case 0xb9:
     case 0xba:
     case 0xbb:
     case 0xbd:
     case 0xbe:
     case 0xbf:
-      return n + 4;
+      return {.bytes = n + 4};
     default:
-      return 0;
+      return {};
   }
   const uint8_t modrm = p[n++];
   const uint8_t mode = modrm >> 6;
+  const uint8_t reg = modrm >> 3 & 7;
   const uint8_t rm = modrm & 7;
-  if (mode == 3) return n + immediate;
+  const bool sets_eax =
+      op != 0x85 && (to_memory ? mode == 3 && rm == 0 && (rex & kB) == 0 : reg == 0 && (rex & kR) == 0);
+  if (mode == 3) return {.bytes = n + immediate, .sets_eax = sets_eax};
   if (rm == 4) {  // SIB
-    if (mode == 0 && (p[n] & 7) == 5) return 0;
+    if (mode == 0 && (p[n] & 7) == 5) return {};
     ++n;
   }
-  if (mode == 0 && rm == 5) {
-    *rip_at = n;
-    return n + 4 + immediate;
-  }
-  return n + (mode == 1 ? 1 : mode == 2 ? 4 : 0) + immediate;
+  if (mode == 0 && rm == 5) return {.bytes = n + 4 + immediate, .rip_at = n, .sets_eax = sets_eax};
+  return {.bytes = n + (mode == 1 ? 1 : mode == 2 ? 4 : 0) + immediate, .sets_eax = sets_eax};
 }
 
 // fork's clone, on the same stack: `mov $CLONE_CHILD_SETTID|CLONE_CHILD_CLEARTID|SIGCHLD, %edi` is just
@@ -108,46 +120,57 @@ class Patcher {
     if (p < code_.begin + kAroundMax || p >= code_.end - kAroundMax || p[0] != 0x0f || p[1] != 0x05) return;
     if (!PatchMov(p) && !PatchFunction(p) && !PatchForEachThread(p) && !PatchThreadExit(p)) PatchRead(p);
   }
+  // The nearest `mov $nr, %eax` before `end` behind which only simple instructions stand, none of which sets
+  // eax. Null if there is none within `bytes`.
+  static uint8_t* FindMov(uint8_t* end, size_t bytes) {
+    for (size_t back = kMovBytes; back <= bytes; ++back) {
+      uint8_t* const mov = end - back;
+      if (*mov != 0xb8 || static_cast<uint32_t>(Read32(mov + 1)) >= kSyscallsMax) continue;
+      uint8_t* at = mov + kMovBytes;
+      while (at < end) {
+        const Instruction next = InstructionAt(at);
+        if (next.bytes == 0 || next.sets_eax) break;
+        at += next.bytes;
+      }
+      if (at == end) return mov;
+    }
+    return nullptr;
+  }
   // mov $nr, %eax; (simple instructions); syscall
   bool PatchMov(uint8_t* syscall) {
-    for (size_t back = 5; back <= 5 + kMiddleMax; ++back) {
-      uint8_t* mov = syscall - back;
-      if (*mov != 0xb8) continue;
-      const auto number = static_cast<uint32_t>(Read32(mov + 1));
-      if (number >= kSyscallsMax) continue;
-      uint8_t* at = mov + 5;
-      while (at < syscall) {
-        size_t rip_at;
-        const size_t bytes = InstructionBytes(at, &rip_at);
-        if (bytes == 0) break;
-        at += bytes;
-      }
-      if (at != syscall) continue;
-      // A clone that starts a thread changes the stack and must not return through a stub.
-      const bool starts_thread = number == SYS_clone3 || (number == SYS_clone && !IsFork(mov));
-      if (!starts_thread && SyscallSpecOf(number).route == SyscallSpec::kPlain) return true;
-      uint8_t* stub = NewStub();
-      if (stub == nullptr) return false;
-      uint8_t* out = stub;
-      std::memcpy(out, mov, 5);
-      out += 5;
-      for (at = mov + 5; at < syscall;) {
-        size_t rip_at;
-        const size_t bytes = InstructionBytes(at, &rip_at);
-        std::memcpy(out, at, bytes);
-        if (rip_at != 0) {
-          const int64_t target = Read32(at + rip_at) + reinterpret_cast<int64_t>(at + bytes);
-          Write32(out + rip_at, target - reinterpret_cast<int64_t>(out + bytes));
-        }
-        at += bytes;
-        out += bytes;
-      }
-      Leave(out, starts_thread ? syscall : syscall + 2, starts_thread ? 16 : 0);
-      Jump(mov, stub);
-      patched_ = true;
-      return true;
+    uint8_t* mov = FindMov(syscall, kMovBytes + kMiddleMax);
+    if (mov == nullptr) return false;
+    // With that prefix it sets r8d, if the number has been set before. (It may be the last byte of another
+    // instruction.)
+    constexpr uint8_t kRexB = 0x41;
+    if (mov[-1] == kRexB) {
+      const auto used = static_cast<size_t>(syscall - mov) + 1;
+      uint8_t* const before = used > kMiddleMax ? nullptr : FindMov(mov - 1, kMovBytes + kMiddleMax - used);
+      if (before != nullptr) mov = before;
     }
-    return false;
+    const auto number = static_cast<uint32_t>(Read32(mov + 1));
+    // A clone that starts a thread changes the stack and must not return through a stub.
+    const bool starts_thread = number == SYS_clone3 || (number == SYS_clone && !IsFork(mov));
+    if (!starts_thread && SyscallSpecOf(number).route == SyscallSpec::kPlain) return true;
+    uint8_t* stub = NewStub();
+    if (stub == nullptr) return false;
+    uint8_t* out = stub;
+    std::memcpy(out, mov, kMovBytes);
+    out += kMovBytes;
+    for (const uint8_t* at = mov + kMovBytes; at < syscall;) {
+      const Instruction next = InstructionAt(at);
+      std::memcpy(out, at, next.bytes);
+      if (next.rip_at != 0) {
+        const int64_t target = Read32(at + next.rip_at) + reinterpret_cast<int64_t>(at + next.bytes);
+        Write32(out + next.rip_at, target - reinterpret_cast<int64_t>(out + next.bytes));
+      }
+      at += next.bytes;
+      out += next.bytes;
+    }
+    Leave(out, starts_thread ? syscall : syscall + 2, starts_thread ? 16 : 0);
+    Jump(mov, stub);
+    patched_ = true;
+    return true;
   }
 
   // syscall(): mov 8(%rsp), %r9; syscall; cmp ..., with the number in rax from the caller.

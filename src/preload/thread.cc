@@ -200,10 +200,17 @@ bool IsNearStack(uint64_t stack) {
 
 void StorageIsShared() { g_storage_shared.store(true, std::memory_order_relaxed); }
 
-void ExpectNearFree(const Thread* thread) {
-  if (__builtin_expect(thread->near_in_use, 0))
-    Fatal(Status(Status::Code::kInternal,
-                 "a vfork or posix_spawn child was killed while it used far memory of its parent"));
+void AwaitNearFree(const Thread* thread) {
+  constexpr int kLooks = 2000;
+  constexpr timespec kPause = {0, 1'000'000};
+  const uint32_t uses = __atomic_load_n(&thread->near_uses, __ATOMIC_RELAXED);
+  for (int i = 0; i < kLooks; ++i) {
+    const bool free = !__atomic_load_n(&thread->near_in_use, __ATOMIC_RELAXED);
+    if (free || __atomic_load_n(&thread->near_uses, __ATOMIC_RELAXED) != uses) return;
+    sys::Call(SYS_nanosleep, &kPause, nullptr);
+  }
+  Fatal(Status(Status::Code::kInternal,
+               "a vfork or posix_spawn child was killed while it used far memory of its parent"));
 }
 
 long OnNearStack(long (*call)(GuardFrame*), const GuardFrame& frame) {

@@ -52,6 +52,7 @@ struct Thread {
   uint64_t stack_page = 0;  // A page of the stack the program runs on that was found to be readable.
 
   bool near_in_use = false;  // The near stack is; see EnterNear().
+  uint32_t near_uses = 0;    // So often, so far.
 
   uint64_t stack = 0;  // Lowest address of the stack; the frame buffer follows it.
   int64_t id = 0;      // In the kernel; 0: no thread's.
@@ -75,14 +76,18 @@ void StorageIsShared();
 // there, the program's own stack too, and locks be held. `call` gets a near copy of `frame`.
 long OnNearStack(long (*call)(GuardFrame*), const GuardFrame& frame);
 
-// Off the near stack: this thread's is free. What a vfork child was doing on it when it was killed, with
-// locks it held and pages it waited for, is never done for its parent, which has the same record: that ends
-// the run.
-void ExpectNearFree(const Thread* thread);
+// What a vfork child was doing on the near stack when it was killed, with locks it held and pages it waited
+// for, is never done for its parent, which has the same record: that ends the run. Off the near stack;
+// returns when nothing is being done there, or a child that lives has gone on.
+void AwaitNearFree(const Thread* thread);
+inline void ExpectNearFree(const Thread* thread) {
+  if (__builtin_expect(thread->near_in_use, 0)) AwaitNearFree(thread);
+}
 // On the near stack, when this thread has come there from one of the program's and before it goes back.
 inline void EnterNear(Thread* thread) {
   ExpectNearFree(thread);
   thread->near_in_use = true;
+  ++thread->near_uses;
 }
 inline void LeaveNear(Thread* thread) { thread->near_in_use = false; }
 

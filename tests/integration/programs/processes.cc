@@ -362,6 +362,14 @@ struct Words {
   char** data() { return list.data(); }
 };
 
+// A vfork child that sends itself a signal.
+__attribute__((noinline)) pid_t VforkAndSend(int signal) {
+  const pid_t child = vfork();
+  if (child != 0) return child;
+  kill(getpid(), signal);
+  _exit(127);
+}
+
 void Commands(Heap* heap, const char* self) {
   const std::string long_value(20'000, 'v');
   CHECK(setenv("PROCESSES_VALUE", long_value.c_str(), 1) == 0, "setenv");
@@ -381,6 +389,8 @@ void Commands(Heap* heap, const char* self) {
     _exit(127);
   }
   WaitFor(child, 0, "vfork");
+  for (const int signal : {SIGBUS, SIGSYS})  // The runtime's own.
+    WaitFor(VforkAndSend(signal), signal, "vfork and a signal");
   heap->Verify("before fork and exec");
   child = fork();
   if (child == 0) {

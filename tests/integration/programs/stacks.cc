@@ -6,10 +6,12 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
@@ -385,6 +387,47 @@ void SharedStorage() {
   printf("stacks: threads without storage of their own\n");
 }
 
+// Sets the thread's alternate stack by an instruction that nobody sees, and then sends it a signal that is
+// to be handled on a page of its far stack that was never touched.
+void* UnseenAlternateStack(void*) {
+  static char room[64 * 1024] __attribute__((aligned(4096)));
+  static stack_t alternate;
+  alternate = {room, 0, sizeof(room)};
+  long result = SYS_sigaltstack;
+  asm volatile("syscall" : "+a"(result) : "D"(&alternate), "S"(nullptr) : "rcx", "r11", "memory");
+  CHECK(result == 0, "sigaltstack: %ld", result);
+  const uint64_t before = handled;
+  const auto here = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
+  const uintptr_t below = ((here - 64 * 1024) & ~uintptr_t{kPage - 1}) + 256;
+  const long process = getpid();
+  const long thread = syscall(SYS_gettid);
+  result = SYS_tgkill;
+  asm volatile("mov %%rsp, %%rbx\n mov %[below], %%rsp\n syscall\n mov %%rbx, %%rsp"
+               : "+a"(result)
+               : "D"(process), "S"(thread), "d"(long{SIGALRM}), [below] "r"(below)
+               : "rbx", "rcx", "r11", "memory");
+  CHECK(result == 0 && handled > before, "tgkill: %ld", result);
+  alternate = {nullptr, SS_DISABLE, 0};
+  result = SYS_sigaltstack;
+  asm volatile("syscall" : "+a"(result) : "D"(&alternate), "S"(nullptr) : "rcx", "r11", "memory");
+  return nullptr;
+}
+
+void AlternateStacks() {
+  const size_t bytes = 1 << 20;
+  void* stack = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(stack != MAP_FAILED, "mmap");
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  CHECK(pthread_attr_setstack(&attributes, stack, bytes) == 0, "setstack");
+  pthread_t thread;
+  CHECK(pthread_create(&thread, &attributes, UnseenAlternateStack, nullptr) == 0, "thread");
+  pthread_join(thread, nullptr);
+  pthread_attr_destroy(&attributes);
+  munmap(stack, bytes);
+  printf("stacks: alternate stacks that nobody saw\n");
+}
+
 uint64_t VirtualKib() {
   char text[4096];
   const int fd = open("/proc/self/status", O_RDONLY);
@@ -440,6 +483,7 @@ int main(int argc, char** argv) {
   SuppliedStacks();
   SmallStacks();
   SharedStorage();
+  AlternateStacks();
   ComeAndGo();
   Walk(0, pages);
   printf("stacks: %zu pages verified at the end\n", pages);
