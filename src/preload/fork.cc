@@ -102,7 +102,9 @@ long GuardFork(const GuardFrame* frame) {
   const bool shares_memory = frame->number == SYS_clone && (frame->args[0] & CLONE_VM) != 0;
   if (shares_memory) return Forward(frame);
   long r;
-  return !g_runtime.has_started() && ForkNear(frame, &r) ? r : OnNearStack(&ForkFar, *frame);
+  if (!g_runtime.has_started() && ForkNear(frame, &r)) return r;
+  r = OnNearStack(&ForkFar, *frame);
+  return r == kTrappedOnNearStack ? Forward(frame) : r;  // Its filter traps it again, here.
 }
 
 // --- exec

@@ -369,6 +369,10 @@ bool TrappedByUs(const siginfo_t* info, const uint64_t* registers) {
 void OnSys(int signal, siginfo_t* info, Frame* frame, Thread* thread) {
   uint64_t* registers = frame->context.registers;
   if (!TrappedByUs(info, registers)) {
+    if (info->si_code == kSysSeccomp && thread->OnStack(registers[kRsp])) {
+      registers[kRax] = static_cast<uint64_t>(kTrappedOnNearStack);
+      return;
+    }
     BlockAll();  // But SIGBUS: the program's stacks may be far.
     PassOn(signal, info, frame, thread);
     Leave(registers[kRsp], thread);

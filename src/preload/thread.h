@@ -91,6 +91,10 @@ inline void EnterNear(Thread* thread) {
 }
 inline void LeaveNear(Thread* thread) { thread->near_in_use = false; }
 
+// The answer to a call for the program that was made on the near stack and trapped by a filter of the
+// program's: its handler cannot run there.
+inline constexpr long kTrappedOnNearStack = -4095;
+
 // True in a child that shares its parent's memory (vfork, posix_spawn): what is remembered here is the
 // parent's.
 bool InVforkChild();
