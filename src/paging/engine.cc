@@ -731,27 +731,25 @@ Status Engine::BeforeFork(PageEntry* child_table, Budget child) {
     lock_.Unlock();
     return s;
   }
+  const auto next_group = [](uint64_t page) { return (page / kGroupPages + 1) * kGroupPages; };
   uint64_t far_pages = 0;
-  uint64_t populated = 0;  // The child's table, up to here.
   for (size_t a = 0; a < areas_.size(); ++a) {
     for (uint64_t page = areas_.at(a).first; page < areas_.at(a).last;) {
-      if (!GroupOf(page).used) {
-        page = (page / kGroupPages + 1) * kGroupPages;
+      uint64_t end = page;  // Of what is in use.
+      while (end < areas_.at(a).last && GroupOf(end).used) end = next_group(end);
+      if (end == page) {
+        page = next_group(page);
         continue;
       }
-      if (page >= populated) {
-        populated = page;
-        while (populated < areas_.at(a).last && GroupOf(populated).used)
-          populated = (populated / kGroupPages + 1) * kGroupPages;
-        PopulateTable(child_table + page, child_table + populated);
-      }
-      const PageEntry& entry = config_.table[page];
-      if (entry.state != PageEntry::State::kNone) {
+      end = std::min(end, areas_.at(a).last);
+      PopulateTable(child_table + page, child_table + end);
+      for (; page < end; ++page) {
+        const PageEntry& entry = config_.table[page];
+        if (entry.state == PageEntry::State::kNone) continue;
         if (entry.slot != SlotId::kNone) config_.store->Retain(entry.slot);
         child_table[page] = entry;
         ++far_pages;
       }
-      ++page;
     }
   }
   config_.budget.AddFar(far_pages);

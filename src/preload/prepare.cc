@@ -166,9 +166,11 @@ void AddMessage(Prepared* prepared, uintptr_t address) {
 // A structure that may hold pointers, of a call with too many variants to list: whatever in it could be a far
 // pointer is taken for one.
 void AddNested(Prepared* prepared, uintptr_t address, uint64_t bytes, uint64_t opaque_bytes) {
+  LastPage page;
   for (uint64_t at = 0; at + sizeof(uint64_t) <= Min(bytes, kNestedBytesMax); at += sizeof(uint64_t)) {
     uint64_t word;
-    if (!CopyElement(&word, address + at, 0)) return;
+    if (!page.MayRead(address + at, sizeof(word))) return;
+    std::memcpy(&word, reinterpret_cast<const void*>(address + at), sizeof(word));
     if (InArena(word) && Allows(word, 1, PROT_READ)) prepared->AddOpaque(word, opaque_bytes);
   }
 }

@@ -141,15 +141,13 @@ Thread* Settle(Record* mine) {
 }
 
 __attribute__((noinline)) Thread* NewThread() {
-  uint64_t old;
-  sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &kBlockable, &old, sizeof(old));
+  const SignalsBlocked blocked(kBlockable);
   Thread* thread = Settle(TakeRecord());
   AltStack program;
   const AltStack ours = {thread->stack, 0, 0, Thread::kStackBytes};
   if (sys::Call(SYS_sigaltstack, &ours, &program) == 0 && (program.flags & SS_DISABLE) == 0 &&
       !IsNearStack(program.base))
     thread->asked = program;  // Set by a call that did not come by the guard.
-  sys::Call(SYS_rt_sigprocmask, SIG_SETMASK, &old, nullptr, sizeof(old));
   return thread;
 }
 

@@ -106,10 +106,12 @@ refused no-donor-unix 125 'nobody.sock' "$farpool" run --local 64M --pool "unix:
 refused no-program 125 'program|command' "$farpool" run "${near[@]}" --
 refused donor-path-taken 1 'another donor|in use' "$farpool" donor --unix "$work/donor.sock" --memory 64M
 
-# --- a pool that cannot hold the program: it is stopped with one line, not with wrong bytes and not by a hang
-start_donor --listen tcp://127.0.0.1:0 --memory 64M
+# --- what a child leaves undone in the memory that it shares with its parent
 refused vfork-child-killed 74 'a vfork or posix_spawn child was killed while it used far memory of its parent' \
   "$farpool" run --local 8M --pool "unix://$work/donor.sock" -- "$programs/processes" killed-vforked 24
+
+# --- a pool that cannot hold the program: it is stopped with one line, not with wrong bytes and not by a hang
+start_donor --listen tcp://127.0.0.1:0 --memory 64M
 refused pool-too-small 74 'full|room|small|memory' \
   "$farpool" run --local 32M --pool "tcp://127.0.0.1:$donor_port" -- "$programs/pagewalker" 300
 
