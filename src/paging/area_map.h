@@ -52,9 +52,9 @@ class AreaMap {
  private:
   bool Replace(uint64_t first, uint64_t last, const Area* with);
 
-  Area areas_[kAreasMax];  // Sorted, disjoint; neighbours that are alike are one.
   size_t size_ = 0;
   uint64_t pages_ = 0;
+  Area areas_[kAreasMax];  // Sorted, disjoint; neighbours that are alike are one.
 };
 
 }  // namespace farpool

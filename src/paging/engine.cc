@@ -37,9 +37,6 @@ constexpr int kBusyTriesMax = 10000;
 // Looks before whoever waits for a landing sleeps: a few microseconds, longer than most flights.
 constexpr int kLandingSpins = 200;
 
-// Only read, and not constant: in .bss, so to the kernel one page.
-alignas(kPageBytes) std::byte g_zeros[kGroupPages * kPageBytes];
-
 // Memory for [first, last) by one call, not by a fault for each page of it; before Linux 5.14 by those.
 void PopulateTable(PageEntry* first, PageEntry* last) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(first) & ~(kPageBytes - 1);
@@ -57,7 +54,12 @@ Status Engine::Init(const EngineConfig& config) {
   if (sys::Failed(map))
     return Status::FromErrno("mmap of the group table (a limit, ulimit -d or -v?)", static_cast<int>(-map));
   groups_ = reinterpret_cast<Group*>(map);
-  sys::Call(SYS_madvise, map, groups * sizeof(Group), MADV_DONTDUMP);  // Sparse.
+  // Sparse.
+  sys::Call(SYS_madvise, map, groups * sizeof(Group), MADV_DONTDUMP);
+  sys::Call(SYS_madvise, map, groups * sizeof(Group), MADV_NOHUGEPAGE);
+  const long zeros = sys::Call(SYS_mmap, nullptr, kZeroBytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (sys::Failed(zeros)) return Status::FromErrno("mmap of zeros", static_cast<int>(-zeros));
+  zeros_ = reinterpret_cast<std::byte*>(zeros);
   remap_.store(config.move && config.remap, std::memory_order_relaxed);
   // Pages come and go one by one; what mremap makes of the arena's mappings in staging inherits this.
   sys::Call(SYS_madvise, config.arena, config.arena_pages * kPageBytes, MADV_NOHUGEPAGE);
@@ -171,8 +173,6 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
   Land(*flight, outcome);
   return arrived.ok() ? s : arrived;
 }
-
-std::byte* Engine::Zeros() { return g_zeros; }
 
 // From here on these pages and frames are the flight's.
 void Engine::TakeOff(const Flight& flight) {
@@ -428,7 +428,7 @@ Status Engine::FirstTouch(uint64_t page, Flight* flight) {
   // While there is room, new memory. Only frames of pages that had to leave are worth a flush of the TLB.
   flight->copy = TakeRoom(count);
   if (flight->copy) {
-    flight->from = From::kZeros;
+    TakeZeros(flight);
   } else if (Status s = TakeFrames(count, flight, &count); !s.ok() || count == 0) {
     return s;
   }
@@ -438,6 +438,14 @@ Status Engine::FirstTouch(uint64_t page, Flight* flight) {
   GoOn(stream, {first, count});
   SetPages({first, count}, flight);
   return Status::Ok();
+}
+
+// The first time they are mapped in one call: a fault for each of them costs more.
+void Engine::TakeZeros(Flight* flight) {
+  flight->from = From::kZeros;
+  if (zeros_mapped_) return;
+  sys::Call(SYS_madvise, zeros_, kZeroBytes, MADV_POPULATE_READ);
+  zeros_mapped_ = true;
 }
 
 Status Engine::BecameWritable(uint64_t first, uint64_t last) {
@@ -458,7 +466,7 @@ Status Engine::BecameWritable(uint64_t first, uint64_t last) {
     SetPages({first, static_cast<unsigned>(page - first)}, &flight);
     flight.copy = flight.count > 0 && TakeRoom(flight.count);
     if (!flight.copy) return Status::Ok();
-    flight.from = From::kZeros;
+    TakeZeros(&flight);
     config_.budget.AddFar(flight.count);
     if (Status s = Fly(&flight, nullptr); !s.ok()) return s;
     first = page;
@@ -766,6 +774,7 @@ Status Engine::AfterForkInChild(int uffd, Budget budget) {
   exclusive_waiters_ = 0;
   writer_.Gone();
   pins_.Reset();
+  zeros_mapped_ = false;
   ahead_.Clear();  // Nobody follows it here.
   return staging_.InitInChild(uffd);
 }

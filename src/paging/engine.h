@@ -80,6 +80,7 @@ struct EngineConfig {
   PagingStats* stats = nullptr;
 };
 
+// To be made in memory that is zero.
 class Engine {
  public:
   // Once, before anything else. Maps the staging area and the group table.
@@ -237,12 +238,10 @@ class Engine {
   };
 
   std::byte* PageAt(uint64_t page) const { return config_.arena + page * kPageBytes; }
-  // A group of pages, to the kernel one page many times.
-  static std::byte* Zeros();
   // Where page `i` of the flight comes from.
   std::byte* Source(const Flight& flight, unsigned i) {
     if (flight.from == From::kFrames) return staging_.At(flight.frames[i]);
-    return (flight.from == From::kBuffer ? bounce_[flight.load] : Zeros()) + i * kPageBytes;
+    return (flight.from == From::kBuffer ? bounce_[flight.load] : zeros_) + i * kPageBytes;
   }
   Group& GroupOf(uint64_t page) { return groups_[page / kGroupPages]; }
 
@@ -252,6 +251,7 @@ class Engine {
   // there are no frames before something has arrived.
   Status FirstTouch(uint64_t page, Flight* flight);
   bool IsPlenty() const;
+  void TakeZeros(Flight* flight);
   Status SecondChance(uint64_t page, uint64_t address, Flight* flight);
   Status Fetch(uint64_t page, uint64_t address, Flight* flight, PageIo* io);
   // Of Fetch(): which pages, and what of their stream or trend that is; then frames for them, or for some.
@@ -361,9 +361,11 @@ class Engine {
       0;  // Up with each flight that takes off while there are others, down with each that does not.
   MoveOrCopy move_or_copy_;
   HotPages hot_pages_;
-  Pins pins_;
-  AreaMap areas_;
   Group* groups_ = nullptr;
+  // A group of pages to be read, to the kernel one page many times.
+  static constexpr size_t kZeroBytes = kGroupPages * kPageBytes;
+  std::byte* zeros_ = nullptr;
+  bool zeros_mapped_ = false;
   Queue queues_[2];
   uint32_t departures_ = 0;  // Groups evicted so far.
   uint32_t turn_ = 0;        // Counts victims.
@@ -375,7 +377,6 @@ class Engine {
   uint64_t resident_ = 0;
   std::atomic<bool> evicts_{false};
   std::atomic<bool> remap_{false};
-  Staging staging_;
   // Budget that is held for pages to be copied, with no memory behind it: what was a free frame is not
   // populated again between two copies.
   uint64_t spare_ = 0;
@@ -385,15 +386,20 @@ class Engine {
   std::atomic<uint32_t> writer_calls_{0};  // Futex.
   uint32_t calls_heard_ = 0;
 
-  // What is copied in comes to these buffers instead of to frames. Beyond the limit, but few. More pages than
-  // that are never copied where they can be moved.
-  static constexpr unsigned kBouncePages = 16;
-  alignas(kPageBytes) std::byte bounce_[kFlightsMax][kBouncePages * kPageBytes];
-
   static constexpr unsigned kStreams = 16;
   Stream streams_[kStreams] = {};
   Strides strides_;
   uint32_t stream_clock_ = 0;
+
+  // The large ones come last, and begin with what is small in them: what a process that starts touches lies
+  // together.
+  Pins pins_;
+  AreaMap areas_;
+  Staging staging_;
+  // What is copied in comes to these buffers instead of to frames. Beyond the limit, but few. More pages than
+  // that are never copied where they can be moved.
+  static constexpr unsigned kBouncePages = 16;
+  alignas(kPageBytes) std::byte bounce_[kFlightsMax][kBouncePages * kPageBytes];
 };
 
 class SCOPED_CAPABILITY ExclusiveLock {

@@ -50,9 +50,9 @@ class HintQueue {
   void Clear() { count_ = 0; }
 
  private:
-  Hint hints_[kHintsMax] = {};
   unsigned head_ = 0;
   unsigned count_ = 0;
+  Hint hints_[kHintsMax];
 };
 
 }  // namespace farpool

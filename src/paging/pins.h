@@ -13,6 +13,7 @@
 
 namespace farpool {
 
+// To be made in memory that is zero: there is room for many, and a process that starts touches none of it.
 class Pins {
  public:
   static constexpr unsigned kPinsMax = 1024;  // Ranges of one process inside guarded calls at once.
@@ -31,11 +32,11 @@ class Pins {
       // then.
       const unsigned i = probe < kPinsUsual ? static_cast<unsigned>(owner + probe) % kPinsUsual : probe;
       Slot& slot = slots_[i];
-      uintptr_t holder = slot.owner.load(std::memory_order_relaxed);
+      uintptr_t holder = slot.Owner().load(std::memory_order_relaxed);
       const bool abandoned = holder == owner && (slot.stack < stack || (first && slot.stack == stack)) &&
                              (!handler || (slot.stack > alternate && slot.stack <= alternate_end));
       if (holder != 0 && !abandoned) continue;
-      if (!abandoned && !slot.owner.compare_exchange_strong(holder, owner, std::memory_order_acquire))
+      if (!abandoned && !slot.Owner().compare_exchange_strong(holder, owner, std::memory_order_acquire))
         continue;
       slot.stack = stack;
       RaiseTo(i + 1, &pins_used_);
@@ -54,13 +55,13 @@ class Pins {
   bool Keep(uintptr_t begin, uintptr_t end, uintptr_t key, uintptr_t group) {
     for (unsigned i = 0; i < kKeptMax; ++i) {
       uintptr_t free = 0;
-      if (kept_[i].owner.load(std::memory_order_relaxed) != 0 ||
-          !kept_[i].owner.compare_exchange_strong(free, kClaimed, std::memory_order_acquire))
+      if (kept_[i].Owner().load(std::memory_order_relaxed) != 0 ||
+          !kept_[i].Owner().compare_exchange_strong(free, kClaimed, std::memory_order_acquire))
         continue;
       RaiseTo(i + 1, &kept_used_);
       kept_[i].stack = group;
       Announce(&kept_[i], begin, end);
-      kept_[i].owner.store(key, std::memory_order_release);
+      kept_[i].Owner().store(key, std::memory_order_release);
       return true;
     }
     return false;
@@ -78,10 +79,10 @@ class Pins {
     const unsigned used = pins_used_.load(std::memory_order_acquire);
     for (unsigned i = 0; i < used; ++i) {
       Slot& slot = slots_[i];
-      uintptr_t owner = slot.owner.load(std::memory_order_acquire);
+      uintptr_t owner = slot.Owner().load(std::memory_order_acquire);
       if (owner == 0 || owner == kClaimed || !gone(owner)) continue;
       // Two may come at once, and what the first has freed may be a third one's by now.
-      if (slot.owner.compare_exchange_strong(owner, kClaimed, std::memory_order_acquire))
+      if (slot.Owner().compare_exchange_strong(owner, kClaimed, std::memory_order_acquire))
         Unpin(static_cast<int>(i));
     }
   }
@@ -111,18 +112,22 @@ class Pins {
   }
 
  private:
+  // None of it is initialised: see the class.
   struct Slot {
-    std::atomic<uintptr_t> owner{0};
-    std::atomic<uintptr_t> begin{0};
-    std::atomic<uintptr_t> end{0};
-    uintptr_t stack = 0;  // Only the owner looks. Of a kept one: its group.
-    bool Overlaps(uintptr_t from, uintptr_t to) const {
-      return end.load(std::memory_order_relaxed) > from && begin.load(std::memory_order_relaxed) < to;
+    uintptr_t owner, begin, end;
+    uintptr_t stack;  // Only the owner looks. Of a kept one: its group.
+    std::atomic_ref<uintptr_t> Owner() { return std::atomic_ref(owner); }
+    bool Overlaps(uintptr_t from, uintptr_t to) {
+      return std::atomic_ref(end).load(std::memory_order_relaxed) > from &&
+             std::atomic_ref(begin).load(std::memory_order_relaxed) < to;
+    }
+    void SetRange(uintptr_t from, uintptr_t to) {
+      std::atomic_ref(begin).store(from, std::memory_order_relaxed);
+      std::atomic_ref(end).store(to, std::memory_order_relaxed);
     }
     void Clear() {
-      begin.store(0, std::memory_order_relaxed);
-      end.store(0, std::memory_order_relaxed);
-      owner.store(0, std::memory_order_release);
+      SetRange(0, 0);
+      Owner().store(0, std::memory_order_release);
     }
   };
   static constexpr unsigned kPinsUsual = 256;
@@ -134,8 +139,7 @@ class Pins {
     }
   }
   void Announce(Slot* slot, uintptr_t begin, uintptr_t end) {
-    slot->begin.store(begin, std::memory_order_relaxed);
-    slot->end.store(end, std::memory_order_relaxed);
+    slot->SetRange(begin, end);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     while (evicting_begin_.load(std::memory_order_relaxed) < end &&
            evicting_end_.load(std::memory_order_relaxed) > begin)
@@ -146,16 +150,16 @@ class Pins {
   void ReleaseIf(Which&& which) {
     const unsigned kept = kept_used_.load(std::memory_order_acquire);
     for (unsigned i = 0; i < kept; ++i) {
-      const uintptr_t owner = kept_[i].owner.load(std::memory_order_acquire);
+      const uintptr_t owner = kept_[i].Owner().load(std::memory_order_acquire);
       if (owner != 0 && owner != kClaimed && which(kept_[i], owner)) kept_[i].Clear();
     }
   }
 
-  Slot slots_[kPinsMax];
-  Slot kept_[kKeptMax];
   std::atomic<unsigned> pins_used_{kPinsUsual}, kept_used_{0};  // None beyond was ever used.
   std::atomic<uintptr_t> evicting_begin_{UINTPTR_MAX};
   std::atomic<uintptr_t> evicting_end_{0};
+  Slot slots_[kPinsMax];
+  Slot kept_[kKeptMax];
 };
 
 }  // namespace farpool

@@ -12,6 +12,7 @@
 // otherwise.
 // Frames that are not what a function wants of them end the process (base/assert.h): one with two owners
 // would be somebody's wrong data.
+// To be made in memory that is zero: a process that does not evict touches little of it.
 
 #include <bit>
 #include <cstddef>
@@ -153,8 +154,7 @@ class Staging {
 
   // Of blocks.
   struct Ring {
-    unsigned head = 0;
-    unsigned size = 0;
+    unsigned head, size;
     uint32_t blocks[kBlocksMax];
     unsigned At(unsigned i) const { return blocks[(head + i) % kBlocksMax]; }
     void PushLast(unsigned block) { blocks[(head + size++) % kBlocksMax] = block; }
@@ -177,21 +177,23 @@ class Staging {
   uint64_t populated_ = 0;
   uint64_t free_frames_ = 0;
   uint64_t staged_ = 0;
-  uint64_t free_of_[kBlocksMax] = {};    // Bit per frame.
-  uint64_t zero_of_[kBlocksMax] = {};    // Of those, known to be zero.
-  uint64_t staged_of_[kBlocksMax] = {};  // Bit per frame.
-  uint16_t in_flight_[kBlocksMax] = {};  // Frames.
-  Blocks with_free_;                     // A frame is free.
-  Blocks not_empty_;                     // Memory, frames in flight, or in the queue.
+  uint64_t kept_ = 0;
+  Blocks with_free_;  // A frame is free.
+  Blocks not_empty_;  // Memory, frames in flight, or in the queue.
   Blocks queued_;
   Blocks broken_;
-  uint32_t owner_[kFramesMax];  // Page of a staged frame.
-  Ring queue_;
-
-  uint64_t kept_ = 0;
-  uint64_t kept_of_[kBlocksMax] = {};  // Bit per frame: staged and kept.
   Blocks hot_;
+
+  // Not initialised: see the class. Of blocks, a bit per frame: free; of those, known to be zero; staged; of
+  // those, kept. Then how many are in flight.
+  uint64_t free_of_[kBlocksMax];
+  uint64_t zero_of_[kBlocksMax];
+  uint64_t staged_of_[kBlocksMax];
+  uint64_t kept_of_[kBlocksMax];
+  uint16_t in_flight_[kBlocksMax];
+  Ring queue_;
   Ring hot_queue_;
+  uint32_t owner_[kFramesMax];  // Page of a staged frame.
 };
 
 }  // namespace farpool

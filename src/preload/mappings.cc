@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 
 #include "base/sys.h"
 #include "base/uffd_abi.h"
@@ -195,7 +196,7 @@ long FarMunmap(GuardFrame* frame) {
   uint64_t first, last;
   if (!ArenaRange(address, bytes, &first, &last)) return -EINVAL;
   if (!EnsureStarted()) return sys::Call(SYS_munmap, address, bytes);
-  ExclusiveLock hold(&*g_runtime.engine);
+  ExclusiveLock hold(g_runtime.engine);
   const long r = UnmapLocked(first, last);
   if (first >= kBrkPages && first < g_search_from) g_search_from = first;
   return r;
@@ -384,7 +385,7 @@ long MoveNear(const GuardFrame* frame) {
     return -EINVAL;
   int protection;
   {
-    ExclusiveLock hold(&*g_runtime.engine);
+    ExclusiveLock hold(g_runtime.engine);
     const Area* area = g_runtime.engine->areas().Find(first);
     if (area == nullptr || area->last < last) return -EFAULT;
     protection = area->protection;
@@ -480,7 +481,7 @@ long FarMremap(GuardFrame* frame) {
 long FarBrk(GuardFrame* frame) {
   const uint64_t address = frame->args[0];
   if (!EnsureStarted()) return static_cast<long>(AddressOf(g_brk_pages));  // malloc maps instead.
-  ExclusiveLock hold(&*g_runtime.engine);
+  ExclusiveLock hold(g_runtime.engine);
   const uint64_t pages = PagesOf(address - kArenaBase);
   if (pages > kBrkPages) return static_cast<long>(AddressOf(g_brk_pages));
   if (pages > g_brk_pages) {
@@ -500,7 +501,7 @@ long DeviceMayPin(GuardFrame*) {
   g_runtime.has_device.store(true, std::memory_order_relaxed);
   if (!g_runtime.has_started()) return 0;  // Start() will look.
   g_runtime.engine->DevicesMayPin();
-  const ExclusiveLock wait(&*g_runtime.engine);  // An eviction that is under way ends first.
+  const ExclusiveLock wait(g_runtime.engine);  // An eviction that is under way ends first.
   return 0;
 }
 
@@ -571,11 +572,14 @@ long GuardMremap(GuardFrame* frame) {
 // refuse it, and tell libc that the break is at the start of the arena.
 void TakeOverBreak() {
   if (&__libc_malloc == nullptr || &__libc_free == nullptr || &__curbrk == nullptr) return;
-  constexpr size_t kProbeBytes = 120 * 1024;  // Below malloc's threshold for a mapping of its own.
-  void* probes[4];
+  // The first finds no heap, and stays on its first page. Should there be one already, it needs larger ones,
+  // below malloc's threshold for a mapping of its own.
+  constexpr size_t kProbeBytes[] = {2000, 120 * 1024, 120 * 1024, 120 * 1024};
+  void* probes[std::size(kProbeBytes)];
   unsigned count = 0;
   g_taking_over = true;
-  while (!g_brk_refused && count < 4) probes[count++] = __libc_malloc(kProbeBytes);
+  for (; !g_brk_refused && count < std::size(kProbeBytes); ++count)
+    probes[count] = __libc_malloc(kProbeBytes[count]);
   while (count > 0) __libc_free(probes[--count]);
   g_taking_over = false;
   if (g_brk_refused) __curbrk = kArenaBase;

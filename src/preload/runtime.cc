@@ -85,9 +85,25 @@ Status MapTable(int fd) {
 
 namespace {
 
+Status MakeEngine() {
+  struct Room {
+    RemoteStore store;
+    Engine engine;
+  };
+  const long map = sys::Call(SYS_mmap, nullptr, sizeof(Room), PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (sys::Failed(map))
+    return Status::FromErrno("memory for the runtime (a limit, ulimit -d or -v?)", static_cast<int>(-map));
+  sys::Call(SYS_madvise, map, sizeof(Room), MADV_NOHUGEPAGE);  // Little of it is ever touched.
+  // `Room()` would clear all of it first.
+  auto* const room = new (reinterpret_cast<void*>(map)) Room;
+  g_runtime.store = &room->store;
+  g_runtime.engine = &room->engine;
+  return Status::Ok();
+}
+
 Status Start() {
-  g_runtime.store.Make();
-  g_runtime.engine.Make();
+  if (Status s = MakeEngine(); !s.ok()) return s;
   int table_fd = -1;
   g_runtime.supervisor.Init(g_runtime.segment);
   Result<uint32_t> process = g_runtime.supervisor.Register(&table_fd);
@@ -112,7 +128,7 @@ Status Start() {
   config.remap = (g_runtime.segment->flags & RunSegment::kNoRemap) == 0;
   config.uffd = uffd;
   config.hash_seed = g_runtime.segment->hash_seed;
-  config.store = &*g_runtime.store;
+  config.store = g_runtime.store;
   config.budget = Budget(&g_runtime.segment->budget, &g_runtime.segment->processes[process.value()].resident);
   config.stats = &g_runtime.segment->stats;
   if (Status s = g_runtime.engine->Init(config); !s.ok()) return s;
@@ -131,11 +147,14 @@ SignalsBlocked::~SignalsBlocked() { sys::Call(SYS_rt_sigprocmask, 2, &old_, null
 DescriptorRoom::DescriptorRoom() {
   static_assert(sizeof(old_) == sizeof(rlimit));
   sys::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, nullptr, old_);
+  if (old_[0] == old_[1]) return;
   const uint64_t raised[2] = {old_[1], old_[1]};
   sys::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, raised, nullptr);
 }
 
-DescriptorRoom::~DescriptorRoom() { sys::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, old_, nullptr); }
+DescriptorRoom::~DescriptorRoom() {
+  if (old_[0] != old_[1]) sys::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, old_, nullptr);
+}
 
 int PlaceFd(int fd, int which) {
   DescriptorRoom room;

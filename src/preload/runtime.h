@@ -6,7 +6,6 @@
 #include <atomic>
 #include <cstdint>
 
-#include "base/later.h"
 #include "farpool/status.h"
 #include "paging/engine.h"
 #include "run/control.h"
@@ -62,9 +61,9 @@ struct Runtime {
   SupervisorClient supervisor;
   std::atomic<bool> has_device{false};  // Mapped one: see Engine::DevicesMayPin().
   uint64_t register_mode = 0;           // With which the arena is registered (UFFDIO_REGISTER_MODE_*).
-  // Only once it has started: two megabytes that small programs never touch.
-  Later<RemoteStore> store;
-  Later<Engine> engine;
+  // Only once it has started: megabytes that small programs never have.
+  RemoteStore* store = nullptr;
+  Engine* engine = nullptr;
 
   bool has_started() const { return started.load(std::memory_order_acquire); }
 

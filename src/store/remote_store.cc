@@ -242,10 +242,14 @@ void RemoteStore::Start(Transfer* transfer, LinkOp::Kind kind, const PageIo* pag
   std::memset(transfer->packed, 0, count * sizeof(transfer->packed[0]));
 }
 
+RemoteStore::Transfer* RemoteStore::TransferOf(unsigned number) {
+  if ((transfers_made_ >> number & 1) == 0) transfers_[number].Make();
+  transfers_made_ |= 1U << number;
+  return &*transfers_[number];
+}
+
 void RemoteStore::StartLoad(unsigned load, const PageIo* pages, unsigned count) {
-  if ((loads_made_ >> load & 1) == 0) loads_[load].Make();
-  loads_made_ |= 1U << load;
-  Transfer& transfer = *loads_[load];
+  Transfer& transfer = *TransferOf(load);
   Start(&transfer, LinkOp::Kind::kRead, pages, count);
   if (transfer.mapped != nullptr) return;
   if (table_->compress != SlabTable::kPlain)

@@ -60,9 +60,11 @@ class RemoteStore final : public PageStore {
     StartLoad(0, pages, count);
     return FinishLoad(0);
   }
-  Status Store(const PageIo* pages, unsigned count) override { return StoreAll(&stores_, pages, count); }
+  Status Store(const PageIo* pages, unsigned count) override {
+    return StoreAll(TransferOf(kStore), pages, count);
+  }
   void StartLoad(unsigned load, const PageIo* pages, unsigned count) override;
-  Status FinishLoad(unsigned load) override { return Finish(&*loads_[load]); }
+  Status FinishLoad(unsigned load) override { return Finish(&*transfers_[load]); }
   Status StoreBeside(const PageIo* pages, unsigned count) override {
     Transfer stores;
     return StoreAll(&stores, pages, count);
@@ -87,6 +89,9 @@ class RemoteStore final : public PageStore {
     LinkOp op[kStoreBatchMax];
     Link* link[kStoreBatchMax];
   };
+  // That of a load, or of Store(), which is about to begin: made when it is first wanted.
+  static constexpr unsigned kStore = kLoadsMax;
+  Transfer* TransferOf(unsigned number);
   void Start(Transfer* transfer, LinkOp::Kind kind, const PageIo* pages, unsigned count);
   // Pages that packing makes no smaller than this travel as they are.
   static constexpr size_t kPackedMax = kPageBytes / 4 * 3;
@@ -134,24 +139,23 @@ class RemoteStore final : public PageStore {
   int64_t credit_[kDonorsMax] = {};
   uint8_t misses_[kDonorsMax] = {};
   ShmLink shm_;
+  uint64_t links_made_ = 0;      // Bit per donor.
+  uint32_t transfers_made_ = 0;  // Bit each.
+  std::atomic<uint32_t> slabs_known_ = 0;
+  // Stores with packed pages go one at a time: the link they are for is slower than that.
+  Mutex pack_lock_;
+  Mutex choices_lock_;
+  PackOrPlain choices_[kDonorsMax];
   int channel_[kDonorsMax];  // Of the link to the donor; -1: there is none.
-  uint64_t links_made_ = 0;  // Bit per donor.
+  // What a process that starts does not touch, and most never touch all of: there is room for many.
   Later<TcpLink> tcp_[kDonorsMax];
   Later<RdmaLink> rdma_[kDonorsMax];
-  // What is known of slabs. A process that starts touches none of it: there is room for many.
-  std::atomic<uint32_t> slabs_known_ = 0;
+  Later<Transfer> transfers_[kLoadsMax + 1];
+  PackState pack_state_;
+  std::byte pack_room_[kStoreBatchMax][kPackedMax];
   std::byte* mapped_[kSlabsMax];
   static constexpr uint32_t kPopulateSlots = 512;
   uint64_t populated_[kSlabsMax][kSlotsPerSlabMax / kPopulateSlots / 64];  // Bit per so many slots.
-  uint32_t loads_made_ = 0;                                                // Bit per load.
-  Later<Transfer> loads_[kLoadsMax];
-  Transfer stores_;
-  // Stores with packed pages go one at a time: the link they are for is slower than that.
-  Mutex pack_lock_;
-  PackState pack_state_;
-  std::byte pack_room_[kStoreBatchMax][kPackedMax];
-  Mutex choices_lock_;
-  PackOrPlain choices_[kDonorsMax];
 };
 
 }  // namespace farpool

@@ -4,12 +4,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <vector>
 
 #include "paging/engine.h"
 #include "run/layout.h"
 
 namespace farpool {
+
+namespace {
+constexpr size_t kEntriesRead = 4096;  // Of a page table, at once.
+}  // namespace
 
 Result<uint32_t> Processes::Add(Fd&& channel) {
   if (entries_.size() >= kProcessesMax) return Status::Exhausted("too many processes in one run");
@@ -40,29 +46,28 @@ void Processes::Remove(uint32_t index) {
   NoteTableBytes();
   const int fd = entries_.at(index).table.get();
   uint64_t far_pages = 0;
-  off_t at = 0;
-  for (;;) {
+  uint64_t first = 0;  // Entry that comes next.
+  std::vector<PageEntry> entries(kEntriesRead);
+  for (off_t at = 0;;) {
     const off_t begin = lseek(fd, at, SEEK_DATA);
     if (begin < 0) break;  // ENXIO: no more data.
     const off_t end = lseek(fd, begin, SEEK_HOLE);
-    // Extents are whole pages of the file, entries of 24 bytes are not: start at the entry that reaches in.
-    // It may lie partly in a hole before, which then holds zeros.
-    const auto first = static_cast<uint64_t>(begin) / sizeof(PageEntry);
-    const auto last = (static_cast<uint64_t>(end) + sizeof(PageEntry) - 1) / sizeof(PageEntry);
-    const off_t map_at = static_cast<off_t>(first * sizeof(PageEntry)) & ~static_cast<off_t>(kPageBytes - 1);
-    const size_t map_bytes = last * sizeof(PageEntry) - static_cast<size_t>(map_at);
-    void* map = mmap(nullptr, map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, map_at);
-    if (map == MAP_FAILED) break;
-    auto* entries = reinterpret_cast<PageEntry*>(static_cast<std::byte*>(map) +
-                                                 (first * sizeof(PageEntry) - static_cast<size_t>(map_at)));
-    for (uint64_t i = 0; i < last - first; ++i) {
-      PageEntry& entry = entries[i];
-      if (entry.state == PageEntry::State::kNone) continue;
-      ++far_pages;
-      if (entry.slot != SlotId::kNone) segment_->slabs.Release(entry.slot);
-      entry = PageEntry{};  // An entry at the seam of two extents must not be released twice.
+    // Extents are whole pages of the file, entries are not: the first may reach in from a hole, and the last
+    // out into one; the next extent goes on behind it.
+    first = std::max(first, static_cast<uint64_t>(begin) / sizeof(PageEntry));
+    const uint64_t last = (static_cast<uint64_t>(end) + sizeof(PageEntry) - 1) / sizeof(PageEntry);
+    while (first < last) {
+      const size_t bytes = std::min<uint64_t>(last - first, kEntriesRead) * sizeof(PageEntry);
+      const ssize_t got = pread(fd, entries.data(), bytes, static_cast<off_t>(first * sizeof(PageEntry)));
+      if (got < static_cast<ssize_t>(sizeof(PageEntry))) break;
+      const size_t count = static_cast<size_t>(got) / sizeof(PageEntry);
+      for (size_t i = 0; i < count; ++i) {
+        if (entries[i].state == PageEntry::State::kNone) continue;
+        ++far_pages;
+        if (entries[i].slot != SlotId::kNone) segment_->slabs.Release(entries[i].slot);
+      }
+      first += count;
     }
-    munmap(map, map_bytes);
     at = end;
   }
   segment_->budget.far.fetch_sub(far_pages);

@@ -50,7 +50,7 @@ class Supervisor {
   bool stopping_ = false;
   uint64_t stored_bytes_ = 0;
   uint64_t near_bytes_peak_ = 0;
-  uint64_t near_noted_ns_ = 0;
+  uint64_t near_due_ns_ = 0;
 };
 
 }  // namespace farpool
