@@ -1,11 +1,9 @@
 #include "supervisor/run.h"
 
-#include <cpuid.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -13,133 +11,28 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <map>
-#include <new>
 
 #include "base/clock.h"
-#include "base/mutex.h"
-#include "base/physical_memory.h"
 #include "base/raise_limit.h"
 #include "base/refuse.h"
-#include "base/text.h"
 #include "base/uffd_abi.h"
-#include "base/writable.h"
-#include "donor/server.h"
 #include "run/filter.h"
 #include "run/layout.h"
-#include "supervisor/flame_graph.h"
+#include "supervisor/make_segment.h"
+#include "supervisor/private_donor.h"
 #include "supervisor/program.h"
-#include "supervisor/report.h"
+#include "supervisor/run_report.h"
 #include "supervisor/supervisor.h"
-#include "supervisor/unwind.h"
 
 namespace farpool {
 
 namespace {
 
-constexpr uint64_t kLocalMin = 4u << 20;        // Below this the staging area alone would fill the limit.
-constexpr uint64_t kLocalShareMin = 16u << 20;  // With --local N%.
-constexpr uint64_t kGraceMs = 10'000;           // Leases outlive a broken connection this long.
-constexpr uint64_t kThresholdDefault = 64u << 10;
-// Our descriptors end here, or at the hard limit if that is lower: above those that select() takes, and not
-// much, since each fork and spawn copies the table up to the last.
-constexpr rlim_t kFdCeiling = 1024 + kRuntimeFds;
-
-// A donor of our own on this host's shared memory, for this run. Its socket has no place in the file system:
-// nothing is left of it however we end.
-class PrivateDonor {
- public:
-  Status Start(uint64_t bytes, PoolEntry* entry) {
-    uint64_t name;
-    if (getrandom(&name, sizeof(name), 0) != sizeof(name)) return Status::FromErrno("getrandom", errno);
-    DonorOptions options;
-    options.unix_path = TextBuffer<40>().Add("@farpool-").AddHex(name).c_str();
-    options.memory_bytes = bytes != 0 ? bytes : PhysicalMemory() / 4 * 3;
-    options.log = [this](const std::string& line) {
-      MutexLock hold(&mutex_);
-      trouble_ = line;
-    };
-    Result<std::unique_ptr<DonorServer>> started = DonorServer::Start(options);
-    if (!started.ok()) return started.status();
-    server_ = std::move(started).value();
-    entry->scheme = PoolEntry::Scheme::kUnix;
-    entry->path = options.unix_path;
-    return Status::Ok();
-  }
-  // What it said last; empty if nothing.
-  std::string trouble() {
-    MutexLock hold(&mutex_);
-    return trouble_;
-  }
-
- private:
-  Mutex mutex_;
-  std::string trouble_ GUARDED_BY(mutex_);
-  std::unique_ptr<DonorServer> server_;  // Goes first.
-};
-
-uint32_t XsaveBytes() {
-  unsigned eax, ebx, ecx, edx;
-  const bool enabled = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_OSXSAVE) != 0 &&
-                       __get_cpuid_count(0xd, 0, &eax, &ebx, &ecx, &edx) != 0;
-  return enabled ? ebx : 0;
-}
-
-Result<RunSegment*> MakeSegment(const RunOptions& options, const std::string& library, Fd* fd) {
-  rlimit space;
-  getrlimit(RLIMIT_AS, &space);
-  if (space.rlim_cur < kArenaBytes) return Status::Unsupported(kNoAddressSpace);
-  *fd = Fd(memfd_create("farpool-run", MFD_CLOEXEC));
-  if (!fd->valid()) return Status::FromErrno("memfd_create", errno);
-  if (ftruncate(fd->get(), sizeof(RunSegment)) != 0)
-    return Status::FromErrno("making room for the run's shared state (a limit on file sizes, ulimit -f?)",
-                             errno);
-  void* map =
-      mmap(nullptr, sizeof(RunSegment), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd->get(), 0);
-  if (map == MAP_FAILED) return Status::FromErrno("mapping the run's shared state", errno);
-  // A fresh memfd is zero, which is every member's initial state; constructing 8 GiB of sparse counters in
-  // place would touch them all.
-  auto* segment = static_cast<RunSegment*>(map);
-  segment->magic = kSegmentMagic;
-  segment->bytes = sizeof(RunSegment);
-  segment->xsave_bytes = XsaveBytes();
-  if (getrandom(&segment->hash_seed, sizeof(segment->hash_seed), 0) != sizeof(segment->hash_seed))
-    return Status::FromErrno("getrandom", errno);
-  // Not a flag: no user has a reason to be slower.
-  if (const char* fill = getenv("FARPOOL_TEST_FILL"); fill != nullptr) {
-    if (std::string(fill) == "copy") segment->flags |= RunSegment::kNoMove;
-    if (std::string(fill) == "move") segment->flags |= RunSegment::kNoRemap;
-  }
-  if (options.handoff == "monitor") segment->flags |= RunSegment::kMonitor;
-  if (!options.trace_path.empty()) segment->flags |= RunSegment::kTrace;
-  if (library.size() >= sizeof(segment->library))
-    return Status::Unsupported("the path of farpool is too long");
-  if (options.near_programs.size() >= sizeof(segment->near_programs))
-    return Status::InvalidArgument("--near is too long: 255 characters at most");
-  memcpy(segment->library, library.c_str(), library.size() + 1);
-  memcpy(segment->near_programs, options.near_programs.c_str(), options.near_programs.size() + 1);
-  segment->threshold_bytes = options.threshold_bytes != 0 ? options.threshold_bytes : kThresholdDefault;
-  if (options.local_bytes != 0) {
-    segment->budget.limit.store(options.local_bytes / kPageBytes);
-  } else {
-    segment->budget.percent.store(options.local_percent);
-    segment->budget.limit_min.store(kLocalShareMin / kPageBytes);
-    segment->budget.limit.store(kLocalShareMin / kPageBytes);
-  }
-  rlimit files;
-  getrlimit(RLIMIT_NOFILE, &files);
-  const rlim_t ceiling = std::min(files.rlim_max, kFdCeiling);
-  if (ceiling < kDescriptorsMin)
-    return Status::Unsupported(("too few file descriptors: raise the hard limit (ulimit -Hn) to " +
-                                std::to_string(kDescriptorsWanted))
-                                   .c_str());
-  segment->fd_base = static_cast<int32_t>(ceiling) - kRuntimeFds;
-  return segment;
-}
+constexpr uint64_t kLocalMin = 4u << 20;  // Below this the staging area alone would fill the limit.
+constexpr uint64_t kGraceMs = 10'000;     // Leases outlive a broken connection this long.
 
 // Signals that farpool takes otherwise than it may have been started. The program gets back what there was.
 class OwnActions {
@@ -215,128 +108,43 @@ sigset_t SignalsOfTheRun() {
   _exit(kExitCannotExecute);
 }
 
-LatencyReport Latencies(const Histogram& histogram) {
-  LatencyReport r;
-  r.count = histogram.count();
-  if (r.count == 0) return r;
-  r.p50_us = static_cast<double>(histogram.PercentileNs(0.50)) / 1e3;
-  r.p90_us = static_cast<double>(histogram.PercentileNs(0.90)) / 1e3;
-  r.p99_us = static_cast<double>(histogram.PercentileNs(0.99)) / 1e3;
-  r.max_us = static_cast<double>(histogram.max_ns()) / 1e3;
-  r.mean_us = static_cast<double>(histogram.sum_ns()) / 1e3 / static_cast<double>(r.count);
-  return r;
-}
-
-std::string Quoted(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& word : words) {
-    if (!text.empty()) text += ' ';
-    if (!word.empty() &&
-        word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                               "%+,-./:=@_") == std::string::npos) {
-      text += word;
-      continue;
-    }
-    text += '\'';
-    for (char c : word) text += c == '\'' ? "'\\''" : std::string(1, c);
-    text += '\'';
-  }
-  return text;
-}
-
-RunReport MakeReport(const RunOptions& options, const RunSegment& segment, const std::string& pool) {
-  RunReport r;
-  r.command = Quoted(options.command);
-  r.handoff = (segment.flags & RunSegment::kMonitor) != 0 ? "monitor" : "direct";
-  r.fill = segment.copies.load() ? "copy" : "move";
-  const bool pages = segment.devices.load() || (segment.flags & RunSegment::kNoRemap) != 0;
-  r.evict = segment.copies.load() ? "copy" : pages ? "move" : "mremap";
-  r.pool = pool;
-  r.local_limit_bytes = segment.budget.limit.load() * kPageBytes;
-  r.peak_resident_bytes = segment.budget.used_peak.load() * kPageBytes;
-  r.peak_far_bytes = segment.budget.far_peak.load() * kPageBytes;
-  r.processes = segment.processes_started.load();
-  const PagingStats& s = segment.stats;
-  r.fetch = Latencies(s.fetch);
-  r.second_chance = Latencies(s.second_chance);
-  r.first_touch = Latencies(s.first_touch);
-  r.pages_in = s.pages_in.load();
-  r.pages_out = s.pages_out.load();
-  r.pages_clean = s.pages_clean.load();
-  r.evicted_beside = s.evicted_beside.load();
-  r.pages_zero = s.pages_zero.load();
-  r.pages_prefetched = s.pages_prefetched.load();
-  r.hinted_in = s.hinted_in.load();
-  r.hinted_out = s.hinted_out.load();
-  r.prefetch_hits = s.prefetch_hits.load();
-  for (size_t i = 0; i < r.distances.size(); ++i) r.distances[i] = s.distances[i].load();
-  r.bytes_in = r.pages_in * kPageBytes;
-  r.bytes_out = r.pages_out * kPageBytes;
-  const SlabTable& slabs = segment.slabs;
-  r.packed_in_pages = slabs.packed_in_pages.load();
-  r.packed_in_bytes = slabs.packed_in_bytes.load();
-  r.packed_out_pages = slabs.packed_out_pages.load();
-  r.packed_out_bytes = slabs.packed_out_bytes.load();
-  r.syscalls_prepared = s.syscalls_prepared.load();
-  r.syscalls_trapped = s.syscalls_trapped.load();
-  r.efault_uncured = s.efault_uncured.load();
-  r.stall_s = static_cast<double>(s.fetch.sum_ns() + s.second_chance.sum_ns() + s.first_touch.sum_ns()) / 1e9;
-  return r;
-}
-
-// Where a report could not be written the program's own result still counts: one line, same exit status.
-void WriteReport(const std::string& path, const std::string& text, FILE* dash) {
-  if (path.empty()) return;
-  if (path == "-") {
-    fputs(text.c_str(), dash);
-    fflush(dash);
-    return;
-  }
-  std::ofstream file(path);
-  file << text;
-  if (!file.flush()) fprintf(stderr, "farpool: cannot write to '%s': %s\n", path.c_str(), strerror(errno));
-}
-
-// Said before the program starts where that can be told; what fails at the end is said then.
-Status CheckReportPath(const char* flag, const std::string& path) {
-  if (path.empty() || path == "-") return Status::Ok();
-  if (const int error = WhyNotWritable(path.c_str()); error != 0)
-    return Status::InvalidArgument(
-        (std::string(flag) + ": cannot write to '" + path + "': " + strerror(error)).c_str());
-  return Status::Ok();
-}
-
-}  // namespace
-
-int RunProgram(const RunOptions& options) {
+// What can be said before anything is set up: a bad option, a program that cannot run here. 0, or the exit
+// status after one line.
+int Preflight(const RunOptions& options, std::string* path, std::string* library) {
+  const auto refuse = [](const Status& s, int exit_status = kExitFarpoolFailed) {
+    return Refuse(s.text(), exit_status);
+  };
   if (InsideRun())
     return Refuse(
         "this is inside a run of farpool already: start the program without farpool run, it belongs "
         "to that run",
         kExitFarpoolFailed);
-  for (const auto& [flag, path] :
-       {std::pair("--report", &options.report_path), std::pair("--report-json", &options.report_json_path),
-        std::pair("--trace", &options.trace_path)})
-    if (Status s = CheckReportPath(flag, *path); !s.ok()) return Refuse(s.text(), kExitFarpoolFailed);
+  if (Status s = CheckReportPaths(options); !s.ok()) return refuse(s);
   const Program program = FindProgram(options.command.at(0));
-  if (!program.status.ok()) return Refuse(program.status.text(), program.exit_status);
-  if (Status s = CheckPreloadable(program.path); !s.ok()) return Refuse(s.text(), kExitFarpoolFailed);
-  Result<std::string> library = FindRuntimeLibrary();
-  if (!library.ok()) return Refuse(library.status().text(), kExitFarpoolFailed);
+  if (!program.status.ok()) return refuse(program.status, program.exit_status);
+  *path = program.path;
+  if (Status s = CheckPreloadable(*path); !s.ok()) return refuse(s);
+  Result<std::string> runtime = FindRuntimeLibrary();
+  if (!runtime.ok()) return refuse(runtime.status());
+  *library = runtime.value();
   if (options.local_bytes != 0 && options.local_bytes < kLocalMin)
     return Refuse("--local is too small: at least 4M is needed", kExitFarpoolFailed);
+  if (options.handoff != "monitor") return 0;
+  if (!options.trace_path.empty())
+    return Refuse("--trace needs the thread that touches: leave --handoff monitor away", kExitFarpoolFailed);
+  const Fd fd(static_cast<int>(OpenKernelUserfault()));
+  if (fd.valid()) return 0;
+  return Refuse(
+      "--handoff monitor needs the right to serve the kernel's own page faults: open /dev/userfaultfd "
+      "to this user, or run as root",
+      kExitFarpoolFailed);
+}
 
-  if (options.handoff == "monitor") {
-    if (!options.trace_path.empty())
-      return Refuse("--trace needs the thread that touches: leave --handoff monitor away",
-                    kExitFarpoolFailed);
-    const Fd fd(static_cast<int>(OpenKernelUserfault()));
-    if (!fd.valid())
-      return Refuse(
-          "--handoff monitor needs the right to serve the kernel's own page faults: open /dev/userfaultfd "
-          "to this user, or run as root",
-          kExitFarpoolFailed);
-  }
+}  // namespace
+
+int RunProgram(const RunOptions& options) {
+  std::string path, library;
+  if (const int exit_status = Preflight(options, &path, &library); exit_status != 0) return exit_status;
 
   const OwnActions actions;
   const sigset_t signals = SignalsOfTheRun();
@@ -355,7 +163,7 @@ int RunProgram(const RunOptions& options) {
   getrlimit(RLIMIT_NOFILE, &limit);
   RaiseLimit(RLIMIT_NOFILE);
   Fd segment_fd;
-  Result<RunSegment*> made = MakeSegment(options, library.value(), &segment_fd);
+  Result<RunSegment*> made = MakeSegment(options, library, &segment_fd);
   if (!made.ok()) return Refuse(made.status().text(), kExitFarpoolFailed);
   RunSegment* segment = made.value();
   // By that name it stands in /proc/PID/maps.
@@ -390,8 +198,8 @@ int RunProgram(const RunOptions& options) {
   if (child < 0) return Refuse(Status::FromErrno("fork", errno).text(), kExitFarpoolFailed);
   if (child == 0) {
     actions.Restore();
-    ExecProgram(options, program.path, library.value(), segment, segment_fd.get(), libc_fd.get(),
-                control_theirs.get(), errors_write.get(), limit, old_mask, parent);
+    ExecProgram(options, path, library, segment, segment_fd.get(), libc_fd.get(), control_theirs.get(),
+                errors_write.get(), limit, old_mask, parent);
   }
   errors_write.Reset();
   control_theirs.Reset();
@@ -412,16 +220,7 @@ int RunProgram(const RunOptions& options) {
   report.metadata_bytes = supervisor.table_bytes_peak();
   report.near_peak_bytes = supervisor.near_bytes_peak();
   donors.Close();
-  if (!options.trace_path.empty()) {
-    const std::vector<std::vector<std::string>> stacks = UnwindSamples(segment->trace);
-    WriteReport(options.trace_path,
-                FlameGraphSvg("Far faults of " + report.command + ": " + std::to_string(stacks.size()) +
-                                  " samples of " + std::to_string(segment->trace.faults.load()),
-                              stacks),
-                stdout);
-  }
-  WriteReport(options.report_path, options.report_path.empty() ? "" : ReportText(report), stderr);
-  WriteReport(options.report_json_path, options.report_json_path.empty() ? "" : ReportJson(report), stdout);
+  WriteReports(options, report, *segment);
   return exit_status;
 }
 
