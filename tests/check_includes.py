@@ -4,7 +4,7 @@ symbols the library that is loaded into other people's programs must not need.
 
     check_includes.py [--build BUILD_DIR]
 
-Prints one line per violation and exits 1 if there is any. The table below is the one in docs/architecture.md.
+Prints one line per violation and exits 1 if there is any. The table of the folders is the one in docs/architecture.md.
 """
 
 import argparse
@@ -15,32 +15,9 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# Folder: folders whose headers it may include, besides its own and include/farpool. A key FOLDER/PREFIX names the
-# files of that folder whose names begin so, and has edges of its own.
-EDGES = {
-    "base": [],
-    "wire": ["base"],
-    "placement": ["base"],
-    "registry": ["base"],
-    "verbs": ["base", "wire"],
-    "transport": ["base", "wire", "verbs"],
-    "transport/donor_session": ["base", "wire", "transport", "registry"],
-    "transport/session": ["base", "wire", "transport", "registry"],
-    "donor": ["base", "wire", "transport", "verbs"],
-    "store": ["base", "transport", "verbs"],
-    "store/lease": ["base", "transport", "verbs", "registry", "placement"],
-    "paging": ["base", "store"],
-    "run": ["base", "store", "transport", "paging"],
-    "preload": ["base", "run", "store", "transport", "paging", "verbs"],
-    "supervisor": ["base", "registry", "transport", "run", "store", "paging", "donor", "blockdev"],
-    "blockdev": ["base", "registry", "store"],
-    "cli": ["bench", "base", "wire", "placement", "registry", "transport", "donor", "store", "run", "paging", "supervisor", "blockdev", "verbs"],
-}
-
-# Folders that are loaded into other people's programs: what allocates, locks or throws has no place there.
-RUNTIME = ["base", "wire", "verbs", "transport", "store", "run", "paging", "preload"]
-# Files in those folders that only daemons and tools use.
-NOT_RUNTIME = ["transport/donor_session", "transport/session", "store/lease", "base/size_text", "base/read_file", "base/refuse", "base/unix_address", "base/write_file"]
+# Files in the runtime's folders that only daemons and tools use.
+NOT_RUNTIME = ["base/size_text", "base/read_file", "base/refuse", "base/unix_address", "base/write_file"]
+# What allocates, locks or throws has no place in the folders that are loaded into other people's programs.
 FORBIDDEN_HEADERS = [
     "condition_variable", "deque", "fstream", "functional", "future", "iostream", "list", "locale", "map", "memory",
     "mutex", "ostream", "regex", "set", "shared_mutex", "sstream", "stdexcept", "string", "thread",
@@ -55,35 +32,57 @@ FORBIDDEN_SYMBOLS = re.compile(
 # glibc's own hook for destructors at unload; it is part of every shared object's start code.
 ALLOWED_SYMBOLS = ["__cxa_finalize"]
 
+ROW = re.compile(r"^\| `(?:src/)?([\w/]+)` \| [^|]* \| ([^|]*) \| ([^|]*)\|$", re.MULTILINE)
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]', re.MULTILINE)
 
 
+class Folders:
+    """The table: which folders there are, what each may use besides itself, which are the runtime's."""
+
+    def __init__(self, text):
+        rows = {name: (may_use.strip(), runtime.strip() == "yes") for name, may_use, runtime in ROW.findall(text)}
+        self.runtime = {name for name, (_, runtime) in rows.items() if runtime}
+        self.uses = {}
+        self.unused = {}  # Of what the table names one by one.
+        for name, (may_use, _) in rows.items():
+            if may_use == "all runtime folders":
+                self.uses[name] = self.runtime
+            elif match := re.fullmatch(r"everything(?: but ([\w, ]+))?", may_use):
+                self.uses[name] = rows.keys() - set((match.group(1) or "").split(", "))
+            else:
+                self.uses[name] = set(may_use.split(", ")) - {"-"}
+                self.unused[name] = set(self.uses[name])
+
+    def of(self, path):
+        return longest_match(self.uses, path)
+
+
 def longest_match(names, path):
-    matches = [name for name in names if path == name or path.startswith(name + "/") or
-               ("/" in name and path.startswith(name))]
+    matches = [name for name in names if path.startswith(name + "/") or ("/" in name and path.startswith(name))]
     return max(matches, key=len, default=None)
 
 
-def check_file(path, problems):
+def check_file(folders, path, problems):
     relative = os.path.relpath(path, os.path.join(ROOT, "src"))
-    own = relative.split(os.sep)[0]
-    key = longest_match(EDGES, relative)
-    if key is None:
-        problems.append(f"src/{relative}: folder is not in the table of tests/check_includes.py")
+    own = folders.of(relative)
+    if own is None:
+        problems.append(f"src/{relative}: the folder is not in the table of docs/architecture.md")
         return
-    runtime = own in RUNTIME and longest_match(NOT_RUNTIME, relative) is None
+    runtime = own in folders.runtime and longest_match(NOT_RUNTIME, relative) is None
     with open(path, encoding="utf-8") as source:
         text = source.read()
     for match in INCLUDE.finditer(text):
         line = text.count("\n", 0, match.start()) + 1
         quote, header = match.groups()
         if quote == '"':
-            folder = header.split("/")[0]
+            folder = "include/farpool" if header.startswith("farpool/") else folders.of(header)
             if "/" not in header:
                 problems.append(f"src/{relative}:{line}: \"{header}\" has no folder; write it from src/ on")
-            elif folder not in ("farpool", own) and folder not in EDGES[key]:
-                problems.append(f"src/{relative}:{line}: {key} must not include \"{header}\"")
-            elif runtime and longest_match(NOT_RUNTIME, header) is not None:
+            elif folder not in ("include/farpool", own) and folder not in folders.uses[own]:
+                problems.append(f"src/{relative}:{line}: {own} must not include \"{header}\"")
+            else:
+                folders.unused.get(own, set()).discard(folder)
+            if runtime and longest_match(NOT_RUNTIME, header) is not None:
                 problems.append(f"src/{relative}:{line}: \"{header}\" is not for the runtime")
         elif runtime and header in FORBIDDEN_HEADERS:
             problems.append(f"src/{relative}:{line}: <{header}> has no place in the runtime")
@@ -117,10 +116,15 @@ def main():
     parser.add_argument("--build", help="also check the built runtime in this build directory")
     arguments = parser.parse_args()
     problems = []
+    with open(os.path.join(ROOT, "docs", "architecture.md"), encoding="utf-8") as table:
+        folders = Folders(table.read())
     for folder, _, files in os.walk(os.path.join(ROOT, "src")):
         for name in sorted(files):
             if name.endswith((".cc", ".h", ".S", ".inc")):
-                check_file(os.path.join(folder, name), problems)
+                check_file(folders, os.path.join(folder, name), problems)
+    for folder, unused in folders.unused.items():
+        if folder != "bench":
+            problems += [f"docs/architecture.md: {folder} does not use {other}" for other in sorted(unused)]
     if arguments.build:
         check_symbols(arguments.build, problems)
     for problem in problems:

@@ -10,7 +10,7 @@
 
 #include "base/size_text.h"
 #include "cli/commands.h"
-#include "transport/donor_session.h"
+#include "transport/session/donor_session.h"
 
 namespace farpool {
 

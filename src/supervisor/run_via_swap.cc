@@ -18,7 +18,7 @@
 #include "blockdev/front_end.h"
 #include "blockdev/swap_device.h"
 #include "supervisor/program.h"
-#include "transport/donor_session.h"
+#include "transport/session/donor_session.h"
 
 namespace farpool {
 

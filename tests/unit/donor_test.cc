@@ -19,9 +19,9 @@
 
 #include "donor/server.h"
 #include "donor/slab.h"
-#include "transport/donor_session.h"
 #include "transport/session/connect.h"
 #include "transport/session/control_channel.h"
+#include "transport/session/donor_session.h"
 #include "transport/tcp/tcp_link.h"
 #include "wire/wire.h"
 

@@ -19,9 +19,9 @@
 
 #include "donor/server.h"
 #include "fake_verbs.h"
-#include "transport/donor_session.h"
 #include "transport/loop/loop_link.h"
 #include "transport/rdma/rdma_link.h"
+#include "transport/session/donor_session.h"
 #include "transport/shm/shm_link.h"
 #include "transport/tcp/tcp_link.h"
 #include "transport/wrap/delay_link.h"

@@ -17,7 +17,7 @@
 
 #include "donor/server.h"
 #include "slab_table_memory.h"
-#include "transport/donor_session.h"
+#include "transport/session/donor_session.h"
 
 namespace farpool {
 namespace {

@@ -9,8 +9,8 @@
 
 #include "base/clock.h"
 #include "cli/doctor/check.h"
-#include "transport/donor_session.h"
 #include "transport/rdma/rdma_link.h"
+#include "transport/session/donor_session.h"
 #include "transport/shm/shm_link.h"
 #include "transport/tcp/tcp_link.h"
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "transport/donor_session.h"
+#include "transport/session/donor_session.h"
 
 namespace farpool {
 

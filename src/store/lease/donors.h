@@ -10,7 +10,7 @@
 
 #include "base/fd.h"
 #include "store/slab_table.h"
-#include "transport/donor_session.h"
+#include "transport/session/donor_session.h"
 #include "verbs/verbs.h"
 
 namespace farpool {

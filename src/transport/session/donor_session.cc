@@ -1,4 +1,4 @@
-#include "transport/donor_session.h"
+#include "transport/session/donor_session.h"
 
 #include <fcntl.h>
 #include <netdb.h>
