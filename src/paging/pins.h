@@ -16,7 +16,7 @@ namespace farpool {
 // To be made in memory that is zero: there is room for many, and a process that starts touches none of it.
 class Pins {
  public:
-  static constexpr unsigned kPinsMax = 1024;  // Ranges of one process inside guarded calls at once.
+  static constexpr unsigned kPinsMax = 8192;  // Ranges of one process inside guarded calls at once.
   static constexpr unsigned kKeptMax = 4096;  // Ranges the kernel works on between calls (io_submit).
 
   // Pins [begin, end). `owner` names the thread (any unique number), `stack` its stack pointer: a pin of the

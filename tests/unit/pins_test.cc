@@ -163,15 +163,16 @@ TEST(PinsTest, LivePinsAreNotTakenOver) {
 
 TEST(PinsTest, RunsOutWithAWordAndRecovers) {
   auto pins = std::make_unique<Pins>();
+  constexpr uintptr_t kOther = 2 * Pins::kPinsMax;
   std::vector<int> held;
   for (unsigned i = 0; i < Pins::kPinsMax; ++i) held.push_back(pins->Pin(i, i + 1, i + 1, kStack));
   for (int pin : held) EXPECT_GE(pin, 0);
-  EXPECT_EQ(pins->Pin(5000, 5001, 5000, kStack), -1);
+  EXPECT_EQ(pins->Pin(kOther, kOther + 1, kOther, kStack), -1);
   pins->Unpin(-1);
-  EXPECT_TRUE(pins->BeginEvict(5000, 5001));
+  EXPECT_TRUE(pins->BeginEvict(kOther, kOther + 1));
   pins->EndEvict();
   pins->Unpin(held[77]);
-  EXPECT_EQ(pins->Pin(5000, 5001, 5000, kStack), held[77]);
+  EXPECT_EQ(pins->Pin(kOther, kOther + 1, kOther, kStack), held[77]);
   for (unsigned i = 0; i < Pins::kPinsMax; ++i) EXPECT_EQ(pins->BeginEvict(i, i + 1), i == 77) << i;
   pins->EndEvict();
   pins->Reclaim(
