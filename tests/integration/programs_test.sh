@@ -345,6 +345,7 @@ compare badpointers "$(mib 16)M" "$programs/badpointers" "$(mib 40)"
 compare futexes "$(mib 16)M" "$programs/futexes" "$(mib 40)"
 compare memory "$(mib 16)M" "$programs/memory" "$(mib 48)"
 FARPOOL_TEST_FILL=copy compare memory-copy "$(mib 16)M" "$programs/memory" "$(mib 48)"
+compare sleepers 32M "$programs/sleepers" 64 1500
 compare messages "$(mib 16)M" "$programs/messages" "$(mib 40)"
 FARPOOL_TEST_FILL=move compare messages-move "$(mib 16)M" "$programs/messages" "$(mib 40)"
 FARPOOL_TEST_FILL=copy compare messages-copy "$(mib 16)M" "$programs/messages" "$(mib 40)"
