@@ -1,7 +1,6 @@
 // libc's code with its system calls sent to the guard (sites.h): patched in place, or mapped as another
 // process of the run has patched it. Patching costs a process a copy of every page that has a call.
 
-#include <elf.h>
 #include <fcntl.h>
 #include <link.h>
 #include <sched.h>
@@ -11,6 +10,7 @@
 
 #include <cstring>
 
+#include "base/elf_notes.h"
 #include "base/sys.h"
 #include "preload/guard.h"
 #include "preload/runtime.h"
@@ -30,36 +30,24 @@ struct Libc {
   const uint8_t* build_id = nullptr;  // Null if it has none of the usual size.
 };
 
-const uint8_t* FindBuildId(const uint8_t* notes, size_t bytes) {
-  for (size_t at = 0; at + sizeof(ElfW(Nhdr)) <= bytes;) {
-    ElfW(Nhdr) header;
-    std::memcpy(&header, notes + at, sizeof(header));
-    const uint8_t* const name = notes + at + sizeof(header);
-    const uint8_t* const description = name + ((header.n_namesz + 3) & ~3u);
-    if (header.n_type == NT_GNU_BUILD_ID && header.n_namesz == 4 && std::memcmp(name, "GNU", 4) == 0 &&
-        header.n_descsz == sizeof(PatchedLibc::build_id))
-      return description;
-    at = static_cast<size_t>(description - notes) + ((header.n_descsz + 3) & ~3u);
-  }
-  return nullptr;
-}
-
 // The executable segment that contains libc's own sched_yield.
 int FindLibc(dl_phdr_info* info, size_t, void* out) {
   const auto inside = reinterpret_cast<uintptr_t>(&sched_yield);
   auto* const libc = static_cast<Libc*>(out);
   const uint8_t* build_id = nullptr;
+  size_t build_id_bytes = 0;
   for (unsigned i = 0; i < info->dlpi_phnum; ++i) {
     const ElfW(Phdr)& header = info->dlpi_phdr[i];
     const uintptr_t begin = info->dlpi_addr + header.p_vaddr;
     if (header.p_type == PT_NOTE && build_id == nullptr)
-      build_id = FindBuildId(reinterpret_cast<const uint8_t*>(begin), header.p_memsz);
+      build_id = FindNote(reinterpret_cast<const uint8_t*>(begin), header.p_memsz, "GNU", NT_GNU_BUILD_ID,
+                          &build_id_bytes);
     if (header.p_type != PT_LOAD || (header.p_flags & PF_X) == 0 || inside - begin >= header.p_memsz)
       continue;
     libc->code.begin = reinterpret_cast<uint8_t*>(begin & ~(kPageBytes - 1));
     libc->code.end = reinterpret_cast<uint8_t*>(begin + header.p_memsz);
   }
-  libc->build_id = build_id;
+  if (build_id_bytes == sizeof(PatchedLibc::build_id)) libc->build_id = build_id;
   return libc->code.begin != nullptr ? 1 : 0;
 }
 

@@ -1,6 +1,7 @@
 #include "preload/runtime.h"
 
 #include <fcntl.h>
+#include <link.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -10,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/elf_notes.h"
 #include "base/sys.h"
 #include "base/uffd_abi.h"
 #include "preload/guard.h"
@@ -280,6 +282,24 @@ bool StaysNear(const char* list) {
   }
 }
 
+// Go's runtime makes system calls by instructions of its own, also those for signals and their stacks, which
+// no filter can tell from a static program's; and what it calls has a few hundred bytes of stack. It is left
+// alone.
+bool HasGo() {
+  const auto has_go = [](dl_phdr_info* file, size_t, void*) {
+    for (unsigned i = 0; i < file->dlpi_phnum; ++i) {
+      const ElfW(Phdr)& segment = file->dlpi_phdr[i];
+      size_t bytes;
+      if (segment.p_type == PT_NOTE &&
+          FindNote(reinterpret_cast<const uint8_t*>(file->dlpi_addr + segment.p_vaddr), segment.p_memsz,
+                   kGoNote, kGoBuildId, &bytes) != nullptr)
+        return 1;
+    }
+    return 0;
+  };
+  return dl_iterate_phdr(has_go, nullptr) != 0;
+}
+
 __attribute__((constructor(102))) void Load(int, char**, char** environment) {
   const char* fd_text = FindVariable(environment, "FARPOOL_RUNTIME_FD");
   if (fd_text == nullptr) return;
@@ -293,6 +313,7 @@ __attribute__((constructor(102))) void Load(int, char**, char** environment) {
   g_runtime.supervisor.Init(g_runtime.segment);
   farpool_xsave_bytes = g_runtime.segment->xsave_bytes;
   ReserveFds();
+  if (HasGo()) return;  // What it starts has the environment to know us by.
   if (farpool_xsave_bytes + 1024 > Thread::kFrameBytes)
     g_runtime.supervisor.Fatal(125, "this CPU's registers do not fit the signal frames farpool knows");
   InstallHandlers();

@@ -6,13 +6,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <vector>
 
+#include "base/elf_notes.h"
 #include "run/layout.h"
 
 namespace farpool {
@@ -23,6 +26,16 @@ Status Refuse(const std::string& text) { return Status(Status::Code::kUnsupporte
 
 Program Failed(int exit_status, const std::string& text) {
   return {"", exit_status, Status(Status::Code::kNotFound, text.c_str())};
+}
+
+// Whether `file`, whose segment of notes this is, was linked by Go.
+bool IsGo(std::ifstream* file, const Elf64_Phdr& notes) {
+  constexpr size_t kNotesMax = 64 << 10;
+  std::vector<uint8_t> bytes(std::min<uint64_t>(notes.p_filesz, kNotesMax));
+  file->seekg(static_cast<std::streamoff>(notes.p_offset));
+  size_t found;
+  return file->read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size())) &&
+         FindNote(bytes.data(), bytes.size(), kGoNote, kGoBuildId, &found) != nullptr;
 }
 
 constexpr int kInterpretersMax = 4;  // A script run by a script ..., as the kernel allows.
@@ -63,13 +76,21 @@ Status CheckFile(const std::string& path, int depth) {
         "'" + path +
         "' is not a 64-bit x86 program: it cannot have far memory; use a 64-bit build, or --via swap "
         "as root");
-  file.clear();
-  file.seekg(static_cast<std::streamoff>(header.e_phoff));
+  bool dynamic = false;
   for (int i = 0; i < header.e_phnum; ++i) {
     Elf64_Phdr segment;
+    file.clear();
+    file.seekg(static_cast<std::streamoff>(header.e_phoff) +
+               i * static_cast<std::streamoff>(sizeof(segment)));
     if (!file.read(reinterpret_cast<char*>(&segment), sizeof(segment))) break;
-    if (segment.p_type == PT_INTERP) return Status::Ok();
+    dynamic |= segment.p_type == PT_INTERP;
+    if (segment.p_type == PT_NOTE && IsGo(&file, segment))
+      return Refuse(
+          "'" + path +
+          "' is a Go program: it makes system calls in a way of its own, so its memory cannot be far; "
+          "use --via swap as root");
   }
+  if (dynamic) return Status::Ok();
   return Refuse("'" + path +
                 "' is statically linked: nothing can be preloaded into it; use a dynamically linked build, "
                 "or --via swap "

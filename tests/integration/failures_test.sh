@@ -52,6 +52,7 @@ echo 'data' >"$work/plain-file"
 chmod a+r "$work/plain-file"
 refused not-executable 126 'plain-file' "$farpool" run "${near[@]}" -- "$work/plain-file"
 refused static-program 125 'static' "$farpool" run "${near[@]}" -- "$programs/static"
+refused go-program 125 'Go program' "$farpool" run "${near[@]}" -- "$programs/golike"
 if [ "$(id -u)" = 0 ]; then
   cp /usr/bin/id "$work/id" && chmod 4755 "$work/id"
   refused setuid-program 125 'set-user-ID' "$farpool" run "${near[@]}" -- "$work/id"

@@ -65,6 +65,7 @@ if as_user unshare -r true 2>/dev/null; then  # Not for every user, nor inside a
   compare namespaces "$(mib 32)M" unshare -r -n -m -p -f "$programs/pagewalker" "$(mib 64)"
 fi
 compare static-child 32M sh -c '"$0/static"; "$0/static" && exec "$0/pagewalker" 64' "$programs"
+compare golike 32M sh -c '"$0/golike" "$0/pagewalker" 64' "$programs"
 # A child of 32 bits runs as ever, near.
 if wanted i386-child; then
   as --32 -o "$work/i386.o" <<'ASM' && ld -m elf_i386 -o "$work/i386" "$work/i386.o"

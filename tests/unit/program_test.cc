@@ -83,6 +83,37 @@ TEST_F(ProgramTest, DynamicProgramsAreTakenStaticOnesRefused) {
   ExpectRefused(File("short", StaticElf().substr(0, 100)), "statically linked");
 }
 
+TEST_F(ProgramTest, GoProgramsAreRefused) {
+  // PT_NOTE with GNU's and then Go's, which has two zeros behind its name.
+  const auto with_notes = [](const std::string& notes, uint64_t bytes) {
+    std::string file = Elf({PT_INTERP, PT_NOTE, PT_LOAD});
+    Elf64_Phdr segment = {};
+    segment.p_type = PT_NOTE;
+    segment.p_offset = file.size();
+    segment.p_filesz = bytes;
+    file.replace(sizeof(Elf64_Ehdr) + sizeof(segment), sizeof(segment),
+                 reinterpret_cast<const char*>(&segment), sizeof(segment));
+    return file + notes;
+  };
+  const auto note = [](const std::string& name, uint32_t type, const std::string& description) {
+    const Elf64_Nhdr header = {static_cast<uint32_t>(name.size()), static_cast<uint32_t>(description.size()),
+                               type};
+    std::string text(reinterpret_cast<const char*>(&header), sizeof(header));
+    for (const std::string& part : {name, description}) (text += part).resize((text.size() + 3) & ~size_t{3});
+    return text;
+  };
+  const std::string gnu = note(std::string("GNU\0", 4), NT_GNU_BUILD_ID, "12345");
+  const std::string go = note(std::string("Go\0\0", 4), 4, "zhSuX1vn");
+  ExpectRefused(File("go", with_notes(gnu + go, gnu.size() + go.size())), "a Go program");
+  ExpectTaken(File("gnu", with_notes(gnu + gnu, 2 * gnu.size())));
+  ExpectTaken(File("another type", with_notes(note(std::string("Go\0\0", 4), 5, ""), 16)));
+  ExpectTaken(File("another name", with_notes(note(std::string("Got\0", 4), 4, ""), 16)));
+  // Notes that are cut short, or say that they are longer than they are.
+  ExpectTaken(File("cut", with_notes(gnu + go, gnu.size() + go.size() - 8)));
+  ExpectTaken(File("no file", with_notes("", 1 << 30)));
+  ExpectTaken(File("long", with_notes(std::string(64, '\xff'), 64)));
+}
+
 TEST_F(ProgramTest, RefusalNamesTheFile) {
   const std::string path = File("static", StaticElf());
   ExpectRefused(path, "'" + path + "'");
