@@ -316,26 +316,12 @@ long CallVector(const GuardFrame* frame) {
       frame->number == SYS_readv || frame->number == SYS_preadv || frame->number == SYS_preadv2;
   GuardFrame call = *frame;
   const Division division = DivisionOf(frame->args[0], !reads);
-  if (!reads && demand.bytes <= kPipeAtomic) {
-    // Many small ones, as of a log line: others' must not come in between.
-    char text[kPipeAtomic];
-    uint64_t filled = 0;
-    for (uint64_t i = 0; i < count && filled < demand.bytes; ++i) {
-      iovec one;
-      if (!CopyElement(&one, address, i)) return CallPrepared(frame);
-      const uint64_t bytes = Min(one.iov_len, demand.bytes - filled);
-      if (!CopyIn(text + filled, Address(one.iov_base), bytes)) return CallPrepared(frame);
-      filled += bytes;
-    }
-    iovec all = {text, filled};
-    call.args[1] = Address(&all);
-    call.args[2] = 1;
-    return CallPrepared(&call);
-  }
-  // What is not much goes as one call: a stream takes all of it or, if the last buffer is bad, none.
+  // What is not much goes as one call: a stream takes all of it or, if the last buffer is bad, none. So do
+  // many small buffers, as of a log line: others' must not come in between.
   const bool appends =
       division == Division::kRecord || (frame->number == SYS_pwritev2 && (frame->args[5] & RWF_APPEND) != 0);
-  if (division == Division::kWhole || (appends && demand.far_bytes <= kRecordMax) ||
+  const bool small_write = !reads && demand.bytes <= kPipeAtomic;
+  if (division == Division::kWhole || small_write || (appends && demand.far_bytes <= kRecordMax) ||
       (division == Division::kStream && demand.far_bytes <= kPieceBytes)) {
     Bounce bounce;
     if (!bounce.Open(address, count, demand, reads)) return CallPrepared(frame);

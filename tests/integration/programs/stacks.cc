@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -352,6 +353,65 @@ void SmallStacks() {
   printf("stacks: threads with stacks of 16 KiB\n");
 }
 
+// Calls with buffers in the heap from a coroutine that has a page of stack. What lies below is not its own.
+ucontext_t tiny_caller, tiny;
+char* tiny_buffer;
+int tiny_ends[2];
+
+const char* tiny_trouble;
+
+// No CHECK, which has text on the stack.
+void TinyBody() {
+  const auto all = [](ssize_t got, ssize_t wanted, const char* what) {
+    if (got != wanted && tiny_trouble == nullptr) tiny_trouble = what;
+  };
+  iovec parts[24];
+  for (size_t i = 0; i < 24; ++i) parts[i] = {tiny_buffer + i * 3 * kPage, 20};
+  all(write(tiny_ends[1], tiny_buffer, 4000), 4000, "write");
+  all(read(tiny_ends[0], tiny_buffer, 4000), 4000, "read");
+  for (const int count : {3, 24}) {
+    all(writev(tiny_ends[1], parts, count), 20 * count, "writev");
+    all(readv(tiny_ends[0], parts, count), 20 * count, "readv");
+  }
+  msghdr message = {};
+  message.msg_iov = parts;
+  message.msg_iovlen = 2;
+  all(sendmsg(tiny_ends[1], &message, 0), 40, "sendmsg");
+  all(recvmsg(tiny_ends[0], &message, 0), 40, "recvmsg");
+  strcpy(tiny_buffer, "/dev/zero");
+  const int fd = open(tiny_buffer, O_RDONLY);
+  all(read(fd, tiny_buffer, 1 << 20), 1 << 20, "a large read");
+  all(close(fd), 0, "close");
+  void* const map = mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  all(munmap(map, 1 << 20), 0, "munmap");
+  const pid_t child = fork();
+  if (child == 0) _exit(tiny_buffer[0]);
+  int status = -1;
+  all(waitpid(child, &status, 0), child, "waitpid");
+  all(status, 0, "fork");
+}
+
+void TinyStacks() {
+  constexpr size_t kBelow = 8 * kPage, kStack = kPage;
+  tiny_buffer = Buffer(1 << 20, 5);
+  CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, tiny_ends) == 0, "socketpair");
+  TinyBody();  // The loader looks functions up on the first caller's stack.
+  char* const below = Buffer(kBelow + kStack, 6);
+  for (int round = 0; round < 3; ++round) {
+    Walk(0, pages);
+    CHECK(getcontext(&tiny) == 0, "getcontext");
+    tiny.uc_stack.ss_sp = below + kBelow;
+    tiny.uc_stack.ss_size = kStack;
+    tiny.uc_link = &tiny_caller;
+    makecontext(&tiny, TinyBody, 0);
+    CHECK(swapcontext(&tiny_caller, &tiny) == 0 && tiny_trouble == nullptr, "%s", tiny_trouble);
+  }
+  Verify(below, kBelow, 6, "what lies below a tiny stack");
+  close(tiny_ends[0]);
+  close(tiny_ends[1]);
+  puts("stacks: calls from a page of stack");
+}
+
 // Threads that share this one's thread-local storage: clone() without CLONE_SETTLS.
 int WithoutStorage(void* argument) {
   const auto index = reinterpret_cast<uintptr_t>(argument);
@@ -482,6 +542,7 @@ int main(int argc, char** argv) {
   Coroutines(true);
   SuppliedStacks();
   SmallStacks();
+  TinyStacks();
   SharedStorage();
   AlternateStacks();
   ComeAndGo();
