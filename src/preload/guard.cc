@@ -246,6 +246,8 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
     case SYS_setrlimit:
     case SYS_prlimit64:
       return GuardLimit(frame);
+    case SYS_close_range:
+      return GuardCloseRange(frame);
     case SYS_read:
     case SYS_write:
     case SYS_sendto:

@@ -53,6 +53,7 @@ class InheritedSignals {
 };
 // limits.cc.
 long GuardLimit(GuardFrame* frame);
+long GuardCloseRange(const GuardFrame* frame);
 // sandbox.cc.
 long GuardSeccomp(GuardFrame* frame);
 // credentials.cc.

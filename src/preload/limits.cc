@@ -1,6 +1,7 @@
-// The program's limit on descriptors. The runtime's own lie above most programs' and are made when they are
-// needed, so a program that lowers its hard limit (memcached) must not lower the kernel's. What it set is
-// remembered and told; the soft limit, which the kernel enforces, is the program's in any case.
+// The program's limit on descriptors, and what it does with all of them. The runtime's own lie above most
+// programs' and are made when they are needed, so a program that lowers its hard limit (memcached) must not
+// lower the kernel's. What it set is remembered and told; the soft limit, which the kernel enforces, is the
+// program's in any case.
 
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -12,6 +13,7 @@
 #include "base/sys.h"
 #include "preload/prepare.h"
 #include "preload/runtime.h"
+#include "run/layout.h"
 
 namespace farpool {
 
@@ -19,6 +21,25 @@ namespace {
 constexpr uint64_t kNotLowered = ~uint64_t{0};
 std::atomic<uint64_t> g_hard_limit{kNotLowered};  // What the program believes, where the kernel's is higher.
 }  // namespace
+
+// Around the runtime's: the filter answers ENOSYS to a range across them, and libc's closefrom() would go on
+// until the last one is closed.
+long GuardCloseRange(const GuardFrame* frame) {
+  const auto first = static_cast<uint32_t>(frame->args[0]), last = static_cast<uint32_t>(frame->args[1]);
+  const auto own = static_cast<uint32_t>(g_runtime.segment->fd_base);
+  const uint32_t own_last = own + kRuntimeFds - 1;
+  if (first > last || last < own || first > own_last) return Forward(frame);
+  GuardFrame part = *frame;
+  long r = 0;
+  if (first < own) {
+    part.args[1] = own - 1;
+    r = Forward(&part);
+  }
+  if (r != 0 || last <= own_last) return r;
+  part.args[0] = own_last + 1;
+  part.args[1] = last;
+  return Forward(&part);
+}
 
 long GuardLimit(GuardFrame* frame) {
   const bool both = frame->number == SYS_prlimit64;

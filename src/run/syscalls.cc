@@ -102,6 +102,7 @@ struct Table {
     Add(SYS_kexec_file_load, N, N, N, S);
     Add(SYS_sysfs, N, O, O);
     Set(SYS_exit, kAlways);
+    Set(SYS_close_range, kAlways);
     Add(SYS_modify_ldt, N, L(2));
     Add(SYS_acct, S);
     Add(SYS_reboot, N, N, N, S);

@@ -91,7 +91,6 @@ const std::set<unsigned> kWithoutPointers = {SYS_close,
                                              SYS_pkey_free,
                                              SYS_fsmount,
                                              SYS_pidfd_open,
-                                             SYS_close_range,
                                              SYS_pidfd_getfd,
                                              SYS_memfd_secret,
                                              SYS_process_mrelease};

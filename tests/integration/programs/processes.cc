@@ -99,8 +99,12 @@ void Daemon(Heap* heap) {
     setsid();
     const pid_t grandchild = fork();
     if (grandchild != 0) _exit(grandchild > 0 ? 0 : 1);
-    if (syscall(SYS_close_range, 0, UINT_MAX, 0) != 0)
-      CHECK(errno == ENOSYS, "close_range: %s", strerror(errno));
+    const int high = fcntl(0, F_DUPFD, 2000);  // Beyond the runtime's, if descriptors go so far.
+    CHECK(close_range(2, UINT_MAX, CLOSE_RANGE_CLOEXEC) == 0, "close_range: %s", strerror(errno));
+    CHECK(high < 0 || fcntl(high, F_GETFD) == FD_CLOEXEC, "close-on-exec of %d", high);
+    closefrom(1);
+    CHECK(fcntl(1, F_GETFD) == -1 && fcntl(high, F_GETFD) == -1 && fcntl(0, F_GETFD) == 0, "closefrom");
+    CHECK(close_range(0, UINT_MAX, 0) == 0, "close_range: %s", strerror(errno));
     for (int fd = 0; fd < 65536; ++fd) close(fd);
     CHECK(open("/dev/null", O_RDWR) == 0 && dup(0) == 1, "the first descriptors are free");
     heap->Verify("daemon, inherited");
