@@ -4,6 +4,8 @@
 
 #include <linux/mman.h>
 #include <linux/sched.h>
+#include <sched.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -525,17 +527,29 @@ void NoteIoctl(const GuardFrame& frame) {
   if (!DevicesKnown()) OnNearStack(&DeviceMayPin, frame);
 }
 
+namespace {
+
+// Generators of code (LuaJIT) ask for memory within reach of a jump from the program's code or a library's,
+// and try again and again until they have it.
+bool IsByCode(uint64_t hint) {
+  constexpr uint64_t kReach = uint64_t{2} << 30;
+  const auto reaches = [hint](uint64_t code) { return hint - code + kReach < 2 * kReach; };
+  return hint != 0 && (reaches(reinterpret_cast<uintptr_t>(&sched_yield)) || reaches(getauxval(AT_PHDR)));
+}
+
+}  // namespace
+
 long GuardMmap(GuardFrame* frame) {
   const uint64_t bytes = frame->args[1];
   const int flags = static_cast<int>(frame->args[3]);
   constexpr int kNearFlags = MAP_STACK | MAP_GROWSDOWN | MAP_HUGETLB | MAP_32BIT | MAP_LOCKED;
   if ((flags & MAP_ANONYMOUS) == 0 && (flags & MAP_TYPE) != MAP_PRIVATE && !DevicesKnown())
     OnNearStack(&NoteMapping, *frame);
-  const bool near = Fixed(flags)
-                        ? !InArena(frame->args[0])
-                        : !PrivateAnonymous(flags) || (flags & kNearFlags) != 0 ||
-                              bytes < g_runtime.segment->threshold_bytes || bytes > kArenaBytes / 2 ||
-                              (frame->args[2] & PROT_EXEC) != 0 || g_taking_over || g_runtime.near;
+  const bool near = Fixed(flags) ? !InArena(frame->args[0])
+                                 : !PrivateAnonymous(flags) || (flags & kNearFlags) != 0 ||
+                                       bytes < g_runtime.segment->threshold_bytes ||
+                                       bytes > kArenaBytes / 2 || (frame->args[2] & PROT_EXEC) != 0 ||
+                                       IsByCode(frame->args[0]) || g_taking_over || g_runtime.near;
   return near ? NearMmap(frame) : OnNearStack(&FarMmap, *frame);
 }
 

@@ -308,6 +308,30 @@ void Files() {
 }
 
 // A driver that has its memory mapped may pin pages of the program's.
+// What a generator of code asks for: memory that jumps from the program's own reach.
+void ByCode() {
+  const auto code = reinterpret_cast<intptr_t>(&ByCode);
+  constexpr size_t kBytes = 64 << 10;
+  constexpr intptr_t kReach = intptr_t{1} << 31;
+  char* at = nullptr;
+  for (int i = 1; i <= 64 && at == nullptr; ++i) {
+    void* const hint = reinterpret_cast<void*>((code + i * (intptr_t{8} << 20)) & ~intptr_t{0xffff});
+    void* const map = mmap(hint, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(map != MAP_FAILED, "mmap: %s", strerror(errno));
+    const intptr_t distance = reinterpret_cast<intptr_t>(map) - code;
+    if (distance > -kReach && distance < kReach)
+      at = static_cast<char*>(map);
+    else
+      munmap(map, kBytes);
+  }
+  CHECK(at != nullptr, "no memory within reach of the code");
+  memset(at, 0xc3, kBytes);
+  CHECK(mprotect(at, kBytes, PROT_READ | PROT_EXEC) == 0, "mprotect: %s", strerror(errno));
+  reinterpret_cast<void (*)()>(at + 100)();
+  CHECK(munmap(at, kBytes) == 0, "munmap");
+  puts("memory: code beside the program's own");
+}
+
 void Devices() {
   char* large = Map(kLarge, 12);
   const int fd = open("/dev/zero", O_RDWR);
@@ -352,6 +376,7 @@ int main(int argc, char** argv) {
   Attached();
   Rings();
   Limited();
+  ByCode();
   Devices();
   printf("memory: all verified\n");
   return 0;
