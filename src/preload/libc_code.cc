@@ -150,7 +150,8 @@ bool MapShared(const Libc& libc) {
   const auto begin = reinterpret_cast<uintptr_t>(libc.code.begin);
   const uintptr_t stubs = begin - kStubsDistance;
   constexpr int kRunnable = PROT_READ | PROT_EXEC;
-  if (sys::Failed(Map(stubs, kPageBytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_FIXED_NOREPLACE)))
+  if (begin < kStubsDistance ||
+      sys::Failed(Map(stubs, kPageBytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_FIXED_NOREPLACE)))
     return false;
   WriteEntries(reinterpret_cast<uint8_t*>(stubs));
   sys::Call(SYS_mprotect, stubs, kPageBytes, PROT_READ);

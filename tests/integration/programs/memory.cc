@@ -367,6 +367,7 @@ void Limited() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  CHECK(errno == 0, "errno at the start: %d", errno);
   setvbuf(stdout, nullptr, _IOLBF, 0);
   StirInit(Argument(argc, argv, 1, 24));
   Errors();
