@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <link.h>
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -30,9 +29,11 @@ struct Libc {
   const uint8_t* build_id = nullptr;  // Null if it has none of the usual size.
 };
 
-// The executable segment that contains libc's own sched_yield.
+// libc's executable segment. By name: the address of a function of libc's may be that of an entry in the
+// program.
 int FindLibc(dl_phdr_info* info, size_t, void* out) {
-  const auto inside = reinterpret_cast<uintptr_t>(&sched_yield);
+  const char* const slash = std::strrchr(info->dlpi_name, '/');
+  if (std::strcmp(slash != nullptr ? slash + 1 : info->dlpi_name, "libc.so.6") != 0) return 0;
   auto* const libc = static_cast<Libc*>(out);
   const uint8_t* build_id = nullptr;
   size_t build_id_bytes = 0;
@@ -42,8 +43,7 @@ int FindLibc(dl_phdr_info* info, size_t, void* out) {
     if (header.p_type == PT_NOTE && build_id == nullptr)
       build_id = FindNote(reinterpret_cast<const uint8_t*>(begin), header.p_memsz, "GNU", NT_GNU_BUILD_ID,
                           &build_id_bytes);
-    if (header.p_type != PT_LOAD || (header.p_flags & PF_X) == 0 || inside - begin >= header.p_memsz)
-      continue;
+    if (header.p_type != PT_LOAD || (header.p_flags & PF_X) == 0) continue;
     libc->code.begin = reinterpret_cast<uint8_t*>(begin & ~(kPageBytes - 1));
     libc->code.end = reinterpret_cast<uint8_t*>(begin + header.p_memsz);
   }

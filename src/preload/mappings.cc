@@ -530,7 +530,9 @@ void NoteIoctl(const GuardFrame& frame) {
 namespace {
 
 // Generators of code (LuaJIT) ask for memory within reach of a jump from the program's code or a library's,
-// and try again and again until they have it.
+// and try again and again until they have it. Allocators, whose hint is the end of what they have, ask for
+// more at a time.
+constexpr uint64_t kCodeMax = 128 << 10;
 bool IsByCode(uint64_t hint) {
   constexpr uint64_t kReach = uint64_t{2} << 30;
   const auto reaches = [hint](uint64_t code) { return hint - code + kReach < 2 * kReach; };
@@ -549,7 +551,8 @@ long GuardMmap(GuardFrame* frame) {
                                  : !PrivateAnonymous(flags) || (flags & kNearFlags) != 0 ||
                                        bytes < g_runtime.segment->threshold_bytes ||
                                        bytes > kArenaBytes / 2 || (frame->args[2] & PROT_EXEC) != 0 ||
-                                       IsByCode(frame->args[0]) || g_taking_over || g_runtime.near;
+                                       (bytes < kCodeMax && IsByCode(frame->args[0])) || g_taking_over ||
+                                       g_runtime.near;
   return near ? NearMmap(frame) : OnNearStack(&FarMmap, *frame);
 }
 

@@ -232,11 +232,6 @@ void AddArgument(Prepared* prepared, const GuardFrame* frame, const SyscallArg& 
   }
 }
 
-void AddArguments(Prepared* prepared, const GuardFrame* frame, uint64_t opaque_bytes) {
-  const SyscallSpec& spec = SyscallSpecOf(static_cast<unsigned>(frame->number));
-  for (unsigned i = 0; i < 6; ++i) AddArgument(prepared, frame, spec.args[i], frame->args[i], opaque_bytes);
-}
-
 }  // namespace
 
 bool AllResident(uintptr_t begin, uintptr_t end) {
@@ -393,13 +388,8 @@ long Forward(const GuardFrame* frame) {
 
 namespace {
 
-long ForwardOwn(const GuardFrame* frame) {
-  return sys::Call(frame->number, frame->args[0], frame->args[1], frame->args[2], frame->args[3],
-                   frame->args[4], frame->args[5]);
-}
-
 // `add(prepared, opaque_bytes)` names the ranges.
-template <long (*kForward)(const GuardFrame*) = &Forward, typename Add>
+template <typename Add>
 inline long CallWith(const GuardFrame* frame, Add&& add) {
   uint64_t opaque_bytes = 2 * kPageBytes;
   for (int attempt = 0;; ++attempt) {
@@ -407,7 +397,7 @@ inline long CallWith(const GuardFrame* frame, Add&& add) {
     add(&prepared, opaque_bytes);
     if (prepared.any()) Count(g_runtime.segment->stats.syscalls_prepared);
     for (int retry = 0;; ++retry) {
-      const long r = kForward(frame);
+      const long r = Forward(frame);
       if (r != -EFAULT || !prepared.any()) return r;
       if (retry < kFaultRetriesMax && prepared.Missing()) continue;
       break;
@@ -428,13 +418,10 @@ inline long CallWith(const GuardFrame* frame, Add&& add) {
 }  // namespace
 
 long CallPrepared(const GuardFrame* frame) {
-  return CallWith(
-      frame, [&](Prepared* prepared, uint64_t opaque_bytes) { AddArguments(prepared, frame, opaque_bytes); });
-}
-
-long CallOwnPrepared(const GuardFrame* frame) {
-  return CallWith<&ForwardOwn>(
-      frame, [&](Prepared* prepared, uint64_t opaque_bytes) { AddArguments(prepared, frame, opaque_bytes); });
+  const SyscallSpec& spec = SyscallSpecOf(static_cast<unsigned>(frame->number));
+  return CallWith(frame, [&](Prepared* prepared, uint64_t opaque_bytes) {
+    for (unsigned i = 0; i < 6; ++i) AddArgument(prepared, frame, spec.args[i], frame->args[i], opaque_bytes);
+  });
 }
 
 long CallPrepared(const GuardFrame* frame, const iovec* far, unsigned count) {
@@ -458,9 +445,8 @@ Division DivisionOf(uint64_t fd, bool writes) {
   if (OnNearStack(ask, {0, {fd, reinterpret_cast<uint64_t>(&info)}, 0}) != 0) return Division::kWhole;
   switch (info.st_mode & S_IFMT) {
     case S_IFREG:
-      if (writes && (sys::Call(SYS_fcntl, fd, F_GETFL) & O_APPEND) != 0) return Division::kRecord;
-      // What has no size is made while it is read, as in /proc: it may know no other positions.
-      return writes || info.st_size > 0 ? Division::kPosition : Division::kFile;
+      return writes && (sys::Call(SYS_fcntl, fd, F_GETFL) & O_APPEND) != 0 ? Division::kRecord
+                                                                           : Division::kFile;
     case S_IFBLK:
       return Division::kFile;
     case S_IFIFO:

@@ -68,10 +68,7 @@ bool MayReadString(uintptr_t begin, LastPage* page);
 
 // Makes the call with what its pointers name made present and pinned. The kernel's answer.
 long CallPrepared(const GuardFrame* frame);
-// The same by the runtime's own entry, of which a filter of the program's knows nothing: for calls that take
-// the place of one it let through.
-long CallOwnPrepared(const GuardFrame* frame);
-// As the first where the caller has found the far ranges already; no more than kRangesMax.
+// The same where the caller has found the far ranges already; no more than kRangesMax.
 long CallPrepared(const GuardFrame* frame, const iovec* far, unsigned count);
 template <typename... Args>
 long CallPrepared(int64_t number, Args... args) {
@@ -81,11 +78,10 @@ long CallPrepared(int64_t number, Args... args) {
 
 // How a descriptor takes a call that is carried out in pieces.
 enum class Division {
-  kFile,      // Every piece is answered at once: as one call.
-  kPosition,  // So it is, at a position that others may share.
-  kStream,    // Bytes without borders. What follows a read's first piece may be long in coming.
-  kRecord,    // What one call appends lies together, whoever appends beside.
-  kWhole,     // A call is a message, or nobody knows.
+  kFile,    // Every piece is answered at once: as one call.
+  kStream,  // Bytes without borders. What follows a read's first piece may be long in coming.
+  kRecord,  // What one call appends lies together, whoever appends beside.
+  kWhole,   // A call is a message, or nobody knows.
 };
 Division DivisionOf(uint64_t fd, bool writes);
 

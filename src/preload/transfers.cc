@@ -165,39 +165,9 @@ class Bounce {
   uint64_t count_ = 0, bytes_ = 0;
 };
 
-// A stretch of a file from its position on, which other threads and processes may share: the position goes on
-// in one step, as by one call, and the pieces are read or written at their places.
-class Stretch {
- public:
-  // For a call of `bytes`. False where it is to be made as it is: without bytes, and with it the program's
-  // filter, the kernel has refused it.
-  bool Take(const GuardFrame& frame, uint64_t bytes) {
-    GuardFrame nothing = frame;
-    nothing.args[2] = 0;
-    if (Forward(&nothing) != 0) return false;
-    const long end = sys::Call(SYS_lseek, frame.args[0], bytes, SEEK_CUR);
-    if (sys::Failed(end)) return false;
-    descriptor_ = frame.args[0];
-    bytes_ = bytes;
-    begin_ = static_cast<uint64_t>(end) - bytes;
-    return true;
-  }
-  uint64_t begin() const { return begin_; }
-  // The call's answer: what it did not come to is given back.
-  long End(long answer) const {
-    const uint64_t done = answer > 0 ? static_cast<uint64_t>(answer) : 0;
-    if (done < bytes_) sys::Call(SYS_lseek, descriptor_, -static_cast<long>(bytes_ - done), SEEK_CUR);
-    return answer;
-  }
-
- private:
-  uint64_t descriptor_ = 0, bytes_ = 0, begin_ = 0;
-};
-
-// Piece by piece; stops at the first short answer, like the call itself would. `own`: by the runtime's own
-// entry.
+// Piece by piece; stops at the first short answer, like the call itself would.
 long CallInPieces(const GuardFrame* frame, unsigned buffer_arg, unsigned count_arg, int offset_arg,
-                  bool first_only = false, bool own = false) {
+                  bool first_only = false) {
   GuardFrame piece = *frame;
   uint64_t done = 0;
   const uint64_t total = Min(frame->args[count_arg], kTransferMax);
@@ -205,7 +175,7 @@ long CallInPieces(const GuardFrame* frame, unsigned buffer_arg, unsigned count_a
     piece.args[buffer_arg] = frame->args[buffer_arg] + done;
     piece.args[count_arg] = Min(total - done, kPieceBytes);
     if (offset_arg >= 0) piece.args[offset_arg] = frame->args[offset_arg] + done;
-    const long r = own ? CallOwnPrepared(&piece) : CallPrepared(&piece);
+    const long r = CallPrepared(&piece);
     if (r < 0) return done > 0 ? static_cast<long>(done) : r;
     done += static_cast<uint64_t>(r);
     if (first_only || static_cast<uint64_t>(r) < piece.args[count_arg]) break;
@@ -290,13 +260,6 @@ long CallTransfer(const GuardFrame* frame) {
   const Division division = DivisionOf(frame->args[0], frame->number == SYS_write);
   if (division == Division::kWhole) return CallPrepared(frame);
   if (division == Division::kRecord) return CallRecord(frame);
-  Stretch stretch;
-  if (division == Division::kPosition && stretch.Take(*frame, Min(frame->args[2], kTransferMax))) {
-    GuardFrame call = *frame;
-    call.number = frame->number == SYS_read ? SYS_pread64 : SYS_pwrite64;
-    call.args[3] = stretch.begin();
-    return stretch.End(CallInPieces(&call, 1, 2, 3, false, true));
-  }
   bool first_only =
       division == Division::kStream && (frame->number == SYS_read || frame->number == SYS_recvfrom);
   if (frame->number == SYS_recvfrom && (frame->args[3] & MSG_WAITALL) != 0) {
@@ -334,32 +297,21 @@ long CallVector(const GuardFrame* frame) {
   const bool positioned =
       frame->number == SYS_preadv || frame->number == SYS_pwritev ||
       ((frame->number == SYS_preadv2 || frame->number == SYS_pwritev2) && frame->args[3] != ~uint64_t{0});
-  const uint64_t total = Min(demand.bytes, kTransferMax);
-  Stretch stretch;
-  const bool own = !positioned && !appends && division == Division::kPosition && stretch.Take(*frame, total);
-  if (own) {
-    if (frame->number == SYS_readv) call.number = SYS_preadv;
-    if (frame->number == SYS_writev) call.number = SYS_pwritev;
-    call.args[4] = 0;  // The position's upper half, elsewhere.
-  }
-  const uint64_t begin = own ? stretch.begin() : frame->args[3];
   iovec piece[kRangesMax];
   call.args[1] = Address(piece);
-  Cutter cutter(address, count, total);
+  Cutter cutter(address, count, Min(demand.bytes, kTransferMax));
   uint64_t done = 0;
-  long r = 0;
   for (;;) {
     uint64_t bytes;
     call.args[2] = cutter.Next(piece, kRangesMax - 1, &bytes);  // The vector itself may be on a far stack.
     if (call.args[2] == 0) break;
-    if (positioned || own) call.args[3] = begin + done;
-    r = own ? CallOwnPrepared(&call) : CallPrepared(&call);
-    if (r < 0) break;
+    if (positioned) call.args[3] = frame->args[3] + done;
+    const long r = CallPrepared(&call);
+    if (r < 0) return done > 0 ? static_cast<long>(done) : r;
     done += static_cast<uint64_t>(r);
     if (static_cast<uint64_t>(r) < bytes || (reads && division == Division::kStream)) break;
   }
-  const long answer = done > 0 || r >= 0 ? static_cast<long>(done) : r;
-  return own ? stretch.End(answer) : answer;
+  return static_cast<long>(done);
 }
 
 long CallMessage(const GuardFrame* frame) {

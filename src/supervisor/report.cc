@@ -115,7 +115,8 @@ std::string ReportText(const RunReport& r) {
   Line(&out, "far memory",
        fmt::format("peak {}, {} held by donors at the end, {} metadata", FormatSize(r.peak_far_bytes),
                    FormatSize(r.stored_bytes), FormatSize(r.metadata_bytes)));
-  Line(&out, "near memory", fmt::format("peak {}, sampled each second", FormatSize(r.near_peak_bytes)));
+  Line(&out, "near memory",
+       fmt::format("peak {}, sampled at most each second", FormatSize(r.near_peak_bytes)));
   if (MostlyNear(r))
     Line(&out, "hint", "most memory stayed near; farpool-run(1), NEAR MEMORY, says what and why");
   Line(&out, "moved",

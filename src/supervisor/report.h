@@ -26,7 +26,7 @@ struct RunReport {
   uint64_t local_limit_bytes = 0;
   uint64_t peak_resident_bytes = 0;  // Arena and staging, all processes.
   uint64_t peak_far_bytes = 0;       // Far memory ever in use at once (resident or not).
-  uint64_t near_peak_bytes = 0;      // Private memory of the processes that is not far, sampled each second.
+  uint64_t near_peak_bytes = 0;      // Private memory of the processes that is not far, sampled.
   uint64_t stored_bytes = 0;         // Held by donors at the end or at the last process's exit.
   uint64_t metadata_bytes = 0;       // Page table and slot counts.
   uint64_t processes = 0;

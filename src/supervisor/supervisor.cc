@@ -26,7 +26,9 @@ namespace farpool {
 namespace {
 
 constexpr int kTickMs = 1000;
-constexpr uint64_t kNearShare = 500;  // Of our time, one part in so many goes into measuring near memory.
+// Of our time, one part in so many goes into measuring near memory; but every ten seconds it is measured.
+constexpr uint64_t kNearShare = 500;
+constexpr uint64_t kNearPauseMaxNs = 10'000'000'000;
 constexpr int kKillRoundsMax = 1000;  // New children may appear while we kill; each round ends the ones seen.
 
 // Every process below us. The program and its descendants: orphans come to us (PR_SET_CHILD_SUBREAPER).
@@ -76,7 +78,7 @@ void Supervisor::NoteNearBytes() {
     near_bytes_peak_ = private_bytes - far_bytes;
   // On a host with many processes it takes a while.
   const uint64_t took = NowNs() - now;
-  near_due_ns_ = now + std::max(uint64_t{kTickMs} * 1'000'000, took * kNearShare);
+  near_due_ns_ = now + std::clamp(took * kNearShare, uint64_t{kTickMs} * 1'000'000, kNearPauseMaxNs);
 }
 
 void Supervisor::Stop(int status, const std::string& text) {

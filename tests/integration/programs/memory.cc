@@ -307,7 +307,6 @@ void Files() {
   printf("memory: files\n");
 }
 
-// A driver that has its memory mapped may pin pages of the program's.
 // What a generator of code asks for: memory that jumps from the program's own reach.
 void ByCode() {
   const auto code = reinterpret_cast<intptr_t>(&ByCode);
@@ -332,6 +331,7 @@ void ByCode() {
   puts("memory: code beside the program's own");
 }
 
+// A driver that has its memory mapped may pin pages of the program's.
 void Devices() {
   char* large = Map(kLarge, 12);
   const int fd = open("/dev/zero", O_RDWR);

@@ -489,66 +489,6 @@ struct Meeting {
   int turn;
 };
 
-// Two threads and a child go through one file by its one position, in large blocks.
-void SharedPosition(const std::string& folder) {
-  constexpr size_t kBlock = 1 << 20, kEach = 10, kTogether = 3 * kEach;
-  constexpr size_t kRest = 300'000;  // Of the last block, and more than a piece.
-  const std::string path = folder + "/position";
-  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600);
-  CHECK(fd >= 0, "open: %s", strerror(errno));
-  const auto write_blocks = [fd](char tag) {
-    std::vector<char> block(kBlock);
-    for (size_t i = 0; i < kEach; ++i) {
-      memset(block.data(), tag + static_cast<char>(i), kBlock);
-      const iovec halves[2] = {{block.data(), kBlock / 2}, {block.data() + kBlock / 2, kBlock / 2}};
-      const ssize_t n = i % 2 == 0 ? write(fd, block.data(), kBlock) : writev(fd, halves, 2);
-      CHECK(n == static_cast<ssize_t>(kBlock), "write: %zd, %s", n, strerror(errno));
-    }
-  };
-  // How many blocks it got; each is one that was written.
-  const auto read_blocks = [fd] {
-    std::vector<char> block(kBlock);
-    size_t blocks = 0;
-    for (;; ++blocks) {
-      const iovec halves[2] = {{block.data(), kBlock / 2}, {block.data() + kBlock / 2, kBlock / 2}};
-      const ssize_t n = blocks % 2 == 0 ? read(fd, block.data(), kBlock) : preadv2(fd, halves, 2, -1, 0);
-      if (n == 0) return blocks;
-      CHECK(n == static_cast<ssize_t>(kBlock) || (n == kRest && block[0] == '!'), "read: %zd", n);
-      for (size_t at = 1; at < static_cast<size_t>(n); ++at)
-        CHECK(block[at] == block[0], "a block is torn at byte %zu: %c in %c", at, block[at], block[0]);
-    }
-  };
-  const auto all_three = [](const auto& work, char tag) {
-    const pid_t child = fork();
-    CHECK(child >= 0, "fork");
-    if (child == 0) _exit(static_cast<int>(work(tag)));
-    size_t counts[2];
-    std::thread other([&] { counts[0] = work(tag + static_cast<char>(kEach)); });
-    counts[1] = work(tag + static_cast<char>(2 * kEach));
-    other.join();
-    int status = -1;
-    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status), "child: %x",
-          static_cast<unsigned>(status));
-    return counts[0] + counts[1] + static_cast<size_t>(WEXITSTATUS(status));
-  };
-  all_three([&](char tag) { return write_blocks(tag), size_t{0}; }, 'A');
-  CHECK(lseek(fd, 0, SEEK_CUR) == static_cast<off_t>(kTogether * kBlock), "position after writing");
-  std::vector<char> rest(kRest, '!');
-  CHECK(write(fd, rest.data(), kRest) == kRest, "write of the rest");
-  CHECK(lseek(fd, 0, SEEK_SET) == 0, "lseek");
-  CHECK(all_three([&](char) { return read_blocks(); }, 'A') == kTogether + 1, "blocks read");
-  CHECK(lseek(fd, 0, SEEK_CUR) == static_cast<off_t>(kTogether * kBlock + kRest), "position after reading");
-  // An answer that is no success leaves the position where it was.
-  const int read_only = open(path.c_str(), O_RDONLY);
-  CHECK(lseek(read_only, 5, SEEK_SET) == 5 && write(read_only, rest.data(), kRest) == -1 && errno == EBADF &&
-            lseek(read_only, 0, SEEK_CUR) == 5,
-        "write to a file open for reading");
-  close(read_only);
-  close(fd);
-  unlink(path.c_str());
-  puts("syscalls: one position, shared by three");
-}
-
 void Futexes() {
   auto* meeting = static_cast<Meeting*>(calloc(1, sizeof(Meeting)));
   pthread_mutex_init(&meeting->mutex, nullptr);
@@ -661,7 +601,6 @@ int main(int argc, char** argv) {
   Errors();
   Large(folder, mib << 20);
   Appended(folder);
-  SharedPosition(folder);
   Futexes();
   Programs();
   CHECK(rmdir(folder) == 0, "rmdir: %s", strerror(errno));
