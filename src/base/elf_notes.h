@@ -2,6 +2,7 @@
 // Notes of ELF files (System V ABI, chapter 5, "Note Section").
 
 #include <elf.h>
+#include <link.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -32,6 +33,19 @@ inline const uint8_t* FindNote(const uint8_t* notes, size_t bytes, const char* n
       return notes + description;
     }
     at = description + padded(note.n_descsz);
+  }
+  return nullptr;
+}
+
+// The same in a loaded file.
+inline const uint8_t* FindNote(const dl_phdr_info& file, const char* name, uint32_t type,
+                               size_t* description_bytes) {
+  for (unsigned i = 0; i < file.dlpi_phnum; ++i) {
+    const ElfW(Phdr)& segment = file.dlpi_phdr[i];
+    if (segment.p_type != PT_NOTE) continue;
+    const auto* const notes = reinterpret_cast<const uint8_t*>(file.dlpi_addr + segment.p_vaddr);
+    const uint8_t* const found = FindNote(notes, segment.p_memsz, name, type, description_bytes);
+    if (found != nullptr) return found;
   }
   return nullptr;
 }

@@ -35,19 +35,16 @@ int FindLibc(dl_phdr_info* info, size_t, void* out) {
   const char* const slash = std::strrchr(info->dlpi_name, '/');
   if (std::strcmp(slash != nullptr ? slash + 1 : info->dlpi_name, "libc.so.6") != 0) return 0;
   auto* const libc = static_cast<Libc*>(out);
-  const uint8_t* build_id = nullptr;
-  size_t build_id_bytes = 0;
   for (unsigned i = 0; i < info->dlpi_phnum; ++i) {
     const ElfW(Phdr)& header = info->dlpi_phdr[i];
     const uintptr_t begin = info->dlpi_addr + header.p_vaddr;
-    if (header.p_type == PT_NOTE && build_id == nullptr)
-      build_id = FindNote(reinterpret_cast<const uint8_t*>(begin), header.p_memsz, "GNU", NT_GNU_BUILD_ID,
-                          &build_id_bytes);
     if (header.p_type != PT_LOAD || (header.p_flags & PF_X) == 0) continue;
     libc->code.begin = reinterpret_cast<uint8_t*>(begin & ~(kPageBytes - 1));
     libc->code.end = reinterpret_cast<uint8_t*>(begin + header.p_memsz);
   }
-  if (build_id_bytes == sizeof(PatchedLibc::build_id)) libc->build_id = build_id;
+  size_t bytes = 0;
+  const uint8_t* const build_id = FindNote(*info, "GNU", NT_GNU_BUILD_ID, &bytes);
+  if (bytes == sizeof(PatchedLibc::build_id)) libc->build_id = build_id;
   return libc->code.begin != nullptr ? 1 : 0;
 }
 
@@ -150,8 +147,7 @@ bool MapShared(const Libc& libc) {
   const auto begin = reinterpret_cast<uintptr_t>(libc.code.begin);
   const uintptr_t stubs = begin - kStubsDistance;
   constexpr int kRunnable = PROT_READ | PROT_EXEC;
-  if (begin < kStubsDistance ||
-      sys::Failed(Map(stubs, kPageBytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_FIXED_NOREPLACE)))
+  if (sys::Failed(Map(stubs, kPageBytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_FIXED_NOREPLACE)))
     return false;
   WriteEntries(reinterpret_cast<uint8_t*>(stubs));
   sys::Call(SYS_mprotect, stubs, kPageBytes, PROT_READ);

@@ -3,6 +3,7 @@
 // lower the kernel's. What it set is remembered and told; the soft limit, which the kernel enforces, is the
 // program's in any case.
 
+#include <linux/close_range.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -25,14 +26,13 @@ std::atomic<uint64_t> g_hard_limit{kNotLowered};  // What the program believes, 
 // Around the runtime's: the filter answers ENOSYS to a range across them, and libc's closefrom() would go on
 // until the last one is closed.
 long GuardCloseRange(const GuardFrame* frame) {
-  constexpr uint32_t kUnshare = 2, kCloseOnExec = 4;  // CLOSE_RANGE_*
   const auto first = static_cast<uint32_t>(frame->args[0]), last = static_cast<uint32_t>(frame->args[1]);
   const auto own = static_cast<uint32_t>(g_runtime.segment->fd_base);
   const uint32_t own_last = own + kRuntimeFds - 1;
   const auto flags = static_cast<uint32_t>(frame->args[2]);
-  if (first > last || (flags & ~(kUnshare | kCloseOnExec)) != 0) return -EINVAL;
+  if (first > last || (flags & ~(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC)) != 0) return -EINVAL;
   // A table of descriptors of its own a thread does not get: the runtime's would be in one of the two.
-  if (last < own || first > own_last || (flags & kUnshare) != 0) return Forward(frame);
+  if (last < own || first > own_last || (flags & CLOSE_RANGE_UNSHARE) != 0) return Forward(frame);
   GuardFrame part = *frame;
   long r = 0;
   if (first < own) {

@@ -49,17 +49,10 @@ void EachOwnPart(What&& what) {
 
 constexpr int kExitDataLost = 74;
 
-// Whoever does not know MAP_FIXED_NOREPLACE (valgrind) takes the address for a hint.
-bool IsAt(uintptr_t address, long map, size_t bytes) {
-  if (map == static_cast<long>(address)) return true;
-  if (!sys::Failed(map)) sys::Call(SYS_munmap, map, bytes);
-  return false;
-}
-
 RunSegment* MapSegment(int fd) {
   const long map = sys::Call(SYS_mmap, kSegmentBase, sizeof(RunSegment), PROT_READ | PROT_WRITE,
                              MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, 0);
-  if (!IsAt(kSegmentBase, map, sizeof(RunSegment))) return nullptr;
+  if (sys::Failed(map)) return nullptr;
   KeepOutOfCore(kSegmentBase, sizeof(RunSegment));
   auto* segment = reinterpret_cast<RunSegment*>(map);
   return segment->magic == kSegmentMagic && segment->bytes == sizeof(RunSegment) && segment->fd_base == fd
@@ -70,7 +63,7 @@ RunSegment* MapSegment(int fd) {
 bool MapTrampoline() {
   const long map = sys::Call(SYS_mmap, kTrampoline, kPageBytes, PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-  if (!IsAt(kTrampoline, map, kPageBytes)) return false;
+  if (sys::Failed(map)) return false;
   static const unsigned char kCode[] = {0x0f, 0x05, 0xc3};  // syscall; ret
   std::memcpy(reinterpret_cast<void*>(kTrampoline), kCode, sizeof(kCode));
   std::memcpy(reinterpret_cast<void*>(kTrampoline + sys::kProgramEntry), kCode, sizeof(kCode));
@@ -294,15 +287,8 @@ bool StaysNear(const char* list) {
 // alone.
 bool HasGo() {
   const auto has_go = [](dl_phdr_info* file, size_t, void*) {
-    for (unsigned i = 0; i < file->dlpi_phnum; ++i) {
-      const ElfW(Phdr)& segment = file->dlpi_phdr[i];
-      size_t bytes;
-      if (segment.p_type == PT_NOTE &&
-          FindNote(reinterpret_cast<const uint8_t*>(file->dlpi_addr + segment.p_vaddr), segment.p_memsz,
-                   kGoNote, kGoBuildId, &bytes) != nullptr)
-        return 1;
-    }
-    return 0;
+    size_t bytes;
+    return FindNote(*file, kGoNote, kGoBuildId, &bytes) != nullptr ? 1 : 0;
   };
   return dl_iterate_phdr(has_go, nullptr) != 0;
 }
