@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /* Where far memory lies in every program that has any. */
-#define FARPOOL_FAR_BASE UINT64_C(0x200000000000)
+#define FARPOOL_FAR_BASE UINT64_C(0x300000000000)
 #define FARPOOL_FAR_BYTES (UINT64_C(1) << 44)
 #define FARPOOL_PAGE_BYTES ((uintptr_t)4096)
 /* Advice that no kernel knows, for no memory. */

@@ -58,11 +58,11 @@ farpool_site_entry:
         lea farpool_syscall_always(%rip), %r11
         cmpb $0, (%r11,%rax)
         jne guarded
-        // Far pointers are exactly those with bits 44.. == 2.
+        // Far pointers are exactly those with bits 44.. == 3.
         .irp reg, rdi, rsi, rdx, r10, r8, r9
         mov %\reg, %r11
         shr $44, %r11
-        cmp $2, %r11
+        cmp $3, %r11
         je guarded
         .endr
         syscall
@@ -82,23 +82,20 @@ farpool_function_entry:
         start_frame
         cmp $57, %rax                   // fork
         je farpool_trap_entry
-        cmp $56, %rax                   // clone: ours if it is a fork
-        jne 1f
-        test $0x100, %edi               // CLONE_VM
-        jnz 2f
-        test %rsi, %rsi
-        jnz 2f
-        jmp farpool_trap_entry
-1:      cmp $512, %rax
+        cmp $56, %rax                   // clone
+        je 1f
+        cmp $435, %rax                  // clone3
+        je 1f
+        cmp $512, %rax
         jae 2f
         cmp $58, %rax                   // vfork
-        je 2f
-        cmp $435, %rax                  // clone3
         je 2f
         cmp $15, %rax                   // rt_sigreturn
         jne farpool_site_entry
 2:      sub $2, %rcx
         jmp *%rcx
+1:      sub $2, %rcx
+        jmp farpool_clone_entry
 
         // A trapped call: the SIGSYS handler has set the interrupted context to go on here.
         .globl farpool_trap_entry
@@ -196,8 +193,8 @@ leave:
         .cfi_endproc
         .size farpool_site_entry, .-farpool_site_entry
 
-        // libc's clone that changes the stack: the new thread's first pages are prepared, then the call is made by the
-        // `syscall` instruction that is still in its place, at rcx.
+        // libc's clones, the `syscall` instruction of each still in its place, at rcx: what only starts a thread is
+        // made by that, since it changes the stack. A fork (fork.cc) is over when it comes back.
         .globl farpool_clone_entry
         .hidden farpool_clone_entry
         .type farpool_clone_entry, @function
@@ -215,13 +212,25 @@ farpool_clone_entry:
         .cfi_offset %rbp, -72
         and $-16, %rsp
         cld
-        call farpool_before_clone
+        call farpool_clone
+        mov %rax, %r11                  // Cloned (fork.cc)
         mov %rbp, %rsp
         pop %rbp
+        test %r11, %r11
+        jnz 1f
         pop %rax
         pop_arguments
         pop %rcx
         jmp *%rcx
+1:      mov %rdx, %rax
+        lea 8(%rsp), %rsp
+        pop_arguments
+        pop %rcx
+        lea 2(%rcx), %rcx
+        cmp $1, %r11
+        je 2f
+        mov %r11, %rsp
+2:      jmp *%rcx
         .cfi_endproc
         .size farpool_clone_entry, .-farpool_clone_entry
 

@@ -16,6 +16,7 @@
 #include "preload/monitor.h"
 #include "preload/own_thread.h"
 #include "preload/prefetcher.h"
+#include "preload/prepare.h"
 #include "preload/runtime.h"
 #include "preload/thread.h"
 #include "run/layout.h"
@@ -99,12 +100,96 @@ long ForkFar(GuardFrame* frame) {
 }  // namespace
 
 long GuardFork(const GuardFrame* frame) {
-  const bool shares_memory = frame->number == SYS_clone && (frame->args[0] & CLONE_VM) != 0;
-  if (shares_memory) return Forward(frame);
   long r;
   if (!g_runtime.has_started() && ForkNear(frame, &r)) return r;
   r = OnNearStack(&ForkFar, *frame);
   return r == kTrappedOnNearStack ? Forward(frame) : r;  // Its filter traps it again, here.
+}
+
+// --- clone
+
+namespace {
+
+constexpr uint64_t kFirstFramesBytes = 16 * 1024;
+
+// `call` (clone or clone3) as a clone3. False if it is none that we know.
+bool ReadClone(const GuardFrame& call, clone_args* args) {
+  *args = {};
+  if (call.number == SYS_clone3)
+    return call.args[1] >= CLONE_ARGS_SIZE_VER0 && call.args[1] <= sizeof(*args) &&
+           CopyIn(args, call.args[0], call.args[1]);
+  args->flags = static_cast<uint32_t>(call.args[0]) & ~uint32_t{CSIGNAL};
+  args->exit_signal = call.args[0] & CSIGNAL;
+  args->stack = call.args[1];
+  args->parent_tid = args->pidfd = call.args[2];
+  args->child_tid = call.args[3];
+  args->tls = call.args[4];
+  return true;
+}
+
+// `args` as clone's on the parent's stack. False if clone cannot do it, or if what the child shares would be
+// the runtime's too: the table of descriptors, thread-local storage.
+bool AsFork(const clone_args& args, GuardFrame* fork) {
+  constexpr uint64_t kBoth = CLONE_PIDFD | CLONE_PARENT_SETTID;
+  if ((args.flags & (CLONE_VM | CLONE_FILES | CLONE_SETTLS)) != 0 || (args.flags & kBoth) == kBoth ||
+      args.flags > UINT32_MAX || (args.flags & CSIGNAL) != 0 || args.exit_signal > CSIGNAL ||
+      args.set_tid_size != 0)
+    return false;
+  const uint64_t told = (args.flags & CLONE_PIDFD) != 0 ? args.pidfd : args.parent_tid;
+  *fork = {SYS_clone, {args.flags | args.exit_signal, 0, told, args.child_tid}, 0};
+  return true;
+}
+
+// The kernel writes ids while far memory is on its way to the child: those that belong there are put there
+// afterwards.
+long ForkAsClone(GuardFrame* fork) {
+  constexpr uint64_t kTellParent = CLONE_PIDFD | CLONE_PARENT_SETTID;
+  constexpr uint64_t kTellChild = CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+  static thread_local int t_told;  // The program's stack may be far, too.
+  const auto [flags, stack, parent_tid, child_tid, tls, none] = fork->args;
+  const bool parent_far = (flags & kTellParent) != 0 && InArena(parent_tid);
+  const bool child_far = (flags & kTellChild) != 0 && InArena(child_tid);
+  if (parent_far) fork->args[2] = reinterpret_cast<uint64_t>(&t_told);
+  if (child_far) fork->args[0] &= ~kTellChild;
+  const long r = GuardFork(fork);
+  if (r > 0 && parent_far) CopyOut(parent_tid, &t_told, sizeof(t_told));
+  if (r == 0 && child_far && (flags & CLONE_CHILD_SETTID) != 0) {
+    const auto id = static_cast<pid_t>(sys::Call(SYS_gettid));
+    CopyOut(child_tid, &id, sizeof(id));
+  }
+  return r;
+}
+
+// How a clone goes on, for entry.S.
+struct Cloned {
+  enum : uint64_t { kNotYet = 0, kOnItsStack = 1 };  // Or a stack: the child's, which is to go on there.
+  uint64_t how;
+  long result;
+};
+
+}  // namespace
+
+// From entry.S, for each clone of libc's, syscall(2) included; on the caller's stack.
+//
+// One that forks is carried out here. Of one that starts a thread, what the kernel writes to by itself must
+// not be evicted if the program supplied the stack in far memory: the thread's descriptor (rseq, the word
+// that tells of its end). Nor must the first frames, until the thread has its near stack.
+extern "C" __attribute__((visibility("hidden"))) Cloned farpool_clone(const GuardFrame* call) {
+  constexpr Cloned kNotYet = {Cloned::kNotYet, 0};
+  clone_args args;
+  if (!ReadClone(*call, &args)) return kNotYet;
+  const uint64_t sp = args.stack + args.stack_size;
+  if ((args.flags & CLONE_VM) == 0) {
+    GuardFrame fork;
+    if (!AsFork(args, &fork)) return kNotYet;
+    const long r = ForkAsClone(&fork);
+    return {r == 0 && sp != 0 ? sp : uint64_t{Cloned::kOnItsStack}, r};
+  }
+  if ((args.flags & (CLONE_SETTLS | CLONE_VFORK)) == 0) StorageIsShared();
+  if (!InArena(sp) || !g_runtime.has_started()) return kNotYet;
+  const bool thread = (args.flags & CLONE_SETTLS) != 0 && args.tls >= sp && args.tls - sp < kFirstFramesBytes;
+  KeepNear(sp - kFirstFramesBytes, thread ? args.tls + kPageBytes : sp);
+  return kNotYet;
 }
 
 // --- exec

@@ -41,7 +41,6 @@ constexpr uint64_t kBrkPages = (uint64_t{1} << 40) / kPageBytes;  // The far hea
 uint64_t g_brk_pages = 0;  // Of the far heap, mapped now. Guarded by the engine's lock.
 uint64_t g_search_from = kBrkPages;
 // Kept near at the top of a thread's stack in far memory.
-constexpr uint64_t kFirstFramesBytes = 16 * 1024;
 bool g_brk_refused = false;
 bool g_taking_over = false;  // TakeOverBreak(): what libc maps now stays near.
 
@@ -148,6 +147,22 @@ long NearMmap(GuardFrame* frame) {
   return Forward(frame);
 }
 
+// Reservations of one size, each given back at once because it was not where the program wanted it.
+struct Insisting {
+  uint64_t pages = 0;
+  uint64_t first = UINT64_MAX;  // Of the last one, until it is given back.
+  unsigned times = 0;
+} g_insisting;  // Under the engine's lock.
+
+// Whether a program that asks for `pages` of address space takes them nowhere but where it asks: by now it
+// has given back more of them than one that merely prefers a place would. (The JVM gives up after 19 at most,
+// for compressed pointers; ZGC before Java 21 tries 8186 times.)
+bool Insists(uint64_t pages) {
+  constexpr unsigned kTimes = 64;
+  if (g_insisting.pages != pages || g_insisting.first != UINT64_MAX) g_insisting = {.pages = pages};
+  return g_insisting.times >= kTimes;
+}
+
 long FarMmap(GuardFrame* frame) {
   const uint64_t address = frame->args[0];
   const uint64_t bytes = frame->args[1];
@@ -181,6 +196,8 @@ long FarMmap(GuardFrame* frame) {
     return r;
   }
   const uint64_t pages = PagesOf(bytes);
+  const bool elsewhere = address != 0 && !InArena(address) && protection == PROT_NONE;
+  if (elsewhere && Insists(pages)) return NearMmap(frame);
   const bool hint_is_free = InArena(address) &&
                             ArenaRange(address & ~(kPageBytes - 1), bytes, &first, &last) &&
                             first >= kBrkPages && engine.areas().Free(first, last);
@@ -188,6 +205,7 @@ long FarMmap(GuardFrame* frame) {
   if (first == UINT64_MAX) return -ENOMEM;
   const long r = MapLocked(first, first + pages, protection);
   if (r != 0) return r;
+  if (elsewhere) g_insisting.first = first;
   return static_cast<long>(AddressOf(first));
 }
 
@@ -199,6 +217,10 @@ long FarMunmap(GuardFrame* frame) {
   if (!EnsureStarted()) return sys::Call(SYS_munmap, address, bytes);
   ExclusiveLock hold(g_runtime.engine);
   const long r = UnmapLocked(first, last);
+  if (first == g_insisting.first && last - first == g_insisting.pages) {
+    g_insisting.first = UINT64_MAX;
+    ++g_insisting.times;
+  }
   if (first >= kBrkPages && first < g_search_from) g_search_from = first;
   return r;
 }
@@ -610,8 +632,8 @@ long GuardBrk(uint64_t address) {
 
 namespace {
 
-// Makes the pages of [args[0], args[1]) near for good, contents and all.
-long KeepNear(GuardFrame* frame) {
+// [args[0], args[1]), see KeepNear.
+long KeepPagesNear(GuardFrame* frame) {
   Engine& engine = *g_runtime.engine;
   const uint64_t last = PageOf(frame->args[1] + kPageBytes - 1);
   for (uint64_t page = PageOf(frame->args[0]); page < last;) {
@@ -634,30 +656,6 @@ long KeepNear(GuardFrame* frame) {
 
 }  // namespace
 
-}  // namespace farpool
+void KeepNear(uintptr_t begin, uintptr_t end) { OnNearStack(&KeepPagesNear, {0, {begin, end}, 0}); }
 
-// From entry.S, before libc starts a thread. What the kernel writes to by itself must not be evicted if the
-// program supplied the stack in far memory: the thread's descriptor (rseq, the word that tells of its end).
-// Nor must the first frames, until the thread has its near stack.
-extern "C" __attribute__((visibility("hidden"))) void farpool_before_clone(const farpool::GuardFrame* frame) {
-  using namespace farpool;
-  uint64_t flags, sp, descriptor;
-  if (frame->number == SYS_clone3) {
-    clone_args args;
-    if (InArena(frame->args[0]) || frame->args[1] < 64) return;
-    std::memcpy(&args, reinterpret_cast<const void*>(frame->args[0]), 64);
-    flags = args.flags;
-    sp = args.stack + args.stack_size;
-    descriptor = args.tls;
-  } else {
-    flags = frame->args[0];
-    sp = frame->args[1];
-    descriptor = frame->args[4];
-  }
-  if ((flags & CLONE_VM) == 0) return;
-  if ((flags & (CLONE_SETTLS | CLONE_VFORK)) == 0) StorageIsShared();
-  if (!InArena(sp) || !g_runtime.has_started()) return;
-  const bool thread = (flags & CLONE_SETTLS) != 0 && descriptor >= sp && descriptor - sp < kFirstFramesBytes;
-  const uint64_t end = thread ? descriptor + kPageBytes : sp;
-  OnNearStack(&KeepNear, {0, {sp - kFirstFramesBytes, end}, 0});
-}
+}  // namespace farpool

@@ -47,6 +47,8 @@ compare fork "$(mib 32)M" "$programs/forker" fork "$(mib 96)"
 compare _Fork "$(mib 32)M" "$programs/forker" _Fork "$(mib 96)"
 compare syscall-fork "$(mib 32)M" "$programs/forker" syscall-fork "$(mib 96)"
 compare clone "$(mib 32)M" "$programs/forker" clone "$(mib 96)"
+compare clone3 "$(mib 32)M" "$programs/forker" clone3 "$(mib 96)"
+compare clone-stack "$(mib 32)M" "$programs/forker" clone-stack "$(mib 96)"
 compare fork-threads "$(mib 32)M" "$programs/forker" threads "$(mib 96)"
 compare threads "$(mib 64)M" "$programs/threads" "$(mib 160)"
 compare cancelled "$(mib 32)M" "$programs/cancelled" "$(mib 64)"
@@ -65,6 +67,7 @@ if as_user unshare -r true 2>/dev/null; then  # Not for every user, nor inside a
   compare namespaces "$(mib 32)M" unshare -r -n -m -p -f "$programs/pagewalker" "$(mib 64)"
 fi
 compare static-child 32M sh -c '"$0/static"; "$0/static" && exec "$0/pagewalker" 64' "$programs"
+compare legacy-layout 32M setarch -L "$programs/pagewalker" 64
 compare golike 32M sh -c '"$0/golike" "$0/pagewalker" 64' "$programs"
 # A child of 32 bits runs as ever, near.
 if wanted i386-child; then
@@ -430,7 +433,7 @@ if wanted kernel-count; then
   runner=$!
   sampled=$(python3 - "$runner" <<'PY'
 import os, signal, sys, time
-RANGES = ((0x1c4000000000, 0x1c8000000000), (0x200000000000, 0x300000000000))  # Staging, the far arena.
+RANGES = ((0x1c4000000000, 0x1c8000000000), (0x300000000000, 0x400000000000))  # Staging, the far arena.
 
 def children(pid):
     found = []

@@ -18,6 +18,7 @@
 #include "base/fd.h"
 #include "base/uffd_abi.h"
 #include "cli/doctor/check.h"
+#include "farpool/hints.h"
 #include "farpool/types.h"
 
 namespace farpool {
@@ -25,10 +26,6 @@ namespace farpool {
 namespace {
 
 using Verdict = Check::Verdict;
-
-// Where the arena lies and how large it is.
-constexpr uintptr_t kArenaBase = 0x200000000000;
-constexpr size_t kArenaBytes = size_t{1} << 44;
 
 std::string ErrnoText(int error) { return strerror(error); }
 
@@ -186,11 +183,11 @@ void CheckUserfaultfd(std::vector<Check>* checks) {
 }
 
 void CheckArena(std::vector<Check>* checks) {
-  Mapped arena(reinterpret_cast<void*>(kArenaBase), kArenaBytes, PROT_NONE,
+  Mapped arena(reinterpret_cast<void*>(FARPOOL_FAR_BASE), FARPOOL_FAR_BYTES, PROT_NONE,
                MAP_NORESERVE | MAP_FIXED_NOREPLACE);
   // Read before anything else can change it. Kernels before 4.17 take the address as a hint.
   const int error = arena.valid() ? 0 : errno;
-  if (error == 0 && arena.address() == kArenaBase) {
+  if (error == 0 && arena.address() == FARPOOL_FAR_BASE) {
     const Fd uffd = WatchWithSigbus(arena);
     if (uffd.valid()) {
       checks->push_back({"address space", Verdict::kOk, "16 TiB reserved and watched", ""});
@@ -202,7 +199,7 @@ void CheckArena(std::vector<Check>* checks) {
   }
   checks->push_back(
       {"address space", Verdict::kFail,
-       "16 TiB at 0x200000000000: " + (error == 0 ? "another place was given" : ErrnoText(error)),
+       "16 TiB at 0x300000000000: " + (error == 0 ? "another place was given" : ErrnoText(error)),
        "Far memory lies in one reserved range. Lift the limit on address space (ulimit -v "
        "unlimited); a sanitizer or emulator that owns this range cannot be combined with farpool."});
 }

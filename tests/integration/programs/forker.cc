@@ -1,11 +1,14 @@
 // forker KIND [MiB]: processes that fork with much heap memory each keep exactly their own view of it.
-// KIND: fork, _Fork, syscall-fork, clone, or threads (fork while other threads keep touching memory).
-// The parent forks three children, the first of which forks a grandchild; between and after the forks
-// everybody rewrites blocks of his own and blocks that all rewrite, and verifies every block. Children report
-// by status.
+// KIND: fork, _Fork, syscall-fork, clone, clone3, clone-stack (libc's clone, with a stack in far memory), or
+// threads (fork while other threads keep touching memory). The parent forks three children, the first of
+// which forks a grandchild; between and after the forks everybody rewrites blocks of his own and blocks that
+// all rewrite, and verifies every block. Children report by status.
 
+#include <linux/sched.h>
 #include <pthread.h>
 #include <sched.h>
+#include <setjmp.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -21,10 +24,48 @@ constexpr size_t kUnit = 4096;  // What is rewritten at a time; not aligned to p
 constexpr size_t kWords = kUnit / sizeof(uint64_t);
 constexpr uint64_t kVersions = 1u << 24;  // A word is a function of its place, with the version mixed in.
 
+// Who was forked is told in far memory.
+pid_t Clone() {
+  struct Ids {
+    pid_t parents, childs;
+    uint64_t beside[kWords];
+  };
+  static auto* const ids = static_cast<Ids*>(
+      mmap(nullptr, 256 * sizeof(Ids), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  CHECK(ids != MAP_FAILED, "mmap of ids");
+  static int forks = 0;
+  Ids& here = ids[forks++];
+  for (uint64_t& word : here.beside) word = 1;
+  const auto child = static_cast<pid_t>(syscall(SYS_clone, CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | SIGCHLD,
+                                                nullptr, &here.parents, &here.childs, nullptr));
+  CHECK(here.parents == (child > 0 ? child : 0), "the parent was told %d of %d", here.parents, child);
+  CHECK(here.childs == (child == 0 ? getpid() : 0), "the child was told %d", here.childs);
+  for (const uint64_t word : here.beside) CHECK(word == 1, "beside the ids");
+  return child;
+}
+
+// The child goes back to the caller's frames, which it has a copy of.
+pid_t CloneWithStack() {
+  constexpr size_t kBytes = 256 * 1024;
+  static std::byte* const stack = static_cast<std::byte*>(
+      mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  CHECK(stack != MAP_FAILED, "mmap of a stack");
+  static jmp_buf caller;
+  if (_setjmp(caller) != 0) return 0;
+  const auto go_back = [](void*) -> int { longjmp(caller, 1); };
+  return clone(go_back, stack + kBytes, SIGCHLD, nullptr);
+}
+
 pid_t Fork(const char* kind) {
   if (strcmp(kind, "_Fork") == 0) return _Fork();
   if (strcmp(kind, "syscall-fork") == 0) return static_cast<pid_t>(syscall(SYS_fork));
-  if (strcmp(kind, "clone") == 0) return static_cast<pid_t>(syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
+  if (strcmp(kind, "clone") == 0) return Clone();
+  if (strcmp(kind, "clone3") == 0) {
+    clone_args args = {};
+    args.exit_signal = SIGCHLD;
+    return static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof(args)));
+  }
+  if (strcmp(kind, "clone-stack") == 0) return CloneWithStack();
   return fork();
 }
 

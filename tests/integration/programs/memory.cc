@@ -307,6 +307,42 @@ void Files() {
   printf("memory: files\n");
 }
 
+// What ZGC does: address space for one heap that it sees at three places, a power of two apart, and no other
+// will do. Where it is, it is as good as any.
+void Insisting() {
+  constexpr uint64_t kViews[] = {uint64_t{1} << 42, uint64_t{1} << 43, uint64_t{1} << 44};
+  constexpr size_t kBytes = 64 << 20;
+  const auto reserve_at = [](uint64_t address) {
+    void* const map = mmap(reinterpret_cast<void*>(address), kBytes, PROT_NONE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(map != MAP_FAILED, "mmap: %s", strerror(errno));
+    if (reinterpret_cast<uint64_t>(map) == address) return true;
+    CHECK(munmap(map, kBytes) == 0, "munmap");
+    return false;
+  };
+  uint64_t offset = 0;
+  const auto reserve = [&] {
+    for (int view = 0; view < 3; ++view) {
+      if (reserve_at(kViews[view] + offset)) continue;
+      while (view-- > 0) munmap(reinterpret_cast<void*>(kViews[view] + offset), kBytes);
+      return false;
+    }
+    return true;
+  };
+  while (!reserve()) {
+    offset += kBytes;
+    CHECK(offset < 4096 * kBytes, "not where the program wants it");
+  }
+  auto* words = reinterpret_cast<uint64_t*>(kViews[2] + offset);
+  CHECK(mprotect(words, kBytes, PROT_READ | PROT_WRITE) == 0, "mprotect: %s", strerror(errno));
+  for (size_t i = 0; i < kBytes / 8; i += 512) words[i] = Mix(i);
+  Stir();
+  for (size_t i = 0; i < kBytes / 8; i += 512) CHECK(words[i] == Mix(i), "word %zu", i);
+  for (const uint64_t view : kViews)
+    CHECK(munmap(reinterpret_cast<void*>(view + offset), kBytes) == 0, "munmap");
+  printf("memory: insisting\n");
+}
+
 // What a generator of code asks for: memory that jumps from the program's own reach.
 void ByCode() {
   const auto code = reinterpret_cast<intptr_t>(&ByCode);
@@ -377,6 +413,7 @@ int main(int argc, char** argv) {
   Attached();
   Rings();
   Limited();
+  Insisting();
   ByCode();
   Devices();
   printf("memory: all verified\n");

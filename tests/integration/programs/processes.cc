@@ -12,7 +12,7 @@
 // - credentials: gives up rights, which no thread may keep
 // - code: mappings that are written, executed and read; a library loaded late
 // - limits: few descriptors allowed before memory is used
-// - unseen: forks by an instruction of its own
+// - unseen: forks by an instruction of its own, or that share the table of descriptors
 // - output: forks while several threads write through stdio whose buffers were not touched for long
 // - exit: its only thread ends, nobody ends the process
 // - abort: ends itself with a core
@@ -570,7 +570,7 @@ void Unseen(Heap* heap) {
   for (int i = 0; i < 8; ++i) {
     long child = SYS_fork;
     if (i % 4 == 3) {
-      child = clone(body, stack + sizeof(stack), SIGCHLD, i < 4 ? heap : nullptr);
+      child = clone(body, stack + sizeof(stack), CLONE_FILES | SIGCHLD, i < 4 ? heap : nullptr);
     } else {
       asm volatile("syscall" : "+a"(child) : : "rcx", "r11", "memory");
     }
