@@ -595,8 +595,10 @@ void Engine::DiscardLocked(uint64_t first, uint64_t last) {
   uint64_t far_pages = 0;
   uint64_t run_first = 0, run_last = 0;  // Resident pages whose memory goes back in one call.
   auto drop_run = [&] {
-    if (run_first < run_last)
-      sys::Call(SYS_madvise, PageAt(run_first), (run_last - run_first) * kPageBytes, MADV_DONTNEED);
+    const long r = run_first == run_last ? 0
+                                         : sys::Call(SYS_madvise, PageAt(run_first),
+                                                     (run_last - run_first) * kPageBytes, MADV_DONTNEED);
+    FARPOOL_ASSERT(r == 0);  // Who maps the range next would find what is there now.
     run_first = run_last = 0;
   };
   for (uint64_t page = first; page < last;) {

@@ -40,7 +40,6 @@ static_assert(FARPOOL_FAR_BASE == kArenaBase && FARPOOL_FAR_BYTES == kArenaBytes
 constexpr uint64_t kBrkPages = (uint64_t{1} << 40) / kPageBytes;  // The far heap's share of the arena: 1 TiB.
 uint64_t g_brk_pages = 0;  // Of the far heap, mapped now. Guarded by the engine's lock.
 uint64_t g_search_from = kBrkPages;
-// Kept near at the top of a thread's stack in far memory.
 bool g_brk_refused = false;
 bool g_taking_over = false;  // TakeOverBreak(): what libc maps now stays near.
 
@@ -99,8 +98,8 @@ void ReclaimForeign(uint64_t first, uint64_t last) {
 long UnmapLocked(uint64_t first, uint64_t last) {
   Engine& engine = *g_runtime.engine;
   if (engine.areas().Free(first, last)) return 0;
+  ReclaimForeign(first, last);  // First: a driver's mapping takes no advice, nor what lies behind it.
   engine.DiscardLocked(first, last);
-  ReclaimForeign(first, last);
   if (!engine.areas().Clear(first, last)) return -ENOMEM;
   const long r = Protect(first, last, PROT_NONE);
   if (r == 0) LeaveOutOfCoreFiles(first, last);
@@ -396,6 +395,58 @@ long FarMadvise(GuardFrame* frame) {
   }
 }
 
+// mremap of what is the kernel's in the arena: it stays that, wherever it goes, and what it leaves is
+// reserved again.
+long RemapForeign(const GuardFrame& frame, uint64_t first, uint64_t last, const Area& area) {
+  const uint64_t old_address = frame.args[0];
+  const uint64_t old_bytes = frame.args[1];
+  const uint64_t new_bytes = frame.args[2];
+  const uint64_t flags = frame.args[3];
+  const uint64_t end = first + PagesOf(new_bytes);
+  AreaMap& areas = g_runtime.engine->areas();
+  const auto foreign = [&](uint64_t from, uint64_t to) {
+    if (!areas.Set(from, to, area.protection, true)) Fatal(Status::Exhausted("too many mappings"));
+  };
+  if ((flags & MREMAP_DONTUNMAP) != 0) return -EINVAL;
+  const bool fixed = (flags & MREMAP_FIXED) != 0;
+  if (!fixed && end <= last) {
+    const long r = UnmapLocked(end, last);
+    return r != 0 ? r : static_cast<long>(old_address);
+  }
+  if (!fixed && end <= kArenaPages && areas.Free(last, end)) {
+    sys::Call(SYS_munmap, AddressOf(last), (end - last) * kPageBytes);
+    const long r = sys::Call(SYS_mremap, old_address, old_bytes, new_bytes, 0);
+    if (sys::Failed(r)) {
+      Reclaim(last, end);
+    } else {
+      foreign(first, end);
+      return r;
+    }
+  }
+  if ((flags & MREMAP_MAYMOVE) == 0) return fixed ? -EINVAL : -ENOMEM;
+  uint64_t target = frame.args[4];
+  if (!fixed) {
+    const uint64_t place = FindPlace(end - first);
+    if (place == UINT64_MAX) return -ENOMEM;
+    target = AddressOf(place);
+  }
+  uint64_t to = 0, to_last = 0;  // Nothing, where it goes elsewhere.
+  if (InArena(target)) {
+    if (!ArenaRange(target, new_bytes, &to, &to_last) || (to < last && to_last > first)) return -EINVAL;
+    if (long r = UnmapLocked(to, to_last); r != 0) return r;
+  }
+  const long r =
+      sys::Call(SYS_mremap, old_address, old_bytes, new_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target);
+  if (sys::Failed(r)) {
+    if (to < to_last) Reclaim(to, to_last);  // It may have gone first.
+    return r;
+  }
+  if (to < to_last) foreign(to, to_last);
+  Reclaim(first, last);
+  if (!areas.Clear(first, last)) Fatal(Status::Exhausted("too many mappings"));
+  return r;
+}
+
 // mremap of far memory to a fixed near place: mapped afresh there and copied. No lock is held while copying,
 // since the copy itself faults.
 long MoveNear(const GuardFrame* frame) {
@@ -411,6 +462,7 @@ long MoveNear(const GuardFrame* frame) {
     ExclusiveLock hold(g_runtime.engine);
     const Area* area = g_runtime.engine->areas().Find(first);
     if (area == nullptr || area->last < last) return -EFAULT;
+    if (area->foreign) return RemapForeign(*frame, first, last, *area);
     protection = area->protection;
   }
   const long map = sys::Call(SYS_mmap, to, new_bytes, PROT_READ | PROT_WRITE,
@@ -458,7 +510,7 @@ long FarMremap(GuardFrame* frame) {
   const Area* found = engine.areas().Find(first);
   if (found == nullptr || found->last < last) return -EFAULT;
   const Area area = *found;
-  if (area.foreign) return -ENOMEM;  // The kernel could move it out of the arena's accounting: refused.
+  if (area.foreign) return RemapForeign(*frame, first, last, area);
   const bool keep_old = (flags & MREMAP_DONTUNMAP) != 0;
   if ((flags & MREMAP_FIXED) == 0 && !keep_old) {
     if (new_pages <= old_pages) {

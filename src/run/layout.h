@@ -1,8 +1,9 @@
 #pragma once
 // Fixed places in the address space of a program under `farpool run`, where neither the kernel nor the loader
 // puts anything: mappings grow down from the top, programs lie at two thirds of it, and where mappings grow
-// up (the legacy layout) they begin at a third, anywhere in 1 TiB. Java's collectors and sanitizers want the
-// lower quarter. Fixed so that one constant seccomp filter and one trampoline serve every process.
+// up (the legacy layout) they begin at a third, anywhere in 1 TiB. The lower third is for programs
+// that want places of their own: Java's collectors, Lisps, sanitizers. Fixed so that one constant seccomp
+// filter and one trampoline serve every process.
 
 #include <cstddef>
 #include <cstdint>
@@ -11,17 +12,16 @@
 
 namespace farpool {
 
-// Close together, so that they share page tables: what every process maps, and what those with far memory do.
-inline constexpr uintptr_t kTrampoline = 0x1c0000000000;             // One page: syscall; ret.
-inline constexpr uintptr_t kSegmentBase = kTrampoline + kPageBytes;  // RunSegment, 16 GiB of address space.
-inline constexpr uintptr_t kTableBase = 0x1c1000000000;              // Page table, 96 GiB of it.
-inline constexpr uintptr_t kStagingBase = 0x1c4000000000;
 inline constexpr uintptr_t kArenaBase = 0x300000000000;  // Exactly the addresses with bits 44.. == 3.
 inline constexpr size_t kArenaBytes = size_t{1} << 44;
 inline constexpr uint64_t kArenaPages = kArenaBytes / kPageBytes;
-inline constexpr uintptr_t kSlabWindow =
-    kArenaBase + kArenaBytes;  // Slab i is mapped at + i * 1 GiB, 16 TiB in all.
+inline constexpr uintptr_t kSlabWindow = 0x400000000000;  // Slab i is mapped at + i * 1 GiB, 16 TiB in all.
 inline constexpr size_t kSlabStride = size_t{1} << 30;
+// Close together, so that they share page tables: what every process maps, and what those with far memory do.
+inline constexpr uintptr_t kTrampoline = 0x500000000000;             // One page: syscall; ret.
+inline constexpr uintptr_t kSegmentBase = kTrampoline + kPageBytes;  // RunSegment, 16 GiB of address space.
+inline constexpr uintptr_t kTableBase = 0x501000000000;              // Page table, 96 GiB of it.
+inline constexpr uintptr_t kStagingBase = 0x504000000000;
 
 inline constexpr bool InArena(uintptr_t address) { return address >> 44 == kArenaBase >> 44; }
 

@@ -433,7 +433,7 @@ if wanted kernel-count; then
   runner=$!
   sampled=$(python3 - "$runner" <<'PY'
 import os, signal, sys, time
-RANGES = ((0x1c4000000000, 0x1c8000000000), (0x300000000000, 0x400000000000))  # Staging, the far arena.
+RANGES = ((0x300000000000, 0x400000000000), (0x504000000000, 0x508000000000))  # The far arena, staging.
 
 def children(pid):
     found = []
@@ -450,7 +450,7 @@ def resident(pid):
     # Only the program itself: what waits for a stopped child may stop too.
     total, inside = 0, False
     try:
-        if not any(int(line.split("-")[0], 16) >> 44 == 2 for line in open(f"/proc/{pid}/maps")):
+        if not any(int(line.split("-")[0], 16) >> 44 == 3 for line in open(f"/proc/{pid}/maps")):
             return 0
         os.kill(pid, signal.SIGSTOP)
         while open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] not in "TtZX":

@@ -257,6 +257,12 @@ void Rings() {
     CHECK(waitpid(child, &status, 0) == child && status == 0, "child: %x", static_cast<unsigned>(status));
   }
   if (fd >= 0) close(fd);
+  Verify(large, 64 * kPage, 15, "before the ring");
+  Verify(large + 66 * kPage, kLarge - 66 * kPage, 15 + 66 * kPage, "behind the ring");
+  munmap(large, kLarge);
+  CHECK(mmap(large, kLarge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == large,
+        "mmap: %s", strerror(errno));
+  VerifyZero(large, kLarge, "where the ring was");
   munmap(large, kLarge);
   printf("memory: rings\n");
 }
@@ -305,6 +311,64 @@ void Files() {
   munmap(large, kLarge);
   close(fd);
   printf("memory: files\n");
+}
+
+// A file's mapping grows, shrinks and goes elsewhere, and is still the file's; what it leaves is as before
+// it.
+void MovedFiles() {
+  constexpr int kPages = 64;
+  char name[] = "/tmp/farpool-memory-XXXXXX";
+  const int fd = mkstemp(name);
+  CHECK(fd >= 0 && unlink(name) == 0 && ftruncate(fd, kPages * kPage) == 0, "mkstemp");
+  char* const large = Map(kLarge, 12);
+  char* at = large + 4 * kPage;
+  int version = 0;
+  const auto verify = [&](int pages) {
+    ++version;
+    for (int i = 0; i < pages; ++i) at[i * kPage] = static_cast<char>(version + i);
+    char byte;
+    for (int i = 0; i < pages; ++i)
+      CHECK(pread(fd, &byte, 1, i * kPage) == 1 && byte == static_cast<char>(version + i),
+            "page %d of the file after %d moves", i, version - 1);
+  };
+  CHECK(mmap(at, 4 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == at, "shared");
+  verify(4);
+  CHECK(mremap(at, 4 * kPage, 2 * kPage, 0) == at, "shrink: %s", strerror(errno));
+  verify(2);
+  CHECK(mmap(at + 2 * kPage, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+            at + 2 * kPage,
+        "behind it: %s", strerror(errno));
+  VerifyZero(at + 2 * kPage, kPage, "behind it");
+  CHECK(mremap(at, 2 * kPage, 4 * kPage, 0) == MAP_FAILED && errno == ENOMEM, "grown over another mapping");
+  CHECK(munmap(at + 2 * kPage, 8 * kPage) == 0, "munmap");
+  CHECK(mremap(at, 2 * kPage, 8 * kPage, 0) == at, "grow: %s", strerror(errno));
+  verify(8);
+  char* const left = at;
+  at = static_cast<char*>(mremap(left, 8 * kPage, 2 * kLarge, MREMAP_MAYMOVE));
+  CHECK(at != MAP_FAILED, "grow and move: %s", strerror(errno));
+  verify(kPages);
+  CHECK(mmap(left, 6 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == left,
+        "where it was: %s", strerror(errno));
+  VerifyZero(left, 6 * kPage, "where it was");
+  memset(left, 1, 6 * kPage);
+  char* const beside = large + 30 * kPage;
+  CHECK(mremap(at, kPages * kPage, kPages * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, beside) == beside,
+        "over other memory: %s", strerror(errno));
+  CHECK(munmap(at + kPages * kPage, 2 * kLarge - kPages * kPage) == 0, "munmap");
+  at = beside;
+  verify(kPages);
+  auto* const near = static_cast<char*>(mmap(nullptr, 8 * kPage, PROT_NONE, MAP_SHARED, fd, 0));
+  CHECK(mremap(at, 8 * kPage, 8 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, near) == near, "near: %s",
+        strerror(errno));
+  at = near;
+  verify(8);
+  Stir();
+  for (size_t i = 0; i < 6 * kPage; ++i) CHECK(left[i] == 1, "where it was, byte %zu", i);
+  Verify(large, 4 * kPage, 12, "before the file");
+  munmap(near, 8 * kPage);
+  munmap(large, kLarge);
+  close(fd);
+  printf("memory: moved files\n");
 }
 
 // What ZGC does: address space for one heap that it sees at three places, a power of two apart, and no other
@@ -413,6 +477,7 @@ int main(int argc, char** argv) {
   Attached();
   Rings();
   Limited();
+  MovedFiles();
   Insisting();
   ByCode();
   Devices();
