@@ -25,11 +25,6 @@ namespace {
 constexpr unsigned kFirstTouchPages = 4;
 // While less than half the limit is in use memory is not scarce: more at once.
 constexpr unsigned kFirstTouchPagesPlenty = 16;
-// A fault behind where a stream was expected still belongs to it within this part of its window.
-constexpr uint64_t kStreamSlackShare = 8;
-// And so many, if what lies between is resident.
-constexpr uint64_t kStreamSkip = 8192;
-constexpr unsigned kStreamWindowMin = 2;
 // Flights of more pages tell how long streams take.
 constexpr unsigned kStreamPagesMin = 16;
 // Tries to place a frame that the kernel calls busy; most of them yield the processor.
@@ -48,15 +43,7 @@ void PopulateTable(PageEntry* first, PageEntry* last) {
 Status Engine::Init(const EngineConfig& config) {
   config_ = config;
   areas_.Init(config.arena_pages);
-  const uint64_t groups = config.arena_pages / kGroupPages;
-  const long map = sys::Call(SYS_mmap, nullptr, groups * sizeof(Group), PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (sys::Failed(map))
-    return Status::FromErrno("mmap of the group table (a limit, ulimit -d or -v?)", static_cast<int>(-map));
-  groups_ = reinterpret_cast<Group*>(map);
-  // Sparse.
-  sys::Call(SYS_madvise, map, groups * sizeof(Group), MADV_DONTDUMP);
-  sys::Call(SYS_madvise, map, groups * sizeof(Group), MADV_NOHUGEPAGE);
+  if (Status s = groups_.Init(config.arena_pages / kGroupPages); !s.ok()) return s;
   const long zeros = sys::Call(SYS_mmap, nullptr, kZeroBytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (sys::Failed(zeros)) return Status::FromErrno("mmap of zeros", static_cast<int>(-zeros));
   zeros_ = reinterpret_cast<std::byte*>(zeros);
@@ -258,13 +245,11 @@ void Engine::WakeLandingWaiters() {
   if (landing_waiters_ > 0) sys::Call(SYS_futex, &landings_, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
 
-// Whether a stream has gone over [first, last) without a fault.
 bool Engine::Passed(uint64_t first, uint64_t last) const {
-  if (last - first > kStreamSkip) return false;
   for (uint64_t page = first; page < last;) {
-    const Group& group = groups_[page / kGroupPages];
-    if (group.resident == 0) return false;
-    if (group.resident == kGroupPages) {
+    const unsigned resident = groups_[page / kGroupPages].resident;
+    if (resident == 0) return false;
+    if (resident == kGroupPages) {
       page = (page / kGroupPages + 1) * kGroupPages;
     } else if (config_.table[page++].state != PageEntry::State::kResident) {
       return false;
@@ -273,65 +258,17 @@ bool Engine::Passed(uint64_t first, uint64_t last) const {
   return true;
 }
 
-// Several interleaved scans, also of several threads, each keep their own stream.
 Engine::Stream* Engine::StreamOf(uint64_t page) {
-  Stream* oldest = &streams_[0];
-  ++stream_clock_;
-  for (Stream& s : streams_) {
-    if (s.asked == page + 1) return &s;  // Once more: there were no frames.
-    // Only one that has gone on before is looked for behind what is resident: most are random touches.
-    const auto continues = [&](uint64_t from, uint64_t to) {
-      return to - from <= s.window / kStreamSlackShare || (s.window > 1 && Passed(from, to));
-    };
-    const bool up = s.next != 0 && page >= s.next && continues(s.next, page);
-    const bool down = page < s.previous && continues(page + 1, s.previous);
-    if (up || down) {
-      // The stream went on behind what was brought ahead: that was used.
-      if (s.ahead > 0) Count(config_.stats->prefetch_hits, s.ahead);
-      s.ahead = 0;
-      s.window = s.window * 2 < kStreamWindowMin ? kStreamWindowMin : s.window * 2;
-      if (s.window > kGroupPages) s.window = kGroupPages;
-      s.stamp = stream_clock_;
-      (up ? s.previous : s.next) = 0;
-      s.asked = page + 1;
-      return &s;
-    }
-    if (s.stamp < oldest->stamp) oldest = &s;
-  }
-  *oldest = Stream{page + 1, page, page + 1, 1, stream_clock_, 0};
-  return oldest;
-}
-
-template <typename Fits>
-Engine::Range Engine::Wanted(const Stream& stream, uint64_t page, const Area& area, Fits fits) {
-  const uint64_t group = page / kGroupPages * kGroupPages;
-  uint64_t first = page, last = page + 1;
-  const unsigned window = area.access == Access::kRandom       ? 1
-                          : area.access == Access::kSequential ? kGroupPages
-                                                               : stream.window;
-  if (stream.next != 0) {
-    const uint64_t end = group + kGroupPages < area.last ? group + kGroupPages : area.last;
-    while (last - page < window && last < end && fits(last)) ++last;
-  } else {
-    const uint64_t begin = group > area.first ? group : area.first;
-    while (page - first + 1 < window && first > begin && fits(first - 1)) --first;
-  }
-  return {first, static_cast<unsigned>(last - first)};
-}
-
-void Engine::GoOn(Stream* stream, Range got) {
-  stream->asked = 0;
-  if (stream->next != 0) stream->next = got.first + got.count;
-  if (stream->previous != 0) stream->previous = got.first;
+  Stream* const stream = streams_.Of(page, [&](uint64_t from, uint64_t to) { return Passed(from, to); });
+  // It went on behind what was brought ahead: that was used.
+  if (stream->ahead > 0) Count(config_.stats->prefetch_hits, stream->ahead);
+  stream->ahead = 0;
+  return stream;
 }
 
 void Engine::BecameResident(uint64_t page) {
   config_.table[page].state = PageEntry::State::kResident;
-  Group& group = GroupOf(page);
-  ++group.resident;
-  group.used = true;
-  if (group.away) CameBack(&group);
-  if (!group.queued) QueueGroup(page / kGroupPages, kPassing);
+  groups_.Arrived(page / kGroupPages);
   ++resident_;
 }
 
@@ -420,7 +357,7 @@ Status Engine::FirstTouch(uint64_t page, Flight* flight) {
   const uint64_t block = IsPlenty() ? kFirstTouchPagesPlenty : kFirstTouchPages;
   auto untouched = [&](uint64_t p) { return config_.table[p].state == PageEntry::State::kNone; };
   // What the stream wants, and the rest of the block.
-  auto [first, count] = Wanted(*stream, page, area, untouched);
+  auto [first, count] = Streams::Wanted(*stream, page, area, untouched);
   uint64_t last = first + count;
   while (last % block != 0 && last < area.last && untouched(last)) ++last;
   while (first % block != 0 && first > area.first && untouched(first - 1)) --first;
@@ -435,7 +372,7 @@ Status Engine::FirstTouch(uint64_t page, Flight* flight) {
   if (first + count <= page)
     first = page + 1 - count;  // Fewer frames than asked for: the page itself at least.
   config_.budget.AddFar(count);
-  GoOn(stream, {first, count});
+  Streams::GoOn(stream, {first, count});
   SetPages({first, count}, flight);
   return Status::Ok();
 }
@@ -486,7 +423,7 @@ Status Engine::SecondChance(uint64_t page, uint64_t address, Flight* flight) {
   if (!flight->ahead && !staging_.hot(frame / kGroupPages)) hot_pages_.Touched(config_.table[page].hot);
   Stream* const stream = StreamOf(page);
   // Neighbours that are staged as such.
-  const Range wanted = Wanted(*stream, page, flight->area, [&](uint64_t p) {
+  const Range wanted = Streams::Wanted(*stream, page, flight->area, [&](uint64_t p) {
     const PageEntry& entry = config_.table[p];
     return entry.state == PageEntry::State::kStaged && entry.frame + page == frame + p &&
            entry.frame / kGroupPages == frame / kGroupPages;
@@ -494,15 +431,14 @@ Status Engine::SecondChance(uint64_t page, uint64_t address, Flight* flight) {
   SetPages(wanted, flight);
   for (unsigned i = 0; i < wanted.count; ++i) flight->frames[i] = config_.table[wanted.first + i].frame;
   staging_.Unstage(flight->frames[0], flight->count);
-  GoOn(stream, wanted);
+  Streams::GoOn(stream, wanted);
   return Status::Ok();
 }
 
 Strides::Trend* Engine::TrendOf(uint64_t address, const Flight& flight) {
   if (flight.ahead || flight.area.access != Access::kNormal) return nullptr;
   const uint64_t page = address / kPageBytes;
-  for (const Stream& s : streams_)
-    if (s.window > kStreamWindowMin && (s.next == page || s.previous == page + 1)) return nullptr;
+  if (streams_.Expects(page)) return nullptr;
   Strides::Trend* const trend = strides_.GoesOn(address);
   if (trend == nullptr) return nullptr;
   // It went on behind what was brought ahead: that was used.
@@ -528,10 +464,10 @@ Engine::Pattern Engine::ChoosePages(uint64_t page, uint64_t address, Flight* fli
   Pattern pattern = {.stream = nullptr, .trend = TrendOf(address, *flight), .steps = 1};
   if (pattern.trend == nullptr) {
     pattern.stream = StreamOf(page);
-    SetPages(Wanted(*pattern.stream, page, flight->area,
-                    [&](uint64_t p) { return config_.table[p].state == PageEntry::State::kStored; }),
+    SetPages(Streams::Wanted(*pattern.stream, page, flight->area,
+                             [&](uint64_t p) { return config_.table[p].state == PageEntry::State::kStored; }),
              flight);
-    if (pattern.stream->window <= kStreamWindowMin && flight->area.access == Access::kNormal &&
+    if (pattern.stream->window <= Streams::kWindowMin && flight->area.access == Access::kNormal &&
         !flight->ahead)
       pattern.trend = strides_.Begins(address);
   }
@@ -578,7 +514,7 @@ Status Engine::Fetch(uint64_t page, uint64_t address, Flight* flight, PageIo* io
   }
   if (pattern.stream != nullptr) {
     const bool along = pattern.trend == nullptr;
-    GoOn(pattern.stream, along ? Range{flight->pages[0], count} : Range{page, 1});
+    Streams::GoOn(pattern.stream, along ? Range{flight->pages[0], count} : Range{page, 1});
     pattern.stream->ahead = along && !flight->ahead ? count - 1 : 0;
   }
   Count(config_.stats->pages_in, count);

@@ -13,8 +13,8 @@
 // freed in the steady state. Once it is out nobody can write a page any more: comparing hashes is race-free.
 // A page on its way in is `arriving`; one that is hashed and stored while others work is `leaving`.
 //
-// Eviction goes by group (64 neighbouring pages): most are kept, the rest passes through (NextVictim in
-// evict.cc). Single pages that are touched soon after they went stay staged for longer, where that pays
+// Eviction goes by group (64 neighbouring pages): most are kept, the rest passes through
+// (groups.h). Single pages that are touched soon after they went stay staged for longer, where that pays
 // (hot_pages.h). mremap moves a group in one call, as page table entries and with one flush of the TLB;
 // UFFDIO_MOVE, page by page, is for when that could take a page from under a device (DevicesMayPin) or fails.
 //
@@ -36,12 +36,14 @@
 #include "farpool/status.h"
 #include "paging/area_map.h"
 #include "paging/budget.h"
+#include "paging/groups.h"
 #include "paging/hint_queue.h"
 #include "paging/hot_pages.h"
 #include "paging/move_or_copy.h"
 #include "paging/pins.h"
 #include "paging/staging.h"
 #include "paging/stats.h"
+#include "paging/streams.h"
 #include "paging/strides.h"
 #include "paging/writer.h"
 #include "store/page_store.h"
@@ -159,25 +161,6 @@ class Engine {
   uint64_t spare_pages() const { return spare_; }
 
  private:
-  struct Group {
-    uint32_t next;      // In its queue.
-    uint32_t left_at;   // Value of departures_ when it was evicted.
-    uint16_t resident;  // Pages resident.
-    uint8_t arriving;   // Pages in flight.
-    bool queued : 1;
-    bool away : 1;  // Evicted, and no page of it has come back.
-    bool hot : 1;   // Came back soon: to be kept.
-    bool used : 1;  // Some page was ever not none; lets Discard skip.
-  };
-  static_assert(sizeof(Group) == 12);
-  // Groups in the order they are looked at. Those that come go through kPassing, most of the others are
-  // kKept.
-  enum QueueName : uint8_t { kPassing, kKept };
-  struct Queue {
-    uint32_t head = 0;  // Groups + 1; 0: none.
-    uint32_t tail = 0;
-    uint64_t size = 0;
-  };
   // Pages of a group that are being evicted, slice by slice; or several neighbouring groups, at once.
   struct Victim {
     uint64_t first;  // Page of the group.
@@ -186,19 +169,8 @@ class Engine {
     unsigned block;  // Of staging: page i of the group goes to frame i. kNoBlock: no page has gone yet.
     bool remap;      // By mremap, unless that is over.
   };
-  struct Stream {
-    uint64_t next;      // Where it goes on upwards, and
-    uint64_t previous;  // downwards, + 1; 0: nowhere.
-    uint64_t asked;     // Page + 1 that it was last asked for and has not got yet.
-    uint32_t window;
-    uint32_t stamp;
-    uint32_t ahead;  // Pages the last fetch brought beyond the one asked for.
-  };
-  // Pages of one group around a fault that are wanted together.
-  struct Range {
-    uint64_t first;
-    unsigned count;
-  };
+  using Stream = Streams::Stream;
+  using Range = Streams::Range;
 
   // What pages come from. Only those that are copied need no frames.
   enum class From : uint8_t { kFrames, kBuffer, kZeros };
@@ -243,7 +215,7 @@ class Engine {
     if (flight.from == From::kFrames) return staging_.At(flight.frames[i]);
     return (flight.from == From::kBuffer ? bounce_[flight.load] : zeros_) + i * kPageBytes;
   }
-  Group& GroupOf(uint64_t page) { return groups_[page / kGroupPages]; }
+  Groups::Group& GroupOf(uint64_t page) { return groups_[page / kGroupPages]; }
 
   // The next flight, for `page`: no pages and no frames yet.
   Flight FlightFor(uint64_t page, const Area& area) const;
@@ -276,13 +248,9 @@ class Engine {
   void Land(const Flight& flight, Outcome outcome);
   // Lets go of the lock until a flight has landed.
   void AwaitLanding();
-  // The stream that a fault continues, or a new one whose window is 1; the pages it wants, among neighbours
-  // for which `fits` holds; what it got.
   Stream* StreamOf(uint64_t page);
+  // Whether all of [first, last) is resident.
   bool Passed(uint64_t first, uint64_t last) const;
-  template <typename Fits>
-  static Range Wanted(const Stream& stream, uint64_t page, const Area& area, Fits fits);
-  static void GoOn(Stream* stream, Range got);
   void BecameResident(uint64_t page);
 
   // Frames for `count` pages of the flight, or fewer: half of them at least, unless there is only less (then
@@ -329,7 +297,6 @@ class Engine {
   Status DropResidentSlots(unsigned wanted, unsigned* dropped);
   bool NextVictim(uint64_t most);
   bool NextHintedVictim();
-  void Leaves(uint64_t group);
   // Whether the group that begins there had better go by mremap.
   bool ByRemap(uint64_t first) const;
   // In the group that begins there.
@@ -344,10 +311,6 @@ class Engine {
   // `error`, 0 or the errno of what stopped it there.
   static constexpr unsigned kMoveMax = 512;
   unsigned Move(std::byte* to, std::byte* from, unsigned pages, uint64_t mode, int* error);
-  void QueueGroup(uint64_t group, QueueName name);
-  uint64_t TakeHead(Queue* queue);
-  void CameBack(Group* group);
-  QueueName QueueToTakeFrom();
 
   EngineConfig config_;
   Mutex lock_;
@@ -361,15 +324,11 @@ class Engine {
       0;  // Up with each flight that takes off while there are others, down with each that does not.
   MoveOrCopy move_or_copy_;
   HotPages hot_pages_;
-  Group* groups_ = nullptr;
+  Groups groups_;
   // A group of pages to be read, to the kernel one page many times.
   static constexpr size_t kZeroBytes = kGroupPages * kPageBytes;
   std::byte* zeros_ = nullptr;
   bool zeros_mapped_ = false;
-  Queue queues_[2];
-  uint32_t departures_ = 0;  // Groups evicted so far.
-  uint32_t turn_ = 0;        // Counts victims.
-  uint32_t owed_ = 0;        // Victims to be taken from kKept next.
   Victim victim_ = {.first = 0, .last = 0, .next = 0, .block = Staging::kNoBlock, .remap = false};  // None.
   uint64_t left_ = 0;  // Pages that have left for the store so far.
   HintQueue ahead_;
@@ -386,10 +345,8 @@ class Engine {
   std::atomic<uint32_t> writer_calls_{0};  // Futex.
   uint32_t calls_heard_ = 0;
 
-  static constexpr unsigned kStreams = 16;
-  Stream streams_[kStreams] = {};
+  Streams streams_;
   Strides strides_;
-  uint32_t stream_clock_ = 0;
 
   // The large ones come last, and begin with what is small in them: what a process that starts touches lies
   // together.

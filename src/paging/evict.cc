@@ -47,9 +47,8 @@ constexpr uint64_t kYieldPages = 4 * kGroupPages;
 // behind it: so this part of staging goes at once, and few faults are long.
 constexpr uint64_t kBatchShare = 4;
 constexpr uint64_t kBatchPagesMax = 4 * kGroupPages;
-// Groups looked at before giving up: pinned ones stay, and so many hot ones get another round.
+// Groups tried before giving up: pinned ones stay.
 constexpr unsigned kEvictTriesMax = 256;
-constexpr unsigned kHotTriesMax = kEvictTriesMax / 2;
 // Evictions at most for one fault that needs frames, and for one that has them and takes its turn.
 constexpr unsigned kEvictionsMax = 4;
 constexpr unsigned kBatchEvictionsMax = 8;
@@ -61,12 +60,6 @@ constexpr int kRoomDrainsMax = 4;
 // least while it is not less than that.
 constexpr uint64_t kSpareLowShare = 4;
 constexpr uint64_t kSpareLeastShare = 16;
-// A group that is back before so small a share of the groups has left came back soon.
-constexpr uint64_t kSoonShare = 5;
-// Every so many victims one is taken from the groups that are kept.
-constexpr uint32_t kKeptTurn = 8;
-// Groups that begin to be kept, for each victim.
-constexpr unsigned kKeptAtOnce = 16;
 // The clock of departures that fits a page table entry.
 constexpr uint32_t kClockMask = (1 << 27) - 1;
 // A page that is back before so small a share of the limit has left came back soon.
@@ -94,25 +87,6 @@ uint64_t Engine::BatchPages() const {
   const uint64_t least = target / 2 < kGroupPages ? target / 2 : kGroupPages;
   const uint64_t share = target / kBatchShare;
   return share < least ? least : share > kBatchPagesMax ? kBatchPagesMax : share;
-}
-
-void Engine::QueueGroup(uint64_t group, QueueName name) {
-  Queue& queue = queues_[name];
-  Group& entry = groups_[group];
-  entry.queued = true;
-  entry.next = 0;
-  (queue.tail != 0 ? groups_[queue.tail - 1].next : queue.head) = static_cast<uint32_t>(group) + 1;
-  queue.tail = static_cast<uint32_t>(group) + 1;
-  ++queue.size;
-}
-
-uint64_t Engine::TakeHead(Queue* queue) {
-  const uint64_t index = queue->head - 1;
-  queue->head = groups_[index].next;
-  if (queue->head == 0) queue->tail = 0;
-  --queue->size;
-  groups_[index].queued = false;
-  return index;
 }
 
 bool Engine::Populate(bool even_over_limit) {
@@ -494,19 +468,17 @@ void Engine::Left(const Departure& departure) {
 // The pool is full: resident pages give up the slots they keep, at least `wanted` if there are so many.
 Status Engine::DropResidentSlots(unsigned wanted, unsigned* dropped) {
   *dropped = 0;
-  for (const Queue& queue : queues_) {
-    for (uint32_t at = queue.head; at != 0 && *dropped < wanted; at = groups_[at - 1].next) {
-      const uint64_t first = static_cast<uint64_t>(at - 1) * kGroupPages;
-      for (uint64_t page = first; page < first + kGroupPages; ++page) {
-        PageEntry& entry = config_.table[page];
-        if (entry.state != PageEntry::State::kResident || entry.slot == SlotId::kNone) continue;
-        const SlotId slot = entry.slot;
-        entry.slot = SlotId::kNone;
-        config_.store->Release(slot);
-        ++*dropped;
-      }
+  groups_.WalkQueued([&](uint64_t group) {
+    for (uint64_t page = group * kGroupPages; page < (group + 1) * kGroupPages; ++page) {
+      PageEntry& entry = config_.table[page];
+      if (entry.state != PageEntry::State::kResident || entry.slot == SlotId::kNone) continue;
+      const SlotId slot = entry.slot;
+      entry.slot = SlotId::kNone;
+      config_.store->Release(slot);
+      ++*dropped;
     }
-  }
+    return *dropped < wanted;
+  });
   return Status::Ok();
 }
 
@@ -621,76 +593,22 @@ unsigned Engine::MoveOut(uint64_t first, uint64_t last, uint32_t frame, const Ar
   return went;
 }
 
-// A page of a group that had been evicted is back. Soon: then it is worth more than what has been kept for
-// long.
-void Engine::CameBack(Group* group) {
-  group->away = false;
-  if (departures_ - group->left_at >= (queues_[kPassing].size + queues_[kKept].size) / kSoonShare) return;
-  group->hot = true;
-  ++owed_;
-}
-
-Engine::QueueName Engine::QueueToTakeFrom() {
-  if (queues_[kKept].size == 0) return kPassing;
-  if (queues_[kPassing].size == 0) return kKept;
-  if (owed_ > 0) {
-    --owed_;
-    return kKept;
-  }
-  return ++turn_ % kKeptTurn == 0 ? kKept : kPassing;
-}
-
-// Which group goes next; false if there is none. What a loop over more than fits has brought would, first in
-// first out, always be gone when it is wanted again. So most groups are kept and the rest passes through: a
-// loop over twice the limit finds two fifths of itself here. Nobody knows how kept groups are used, since
-// touches of what is resident are not seen; now and then one goes, and stays if it comes back soon. Random
-// touches bring every group back soon, which makes this first in first out again. (After LIRS, Jiang and
-// Zhang 2002, with departures for its recency.)
+// Which group goes next, or which neighbours; false if there is none.
 bool Engine::NextVictim(uint64_t most) {
   if (NextHintedVictim()) return true;
-  unsigned kept = 0;
-  QueueName name = QueueToTakeFrom();
-  for (unsigned tries = 0; tries < kEvictTriesMax;) {
-    if (queues_[name].head == 0) name = name == kKept ? kPassing : kKept;
-    Queue& queue = queues_[name];
-    if (queue.head == 0) return false;
-    const uint64_t index = TakeHead(&queue);
-    Group& group = groups_[index];
-    if (group.resident == 0) continue;  // Was queued once, and is looked at once.
-    ++tries;
-    const uint64_t others = queues_[kPassing].size + queues_[kKept].size;
-    if (group.arriving > 0) {
-      QueueGroup(index, name);
-      continue;
-    }
-    const bool room = name == kPassing && kept < kKeptAtOnce && queues_[kKept].size < others - others / 10;
-    if ((group.hot && tries <= others && tries <= kHotTriesMax) || room) {
-      group.hot = false;
-      ++kept;
-      QueueGroup(index, kKept);
-      continue;
-    }
-    const uint64_t first = index * kGroupPages;
-    victim_ = {.first = first,
-               .last = first + kGroupPages,
-               .next = first,
-               .block = Staging::kNoBlock,
-               .remap = ByRemap(first)};
-    Leaves(index);
-    // Neighbours that are next anyway.
-    const unsigned groups =
-        victim_.remap && PassingTarget() >= kNeighboursFrom ? static_cast<unsigned>(most / kGroupPages) : 1;
-    for (unsigned i = 1; i < groups && queue.head == index + i + 1; ++i) {
-      const Group& next = groups_[index + i];
-      if (next.resident == 0 || next.arriving > 0 || next.hot) break;
-      (void)TakeHead(&queue);
-      Leaves(index + i);
-      victim_.last += kGroupPages;
-      if (owed_ > 0 && name == kKept) --owed_;
-    }
-    return true;
-  }
-  return false;
+  Groups::Leaving leaving;
+  if (!groups_.Next(&leaving)) return false;
+  const uint64_t first = leaving.group * kGroupPages;
+  const bool remap = ByRemap(first);
+  const bool neighbours = remap && PassingTarget() >= kNeighboursFrom;
+  const unsigned groups =
+      neighbours ? groups_.NextNeighbours(leaving, static_cast<unsigned>(most / kGroupPages)) : 1;
+  victim_ = {.first = first,
+             .last = first + groups * kGroupPages,
+             .next = first,
+             .block = Staging::kNoBlock,
+             .remap = remap};
+  return true;
 }
 
 bool Engine::ByRemap(uint64_t first) const {
@@ -707,14 +625,6 @@ unsigned Engine::ResidentRuns(uint64_t first) const {
     before = resident;
   }
   return runs;
-}
-
-void Engine::Leaves(uint64_t group) {
-  groups_[group].hot = false;
-  groups_[group].away = true;
-  groups_[group].left_at = ++departures_;
-  // In the queue again for whatever becomes or stays resident.
-  QueueGroup(group, kPassing);
 }
 
 unsigned Engine::EvictSlice(Victim* victim, unsigned count, uint64_t most, bool* room) {

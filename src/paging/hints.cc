@@ -41,7 +41,7 @@ Status Engine::BringAhead(bool* more) {
   const bool ours = !area.foreign && area.protection != PROT_NONE;
   uint64_t page = ours ? hint.first : area.last;
   for (const uint64_t begin = page; page < area.last && page - begin < kLookMax;) {
-    const Group& group = GroupOf(page);
+    const Groups::Group& group = GroupOf(page);
     // Entries of groups that were never used have no memory yet.
     const PageEntry::State state = group.used ? config_.table[page].state : PageEntry::State::kNone;
     if (state == PageEntry::State::kStored || state == PageEntry::State::kStaged) break;
@@ -67,9 +67,7 @@ Status Engine::BringAhead(bool* more) {
   if (flight.count == 0) return Status::Ok();
   Count(config_.stats->hinted_in, flight.count);
   // Worth more than what has been kept for long, like what came back soon.
-  Group& group = GroupOf(page);
-  if (!group.hot) ++owed_;
-  group.hot = true;
+  groups_.Prefer(page / kGroupPages);
   return Fly(&flight, io);
 }
 

@@ -20,11 +20,9 @@
 
 #include "farpool/status.h"
 #include "farpool/types.h"
+#include "paging/groups.h"
 
 namespace farpool {
-
-// Neighbouring pages of the arena that are evicted together.
-inline constexpr unsigned kGroupPages = 64;
 
 class Staging {
  public:
