@@ -62,6 +62,9 @@ void Groups::Arrived(uint64_t group) {
     entry.away = false;
     if (departures_ - entry.left_at < (lists_[kPassing].size + lists_[kKept].size) / kSoonShare) {
       entry.hot = true;
+      // It went for another that came back soon, and the next one in the queue would go for it. In a loop
+      // that is wanted next, is back soon, and so on: each is sent away just before it is touched.
+      if (entry.owed) TurnKept();
       ++owed_;
     }
   }
@@ -73,19 +76,25 @@ void Groups::Prefer(uint64_t group) {
   table_[group].hot = true;
 }
 
-Groups::Queue Groups::QueueToTakeFrom() {
-  if (lists_[kKept].size == 0) return kPassing;
-  if (lists_[kPassing].size == 0) return kKept;
-  if (owed_ > 0) {
-    --owed_;
-    return kKept;
-  }
-  return ++turn_ % kKeptTurn == 0 ? kKept : kPassing;
+bool Groups::TakeOwed() {
+  if (owed_ == 0 || lists_[kKept].size == 0) return false;
+  --owed_;
+  return true;
+}
+
+// Some get another round: numbers below 16 that are spread as evenly as can be (multiples of the golden
+// ratio; Knuth, The Art of Computer Programming 3, 6.4).
+void Groups::TurnKept() {
+  constexpr uint32_t kGolden = 2654435769;
+  if (lists_[kKept].size == 0) return;
+  for (uint32_t i = departures_ * kGolden >> 28; i > 0; --i) Append(TakeHead(kKept), kKept);
 }
 
 bool Groups::Next(Leaving* leaving) {
   unsigned kept = 0;
-  Queue queue = QueueToTakeFrom();
+  unsigned busy = 0;
+  const bool owed = TakeOwed();
+  Queue queue = owed || ++turn_ % kKeptTurn == 0 ? kKept : kPassing;
   for (unsigned tries = 0; tries < kTriesMax;) {
     if (lists_[queue].head == 0) queue = queue == kKept ? kPassing : kKept;
     if (lists_[queue].head == 0) return false;
@@ -95,6 +104,7 @@ bool Groups::Next(Leaving* leaving) {
     ++tries;
     if (entry.arriving > 0) {
       Append(group, queue);
+      if (++busy >= lists_[queue].size) queue = queue == kKept ? kPassing : kKept;  // All of it may be.
       continue;
     }
     const uint64_t others = lists_[kPassing].size + lists_[kKept].size;
@@ -106,7 +116,7 @@ bool Groups::Next(Leaving* leaving) {
       Append(group, kKept);
       continue;
     }
-    Leaves(group);
+    Leaves(group, owed && queue == kKept);
     *leaving = {group, queue};
     return true;
   }
@@ -118,14 +128,15 @@ unsigned Groups::NextNeighbours(const Leaving& leaving, unsigned most) {
   for (; count < most && lists_[leaving.from].head == leaving.group + count + 1; ++count) {
     const Group& next = table_[leaving.group + count];
     if (next.resident == 0 || next.arriving > 0 || next.hot) break;
-    Leaves(TakeHead(leaving.from));
-    if (owed_ > 0 && leaving.from == kKept) --owed_;
+    const bool owed = leaving.from == kKept && TakeOwed();
+    Leaves(TakeHead(leaving.from), owed);
   }
   return count;
 }
 
-void Groups::Leaves(uint64_t group) {
+void Groups::Leaves(uint64_t group, bool owed) {
   table_[group].hot = false;
+  table_[group].owed = owed;
   table_[group].away = true;
   table_[group].left_at = ++departures_;
   // In the queue again for whatever becomes or stays resident.

@@ -4,8 +4,9 @@
 // What a loop over more than fits has brought would, first in first out, always be gone when it is wanted
 // again. So most groups are kept and the rest passes through: a loop over twice the limit finds two fifths of
 // itself resident. Nobody knows how kept groups are used, since touches of what is resident are not seen; now
-// and then one goes, and stays if it comes back soon. Random touches bring every group back soon, which makes
-// this first in first out again. (After LIRS, Jiang and Zhang 2002, with departures for its recency.)
+// and then one goes, and stays if it comes back soon; then another goes for it. Random touches bring every
+// group back soon, which makes this first in first out again. (After LIRS, Jiang and Zhang 2002, with
+// departures for its recency.)
 //
 // Caller serialises.
 
@@ -28,6 +29,7 @@ class Groups {
     bool queued : 1;
     bool away : 1;  // It left, and no page of it has come back.
     bool hot : 1;   // Came back soon: to be kept.
+    bool owed : 1;  // It left for one that came back soon.
     bool used : 1;  // It may hold something, resident or not; the caller clears it.
   };
   static_assert(sizeof(Group) == 12);
@@ -70,8 +72,10 @@ class Groups {
   };
   void Append(uint64_t group, Queue queue);
   uint64_t TakeHead(Queue queue);
-  Queue QueueToTakeFrom();
-  void Leaves(uint64_t group);
+  // Whether the next one is kept because it is owed to one that came back soon.
+  bool TakeOwed();
+  void TurnKept();
+  void Leaves(uint64_t group, bool owed);
 
   Group* table_ = nullptr;
   List lists_[2];

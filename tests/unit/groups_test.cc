@@ -51,6 +51,17 @@ class Memory {
   uint64_t hits_ = 0;
 };
 
+TEST(GroupsTest, APartOfALoopOverMoreThanFitsIsAlwaysThere) {
+  for (const auto& [loop, least] : {std::pair{1280U, 0.7}, std::pair{2048U, 0.4}, std::pair{4096U, 0.18}}) {
+    Memory memory(1024);
+    for (unsigned i = 0; i < 20 * loop; ++i) {
+      if (i == 10 * loop) memory.HitRate();
+      memory.Touch(i % loop);
+    }
+    EXPECT_GE(memory.HitRate(), least) << loop;
+  }
+}
+
 TEST(GroupsTest, RandomTouchesFindAsMuchAsThereIs) {
   Memory memory(1024);
   std::mt19937_64 random(1);
@@ -68,6 +79,16 @@ TEST(GroupsTest, EveryGroupLeavesOnceAndThenThereIsNone) {
   for (int i = 0; i < 1000; ++i) ++left[memory.Evict()];
   for (uint64_t group = 0; group < 1000; ++group) EXPECT_EQ(left[group * 4], 1) << group;
   EXPECT_EQ(memory.Evict(), kCount);
+}
+
+TEST(GroupsTest, WhatArrivesStays) {
+  Memory memory(kCount);
+  for (uint64_t group = 0; group < 8; ++group) memory.Touch(group);
+  memory.groups()[3].arriving = 1;
+  for (int i = 0; i < 7; ++i) EXPECT_NE(memory.Evict(), 3U);
+  EXPECT_EQ(memory.Evict(), kCount);
+  memory.groups()[3].arriving = 0;
+  EXPECT_EQ(memory.Evict(), 3U);
 }
 
 TEST(GroupsTest, WhatIsPreferredOutlivesTheOthers) {
