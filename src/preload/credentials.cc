@@ -6,6 +6,8 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include <cerrno>
+
 #include "preload/eviction_threads.h"
 #include "preload/guard.h"
 #include "preload/own_thread.h"
@@ -55,6 +57,7 @@ long GuardCredentials(const GuardFrame* frame) {
 }
 
 long GuardPrctl(GuardFrame* frame) {
+  constexpr uint64_t kPrSetSyscallUserDispatch = 59;  // Linux 5.11
   switch (frame->args[0]) {
     case PR_SET_SECCOMP:
       return GuardSeccomp(frame);
@@ -62,6 +65,12 @@ long GuardPrctl(GuardFrame* frame) {
     case PR_SET_SECUREBITS:
     case PR_CAP_AMBIENT:
       return GuardCredentials(frame);
+    case PR_SET_TSC:
+      // The fault handler reads the clock, which is that register's.
+      return frame->args[1] == PR_TSC_SIGSEGV ? -EINVAL : CallPrepared(frame);
+    case kPrSetSyscallUserDispatch:
+      // It would hand the runtime's own calls to the program.
+      return -EINVAL;
     default:
       return CallPrepared(frame);
   }

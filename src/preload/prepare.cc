@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 
 #include <cerrno>
@@ -451,9 +452,15 @@ Division DivisionOf(uint64_t fd, bool writes) {
       return Division::kFile;
     case S_IFIFO:
       return Division::kStream;
-    case S_IFCHR:
-      // Major 1 up to urandom (9): zero and its like never wait. Others do, terminals above all.
-      return info.st_rdev >> 8 == 1 && (info.st_rdev & 0xff) <= 9 ? Division::kFile : Division::kStream;
+    case S_IFCHR: {
+      // Documentation/admin-guide/devices.txt. Major 1 up to urandom (9): zero and its like never wait.
+      // Terminals do. Others have records (FUSE answers a buffer for less than the largest with EINVAL), or
+      // nobody knows.
+      const unsigned major = gnu_dev_major(info.st_rdev);
+      if (major == 1 && gnu_dev_minor(info.st_rdev) <= 9) return Division::kFile;
+      const bool terminal = major == 4 || major == 5 || (major >= 136 && major <= 143);
+      return terminal ? Division::kStream : Division::kWhole;
+    }
     case S_IFSOCK: {
       int type = 0;
       socklen_t bytes = sizeof(type);

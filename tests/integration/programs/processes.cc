@@ -771,6 +771,25 @@ void Credentials(Heap* heap) {
   puts("processes credentials: verified");
 }
 
+// What would have the fault handler itself trapped.
+void Trapped(Heap* heap) {
+  fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    static volatile char selector;
+    const bool dispatched = prctl(59 /*PR_SET_SYSCALL_USER_DISPATCH*/, 1, 0, 0, &selector) == 0;
+    selector = 1;  // From here on every system call is a SIGSYS.
+    heap->Verify("child that traps its system calls");
+    selector = 0;
+    if (dispatched) CHECK(prctl(59, 0, 0, 0, 0) == 0, "prctl: %s", strerror(errno));
+    prctl(PR_SET_TSC, PR_TSC_SIGSEGV);
+    heap->Verify("child that traps reads of the clock");
+    prctl(PR_SET_TSC, PR_TSC_ENABLE);
+    _exit(8);
+  }
+  WaitFor(child, 8 << 8, "child that traps");
+}
+
 void Sandboxed(Heap* heap) {
   const std::vector<int> few = {SYS_write, SYS_exit_group, SYS_rt_sigreturn, SYS_mmap, SYS_munmap, SYS_brk};
   fflush(stdout);
@@ -866,7 +885,10 @@ int main(int argc, char** argv) {
   if (kind == "written-late") WrittenLate(&heap, mib, argv[3]);
   if (kind == "commands") Commands(&heap, argv[0]);
   if (kind == "spawns") Spawns(&heap);
-  if (kind == "sandbox") Sandboxed(&heap);
+  if (kind == "sandbox") {
+    Trapped(&heap);
+    Sandboxed(&heap);
+  }
   if (kind == "credentials") Credentials(&heap);
   if (kind == "unseen") Unseen(&heap);
   if (kind == "output") Output(&heap);

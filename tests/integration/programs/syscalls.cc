@@ -3,11 +3,14 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <spawn.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -489,6 +492,76 @@ struct Meeting {
   int turn;
 };
 
+void WriteText(const char* path, const std::string& text) {
+  const int fd = open(path, O_WRONLY);
+  CHECK(fd >= 0 && write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()), "%s: %s", path,
+        strerror(errno));
+  close(fd);
+}
+
+// A device that gives a record for each read and takes no buffer that is too small for the largest: a file
+// system in a program, with as large records as there are. Where users may not mount one there is no more to
+// see.
+void Records(const std::string& folder) {
+  fflush(stdout);
+  const pid_t server = fork();
+  if (server == 0) {
+    const uid_t user = getuid();
+    const gid_t group = getgid();
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) _exit(0);
+    WriteText("/proc/self/setgroups", "deny");
+    WriteText("/proc/self/uid_map", "0 " + std::to_string(user) + " 1");
+    WriteText("/proc/self/gid_map", "0 " + std::to_string(group) + " 1");
+    const int fd = open("/dev/fuse", O_RDWR);
+    if (fd < 0) _exit(0);
+    const std::string place = folder + "/records";
+    const std::string options = "fd=" + std::to_string(fd) + ",rootmode=40000,user_id=0,group_id=0";
+    CHECK(mkdir(place.c_str(), 0700) == 0, "mkdir: %s", strerror(errno));
+    if (mount("records", place.c_str(), "fuse", MS_NOSUID | MS_NODEV, options.c_str()) != 0) _exit(0);
+    constexpr uint32_t kData = 1 << 20;
+    constexpr size_t kRecord = kData + 4096;
+    struct Request {
+      fuse_in_header header;
+      fuse_init_in init;
+    };
+    auto* const request = static_cast<Request*>(FarRoom(kRecord));
+    CHECK(read(fd, request, kRecord) >= 40 && request->header.opcode == FUSE_INIT, "the first request: %s",
+          strerror(errno));
+    struct {
+      fuse_out_header header;
+      fuse_init_out init;
+    } answer = {};
+    answer.header = {.len = sizeof(answer), .error = 0, .unique = request->header.unique};
+    answer.init.major = FUSE_KERNEL_VERSION;
+    answer.init.minor = FUSE_KERNEL_MINOR_VERSION;
+    answer.init.flags = FUSE_BIG_WRITES | FUSE_MAX_PAGES;
+    answer.init.max_write = kData;
+    answer.init.max_pages = kData / 4096;
+    answer.init.max_background = 1;
+    answer.init.congestion_threshold = 1;
+    CHECK(write(fd, &answer, sizeof(answer)) == sizeof(answer), "the first answer: %s", strerror(errno));
+    const pid_t user_of_it = fork();
+    if (user_of_it == 0) {
+      struct stat status;
+      _exit(stat(place.c_str(), &status) == -1 ? errno : 0);
+    }
+    Stir();
+    CHECK(read(fd, request, kRecord) >= 40 && request->header.opcode == FUSE_GETATTR, "a request: %s",
+          strerror(errno));
+    const fuse_out_header refused = {
+        .len = sizeof(refused), .error = -EXDEV, .unique = request->header.unique};
+    CHECK(write(fd, &refused, sizeof(refused)) == sizeof(refused), "an answer: %s", strerror(errno));
+    int status;
+    CHECK(waitpid(user_of_it, &status, 0) == user_of_it && WEXITSTATUS(status) == EXDEV, "stat: %x",
+          static_cast<unsigned>(status));
+    _exit(0);
+  }
+  int status;
+  CHECK(waitpid(server, &status, 0) == server && status == 0, "server: %x", static_cast<unsigned>(status));
+  rmdir((folder + "/records").c_str());
+  printf("syscalls: records\n");
+}
+
 void Futexes() {
   auto* meeting = static_cast<Meeting*>(calloc(1, sizeof(Meeting)));
   pthread_mutex_init(&meeting->mutex, nullptr);
@@ -601,6 +674,7 @@ int main(int argc, char** argv) {
   Errors();
   Large(folder, mib << 20);
   Appended(folder);
+  Records(folder);
   Futexes();
   Programs();
   CHECK(rmdir(folder) == 0, "rmdir: %s", strerror(errno));
