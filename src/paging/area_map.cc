@@ -66,6 +66,14 @@ bool AreaMap::Replace(uint64_t first, uint64_t last, const Area* with) {
 
 bool AreaMap::Clear(uint64_t first, uint64_t last) { return Replace(first, last, nullptr); }
 
+bool AreaMap::HasRoom(uint64_t first, uint64_t last, size_t more) const {
+  const size_t begin = LowerBound(first);
+  const size_t end = LowerBound(last);
+  if (begin < size_ && areas_[begin].first < first) ++more;
+  if (end < size_ && areas_[end].first < last) ++more;
+  return size_ + more <= kAreasMax;
+}
+
 uint64_t AreaMap::FindGap(uint64_t count, uint64_t from) const {
   uint64_t at = from;
   for (size_t i = LowerBound(from); i < size_; ++i) {

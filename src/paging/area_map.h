@@ -37,6 +37,9 @@ class AreaMap {
   }
   // Takes [first, last) out. False if the map is full (nothing changed).
   bool Clear(uint64_t first, uint64_t last);
+  // Whether there is room for what areas [first, last) cuts, and for `more` areas: then all of it can be
+  // taken out or set, part by part.
+  bool HasRoom(uint64_t first, uint64_t last, size_t more = 0) const;
   // Lowest free run of `count` pages at or after `from`; UINT64_MAX if there is none.
   uint64_t FindGap(uint64_t count, uint64_t from) const;
   // Where in [first, last) the first page lies that is not mapped; `last` if there is none.

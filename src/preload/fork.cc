@@ -263,6 +263,8 @@ uint64_t ExecEnvironment(uint64_t environment) {
     }
   }
   if (has_library && has_descriptor) return environment;
+  // Behind a chroot the loader would complain of it: what runs there is near.
+  if (sys::Call(SYS_access, g_runtime.segment->library, R_OK) != 0) return environment;
   const size_t vector_bytes = (count + 3) * sizeof(char*);
   const size_t bytes = vector_bytes + sizeof(kPreload) + sizeof(kDescriptor) + 16 +
                        std::strlen(g_runtime.segment->library) + 2 +

@@ -67,7 +67,7 @@ long GuardFork(const GuardFrame* frame);
 void HideEnvironment(char** environment);
 // For exec: `environment` (present; may be null) with what brings the runtime into the next program, too. The
 // result is in near memory of this thread, good until its next exec; `environment` itself if nothing is
-// missing.
+// missing, or if the runtime's library cannot be seen from here.
 uint64_t ExecEnvironment(uint64_t environment);
 // libc_code.cc: sends libc's own system calls to the guard. False if that cannot be. Once, before there is a
 // second thread, which might be inside libc.

@@ -98,9 +98,10 @@ void ReclaimForeign(uint64_t first, uint64_t last) {
 long UnmapLocked(uint64_t first, uint64_t last) {
   Engine& engine = *g_runtime.engine;
   if (engine.areas().Free(first, last)) return 0;
+  if (!engine.areas().HasRoom(first, last)) return -ENOMEM;
   ReclaimForeign(first, last);  // First: a driver's mapping takes no advice, nor what lies behind it.
   engine.DiscardLocked(first, last);
-  if (!engine.areas().Clear(first, last)) return -ENOMEM;
+  engine.areas().Clear(first, last);
   const long r = Protect(first, last, PROT_NONE);
   if (r == 0) LeaveOutOfCoreFiles(first, last);
   return r;
@@ -181,6 +182,7 @@ long FarMmap(GuardFrame* frame) {
     }
     // A file or shared memory over a part of far memory: the kernel's, and near. Mapped elsewhere first: what
     // cannot be mapped leaves what there was.
+    if (!engine.areas().HasRoom(first, last, 1)) return -ENOMEM;
     frame->args[0] = 0;
     frame->args[3] = static_cast<uint64_t>(flags & ~(MAP_FIXED | MAP_FIXED_NOREPLACE));
     const long elsewhere = Forward(frame);
@@ -191,7 +193,7 @@ long FarMmap(GuardFrame* frame) {
       sys::Call(SYS_munmap, elsewhere, bytes);
       return r;
     }
-    if (!engine.areas().Set(first, last, protection, true)) Fatal(Status::Exhausted("too many mappings"));
+    engine.areas().Set(first, last, protection, true);
     return r;
   }
   const uint64_t pages = PagesOf(bytes);
@@ -231,7 +233,7 @@ long SetProtection(uint64_t first, uint64_t last, int protection) {
   // Like the kernel: up to what is not mapped.
   const uint64_t wanted = last;
   last = engine.areas().CoveredTo(first, last);
-  if (first == last) return -ENOMEM;
+  if (first == last || !engine.areas().HasRoom(first, last)) return -ENOMEM;
   const long r = Protect(first, last, protection);
   if (r != 0) return r;
   // A foreign part keeps its mark: set what is ours piece by piece.
@@ -240,7 +242,7 @@ long SetProtection(uint64_t first, uint64_t last, int protection) {
     if (!area.foreign && !area.undumped && (area.protection == PROT_NONE) != (protection == PROT_NONE))
       (protection == PROT_NONE ? LeaveOutOfCoreFiles : PutIntoCoreFiles)(area.first, area.last);
     area.protection = protection & 7;
-    if (!engine.areas().Set(area)) Fatal(Status::Exhausted("too many mappings"));
+    engine.areas().Set(area);
     page = area.last;
   }
   return last == wanted ? 0 : -ENOMEM;
@@ -397,17 +399,15 @@ long FarMadvise(GuardFrame* frame) {
 
 // mremap of what is the kernel's in the arena: it stays that, wherever it goes, and what it leaves is
 // reserved again.
-long RemapForeign(const GuardFrame& frame, uint64_t first, uint64_t last, const Area& area) {
+long RemapForeign(const GuardFrame& frame, uint64_t first, uint64_t last, int protection) {
   const uint64_t old_address = frame.args[0];
   const uint64_t old_bytes = frame.args[1];
   const uint64_t new_bytes = frame.args[2];
   const uint64_t flags = frame.args[3];
   const uint64_t end = first + PagesOf(new_bytes);
   AreaMap& areas = g_runtime.engine->areas();
-  const auto foreign = [&](uint64_t from, uint64_t to) {
-    if (!areas.Set(from, to, area.protection, true)) Fatal(Status::Exhausted("too many mappings"));
-  };
   if ((flags & MREMAP_DONTUNMAP) != 0) return -EINVAL;
+  if (!areas.HasRoom(first, last, 1)) return -ENOMEM;
   const bool fixed = (flags & MREMAP_FIXED) != 0;
   if (!fixed && end <= last) {
     const long r = UnmapLocked(end, last);
@@ -419,7 +419,7 @@ long RemapForeign(const GuardFrame& frame, uint64_t first, uint64_t last, const 
     if (sys::Failed(r)) {
       Reclaim(last, end);
     } else {
-      foreign(first, end);
+      areas.Set(first, end, protection, true);
       return r;
     }
   }
@@ -433,6 +433,7 @@ long RemapForeign(const GuardFrame& frame, uint64_t first, uint64_t last, const 
   uint64_t to = 0, to_last = 0;  // Nothing, where it goes elsewhere.
   if (InArena(target)) {
     if (!ArenaRange(target, new_bytes, &to, &to_last) || (to < last && to_last > first)) return -EINVAL;
+    if (!areas.HasRoom(to, to_last, 3)) return -ENOMEM;
     if (long r = UnmapLocked(to, to_last); r != 0) return r;
   }
   const long r =
@@ -441,9 +442,10 @@ long RemapForeign(const GuardFrame& frame, uint64_t first, uint64_t last, const 
     if (to < to_last) Reclaim(to, to_last);  // It may have gone first.
     return r;
   }
-  if (to < to_last) foreign(to, to_last);
+  if (to < to_last) areas.Set(to, to_last, protection, true);
   Reclaim(first, last);
-  if (!areas.Clear(first, last)) Fatal(Status::Exhausted("too many mappings"));
+  LeaveOutOfCoreFiles(first, last);
+  areas.Clear(first, last);
   return r;
 }
 
@@ -462,7 +464,7 @@ long MoveNear(const GuardFrame* frame) {
     ExclusiveLock hold(g_runtime.engine);
     const Area* area = g_runtime.engine->areas().Find(first);
     if (area == nullptr || area->last < last) return -EFAULT;
-    if (area->foreign) return RemapForeign(*frame, first, last, *area);
+    if (area->foreign) return RemapForeign(*frame, first, last, area->protection);
     protection = area->protection;
   }
   const long map = sys::Call(SYS_mmap, to, new_bytes, PROT_READ | PROT_WRITE,
@@ -493,10 +495,10 @@ long FarMremap(GuardFrame* frame) {
     if (!EnsureStarted()) return Forward(frame);
     Engine& engine = *g_runtime.engine;
     ExclusiveLock hold(&engine);
+    if (!engine.areas().HasRoom(first, last, 1)) return -ENOMEM;
     if (long r = UnmapLocked(first, last); r != 0) return r;
     const long r = Forward(frame);
-    if (!sys::Failed(r) && !engine.areas().Set(first, last, PROT_READ | PROT_WRITE, true))
-      Fatal(Status::Exhausted("too many mappings"));
+    if (!sys::Failed(r)) engine.areas().Set(first, last, PROT_READ | PROT_WRITE, true);
     return r;
   }
   if (!EnsureStarted()) return Forward(frame);
@@ -510,7 +512,7 @@ long FarMremap(GuardFrame* frame) {
   const Area* found = engine.areas().Find(first);
   if (found == nullptr || found->last < last) return -EFAULT;
   const Area area = *found;
-  if (area.foreign) return RemapForeign(*frame, first, last, area);
+  if (area.foreign) return RemapForeign(*frame, first, last, area.protection);
   const bool keep_old = (flags & MREMAP_DONTUNMAP) != 0;
   if ((flags & MREMAP_FIXED) == 0 && !keep_old) {
     if (new_pages <= old_pages) {
@@ -525,6 +527,7 @@ long FarMremap(GuardFrame* frame) {
     }
   }
   if ((flags & MREMAP_MAYMOVE) == 0) return (flags & MREMAP_FIXED) != 0 || keep_old ? -EINVAL : -ENOMEM;
+  if (!engine.areas().HasRoom(first, last, 1)) return -ENOMEM;
   uint64_t to;
   if ((flags & MREMAP_FIXED) != 0) {
     uint64_t to_last;

@@ -66,6 +66,14 @@ compare environment 32M sh -c 'env | grep -vE "^(_|out)=" && LD_PRELOAD=libm.so.
 if as_user unshare -r true 2>/dev/null; then  # Not for every user, nor inside a chroot.
   compare namespaces "$(mib 32)M" unshare -r -n -m -p -f "$programs/pagewalker" "$(mib 64)"
 fi
+if as_user unshare -r true 2>/dev/null && wanted chroot; then
+  mkdir -p "$work/root/bin" "$work/root/lib64" "$work/root/lib/x86_64-linux-gnu"
+  cp /bin/dash "$work/root/bin/sh" && cp /lib64/ld-linux-x86-64.so.2 "$work/root/lib64" &&
+    cp /lib/x86_64-linux-gnu/libc.so.6 "$work/root/lib/x86_64-linux-gnu"
+  # shellcheck disable=SC2016  # $0, $1 and $(...) are for the inner shells
+  compare chroot 32M sh -c '"$0" 64; exec unshare -r /usr/sbin/chroot "$1" /bin/sh -c "echo in: \$(/bin/sh -c \"echo it\")"' \
+    "$programs/pagewalker" "$work/root"
+fi
 compare static-child 32M sh -c '"$0/static"; "$0/static" && exec "$0/pagewalker" 64' "$programs"
 compare legacy-layout 32M setarch -L "$programs/pagewalker" 64
 compare golike 32M sh -c '"$0/golike" "$0/pagewalker" 64' "$programs"

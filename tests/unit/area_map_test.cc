@@ -40,6 +40,26 @@ void ExpectSorted(const AreaMap& map) {
   }
 }
 
+TEST(AreaMapTest, WhereItSaysThatThereIsRoomThereIs) {
+  constexpr uint64_t kMany = 3 * kAreasMax;
+  auto map = MapOf(kMany);
+  // Two pages of each kind in turn, until one more would not fit.
+  uint64_t page = 0;
+  for (; map->HasRoom(page, page + 2, 1); page += 2)
+    ASSERT_TRUE(map->Set(page, page + 2, page % 4 == 0 ? kRw : PROT_READ));
+  EXPECT_EQ(map->size(), kAreasMax);
+  EXPECT_FALSE(map->Set(page, page + 2, page % 4 == 0 ? kRw : PROT_READ));
+  // Nothing that cuts; what does not cut may go.
+  EXPECT_FALSE(map->HasRoom(100, 101));
+  EXPECT_FALSE(map->HasRoom(101, 103));
+  EXPECT_FALSE(map->Set(100, 101, PROT_NONE));
+  ASSERT_TRUE(map->HasRoom(100, 104));
+  EXPECT_TRUE(map->Clear(100, 104));
+  ASSERT_TRUE(map->HasRoom(201, 203));
+  EXPECT_TRUE(map->Set(201, 203, PROT_NONE));
+  EXPECT_LE(map->size(), kAreasMax);
+}
+
 TEST(AreaMapTest, AgreesWithAMapOfSinglePages) {
   for (uint64_t seed = 0; seed < 20; ++seed) {
     auto map = MapOf(kPages);

@@ -371,6 +371,26 @@ void MovedFiles() {
   printf("memory: moved files\n");
 }
 
+// More mappings than there may be: calls fail, and what there is goes on.
+void TooMany() {
+  constexpr size_t kMany = size_t{1} << 29;
+  auto* const at = static_cast<char*>(
+      mmap(nullptr, kMany, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  CHECK(at != MAP_FAILED, "mmap: %s", strerror(errno));
+  memset(at, 1, kPage);
+  size_t end = kPage;
+  while (end < kMany && mprotect(at + end, kPage, PROT_NONE) == 0) end += 2 * kPage;
+  CHECK(end < kMany && errno == ENOMEM, "mprotect without an end: %s", strerror(errno));
+  VerifyZero(at + end, kPage, "what could not be protected");
+  at[end] = 5;
+  for (size_t i = 2 * kPage; i < end; i += 64 * 1024) memset(at + i, 2, kPage);
+  CHECK(at[0] == 1 && at[end] == 5, "what was there");
+  CHECK(munmap(at + kPage, end - kPage) == 0, "munmap: %s", strerror(errno));
+  CHECK(mprotect(at, kPage, PROT_READ) == 0 && at[0] == 1, "mprotect: %s", strerror(errno));
+  CHECK(munmap(at, kMany) == 0, "munmap: %s", strerror(errno));
+  printf("memory: too many\n");
+}
+
 // What ZGC does: address space for one heap that it sees at three places, a power of two apart, and no other
 // will do. Where it is, it is as good as any.
 void Insisting() {
@@ -478,6 +498,7 @@ int main(int argc, char** argv) {
   Rings();
   Limited();
   MovedFiles();
+  TooMany();
   Insisting();
   ByCode();
   Devices();
