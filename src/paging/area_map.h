@@ -10,7 +10,8 @@
 
 namespace farpool {
 
-inline constexpr size_t kAreasMax = 60000;  // vm.max_map_count is 65530 by default.
+// Where vm.max_map_count is what it is by default (65530) the kernel says sooner that there are too many.
+inline constexpr size_t kAreasMax = 1 << 18;
 
 // How the program says it will go through an area.
 enum class Access : uint8_t { kNormal, kSequential, kRandom };

@@ -35,11 +35,11 @@ bool MayGoAlong(uint64_t first, uint64_t last) {
 
 }  // namespace
 
-void LeaveOutOfCoreFiles(uint64_t first, uint64_t last) {
+bool LeaveOutOfCoreFiles(uint64_t first, uint64_t last) {
   const uint64_t begin = first / kBlockPages, end = (last + kBlockPages - 1) / kBlockPages;
   for (uint64_t block = begin; block < end && block - begin < kPlaces; ++block)
     if (const uint64_t there = PlaceOf(block); there > begin && there <= end) PlaceOf(block) = 0;
-  Tell(first, last, MADV_DONTDUMP);
+  return Tell(first, last, MADV_DONTDUMP);
 }
 
 void PutIntoCoreFiles(uint64_t first, uint64_t last) {

@@ -8,7 +8,8 @@
 namespace farpool {
 
 // Pages [first, last) of the arena may be touched no more, or are to be left out. At the start all are out.
-void LeaveOutOfCoreFiles(uint64_t first, uint64_t last);
+// False if the kernel cannot tell them from their neighbours: that would be one mapping too many.
+bool LeaveOutOfCoreFiles(uint64_t first, uint64_t last);
 // The program may touch them.
 void PutIntoCoreFiles(uint64_t first, uint64_t last);
 

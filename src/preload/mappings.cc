@@ -71,6 +71,7 @@ void Reclaim(uint64_t first, uint64_t last) {
     Fatal(Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-r)));
   sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_DONTFORK);
   sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_NOHUGEPAGE);
+  LeaveOutOfCoreFiles(first, last);
 }
 
 // A mapping of [first, last) like `area`.
@@ -99,11 +100,13 @@ long UnmapLocked(uint64_t first, uint64_t last) {
   Engine& engine = *g_runtime.engine;
   if (engine.areas().Free(first, last)) return 0;
   if (!engine.areas().HasRoom(first, last)) return -ENOMEM;
-  ReclaimForeign(first, last);  // First: a driver's mapping takes no advice, nor what lies behind it.
+  // First what the kernel may refuse, as it cuts mappings. (It does not here where they were left out before,
+  // but below: then contents are gone and the mapping stays.)
+  if (!LeaveOutOfCoreFiles(first, last)) return -ENOMEM;
+  ReclaimForeign(first, last);  // A driver's mapping takes no advice, nor what lies behind it.
   engine.DiscardLocked(first, last);
-  engine.areas().Clear(first, last);
   const long r = Protect(first, last, PROT_NONE);
-  if (r == 0) LeaveOutOfCoreFiles(first, last);
+  if (r == 0) engine.areas().Clear(first, last);
   return r;
 }
 
@@ -234,13 +237,19 @@ long SetProtection(uint64_t first, uint64_t last, int protection) {
   const uint64_t wanted = last;
   last = engine.areas().CoveredTo(first, last);
   if (first == last || !engine.areas().HasRoom(first, last)) return -ENOMEM;
-  const long r = Protect(first, last, protection);
-  if (r != 0) return r;
+  if (const long r = Protect(first, last, protection); r != 0) {  // Of some, perhaps.
+    for (Area part; FirstPart(first, last, &part); first = part.last)
+      Protect(part.first, part.last, part.protection);
+    return r;
+  }
   // A foreign part keeps its mark: set what is ours piece by piece.
   for (uint64_t page = first; page < last;) {
     Area area = PartOf(page, last);
-    if (!area.foreign && !area.undumped && (area.protection == PROT_NONE) != (protection == PROT_NONE))
-      (protection == PROT_NONE ? LeaveOutOfCoreFiles : PutIntoCoreFiles)(area.first, area.last);
+    const bool told = !area.foreign && !area.undumped;
+    if (told && protection == PROT_NONE && area.protection != PROT_NONE)
+      LeaveOutOfCoreFiles(area.first, area.last);
+    if (told && protection != PROT_NONE && area.protection == PROT_NONE)
+      PutIntoCoreFiles(area.first, area.last);
     area.protection = protection & 7;
     engine.areas().Set(area);
     page = area.last;
@@ -444,7 +453,6 @@ long RemapForeign(const GuardFrame& frame, uint64_t first, uint64_t last, int pr
   }
   if (to < to_last) areas.Set(to, to_last, protection, true);
   Reclaim(first, last);
-  LeaveOutOfCoreFiles(first, last);
   areas.Clear(first, last);
   return r;
 }

@@ -385,7 +385,11 @@ void TooMany() {
   at[end] = 5;
   for (size_t i = 2 * kPage; i < end; i += 64 * 1024) memset(at + i, 2, kPage);
   CHECK(at[0] == 1 && at[end] == 5, "what was there");
-  CHECK(munmap(at + kPage, end - kPage) == 0, "munmap: %s", strerror(errno));
+  // Nothing that cuts a mapping in two can be given back.
+  char* const middle = at + end + 4 * kPage;
+  middle[0] = 6;
+  CHECK(munmap(middle, kPage) == -1 && errno == ENOMEM && middle[0] == 6, "a hole: %s", strerror(errno));
+  CHECK(munmap(at + kPage, end - 2 * kPage) == 0, "munmap: %s", strerror(errno));
   CHECK(mprotect(at, kPage, PROT_READ) == 0 && at[0] == 1, "mprotect: %s", strerror(errno));
   CHECK(munmap(at, kMany) == 0, "munmap: %s", strerror(errno));
   printf("memory: too many\n");
