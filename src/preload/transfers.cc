@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -165,6 +166,16 @@ class Bounce {
   uint64_t count_ = 0, bytes_ = 0;
 };
 
+// A write that comes to the limit on the size of files ends there; one that begins there raises SIGXFSZ, and
+// the next piece must not. `offset`: or -1, the descriptor's own position.
+bool AtSizeLimit(uint64_t fd, int64_t offset) {
+  rlimit limit;
+  if (CallPrepared(SYS_prlimit64, 0, RLIMIT_FSIZE, nullptr, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+    return false;
+  if (offset < 0) offset = sys::Call(SYS_lseek, fd, 0, SEEK_CUR);
+  return offset >= 0 && static_cast<uint64_t>(offset) >= limit.rlim_cur;
+}
+
 // Piece by piece; stops at the first short answer, like the call itself would.
 long CallInPieces(const GuardFrame* frame, unsigned buffer_arg, unsigned count_arg, int offset_arg,
                   bool first_only = false) {
@@ -179,6 +190,9 @@ long CallInPieces(const GuardFrame* frame, unsigned buffer_arg, unsigned count_a
     if (r < 0) return done > 0 ? static_cast<long>(done) : r;
     done += static_cast<uint64_t>(r);
     if (first_only || static_cast<uint64_t>(r) < piece.args[count_arg]) break;
+    const bool writes = frame->number == SYS_write || frame->number == SYS_pwrite64;
+    const int64_t offset = offset_arg < 0 ? -1 : static_cast<int64_t>(frame->args[offset_arg] + done);
+    if (writes && AtSizeLimit(frame->args[0], offset)) break;
   }
   return static_cast<long>(done);
 }
@@ -310,6 +324,8 @@ long CallVector(const GuardFrame* frame) {
     if (r < 0) return done > 0 ? static_cast<long>(done) : r;
     done += static_cast<uint64_t>(r);
     if (static_cast<uint64_t>(r) < bytes || (reads && division == Division::kStream)) break;
+    if (!reads && AtSizeLimit(frame->args[0], positioned ? static_cast<int64_t>(frame->args[3] + done) : -1))
+      break;
   }
   return static_cast<long>(done);
 }

@@ -11,6 +11,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -492,6 +493,41 @@ struct Meeting {
   int turn;
 };
 
+// A file as large as files may be: what comes to the limit is written, what begins there is a signal.
+void Limited(const std::string& folder) {
+  fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    constexpr size_t kLimit = 512 << 10;
+    static volatile int signals;
+    signal(SIGXFSZ, [](int) { signals = signals + 1; });
+    const rlimit limit = {kLimit, kLimit};
+    CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0, "setrlimit: %s", strerror(errno));
+    const std::string path = folder + "/limited";
+    const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600);
+    CHECK(fd >= 0, "open: %s", strerror(errno));
+    char* out = Buffer(3 * kLimit, 11);
+    const iovec halves[] = {{out, kLimit}, {out + kLimit, kLimit}};
+    const auto calls = {+[](int file, char* from, const iovec*) { return write(file, from, 3 * kLimit); },
+                        +[](int file, char* from, const iovec*) { return pwrite(file, from, 3 * kLimit, 0); },
+                        +[](int file, char*, const iovec* vector) { return writev(file, vector, 2); },
+                        +[](int file, char*, const iovec* vector) { return pwritev(file, vector, 2, 0); }};
+    for (const auto call : calls) {
+      CHECK(lseek(fd, 0, SEEK_SET) == 0, "lseek");
+      Stir();
+      const ssize_t n = call(fd, out, halves);
+      CHECK(n == kLimit && signals == 0, "%zd bytes and %d signals: %s", n, signals, strerror(errno));
+      CHECK(lseek(fd, kLimit, SEEK_SET) == kLimit, "lseek");
+    }
+    CHECK(write(fd, out, 3 * kLimit) == -1 && errno == EFBIG && signals == 1, "beyond: %d signals", signals);
+    CHECK(unlink(path.c_str()) == 0, "unlink");
+    _exit(0);
+  }
+  int status;
+  CHECK(waitpid(child, &status, 0) == child && status == 0, "child: %x", static_cast<unsigned>(status));
+  printf("syscalls: limited files\n");
+}
+
 void WriteText(const char* path, const std::string& text) {
   const int fd = open(path, O_WRONLY);
   CHECK(fd >= 0 && write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()), "%s: %s", path,
@@ -674,6 +710,7 @@ int main(int argc, char** argv) {
   Errors();
   Large(folder, mib << 20);
   Appended(folder);
+  Limited(folder);
   Records(folder);
   Futexes();
   Programs();
