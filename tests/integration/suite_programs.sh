@@ -207,8 +207,10 @@ JAVA
   javac -d "$input" "$input/Main.java" && chmod -R a+rX "$input"
 }
 prepare_java_serial() { prepare_java; }
+prepare_java_zgc() { prepare_java; }
 run_java() { exec java -XX:+UseG1GC -Xmx300m -cp "$input" Main; }
 run_java_serial() { exec java -XX:+UseSerialGC -Xmx300m -cp "$input" Main; }
+run_java_zgc() { exec java -XX:+UseZGC -Xmx300m -cp "$input" Main; }
 
 # --- servers, each with its clients in the same run
 run_redis() {
