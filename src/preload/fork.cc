@@ -117,7 +117,7 @@ bool ReadClone(const GuardFrame& call, clone_args* args) {
   *args = {};
   if (call.number == SYS_clone3)
     return call.args[1] >= CLONE_ARGS_SIZE_VER0 && call.args[1] <= sizeof(*args) &&
-           CopyIn(args, call.args[0], call.args[1]);
+           CopyIn(args, call.args[0], call.args[1]) && (args->stack == 0) == (args->stack_size == 0);
   args->flags = static_cast<uint32_t>(call.args[0]) & ~uint32_t{CSIGNAL};
   args->exit_signal = call.args[0] & CSIGNAL;
   args->stack = call.args[1];
@@ -127,35 +127,42 @@ bool ReadClone(const GuardFrame& call, clone_args* args) {
   return true;
 }
 
-// `args` as clone's on the parent's stack. False if clone cannot do it, or if what the child shares would be
-// the runtime's too: the table of descriptors, thread-local storage.
-bool AsFork(const clone_args& args, GuardFrame* fork) {
-  constexpr uint64_t kBoth = CLONE_PIDFD | CLONE_PARENT_SETTID;
-  if ((args.flags & (CLONE_VM | CLONE_FILES | CLONE_SETTLS)) != 0 || (args.flags & kBoth) == kBoth ||
-      args.flags > UINT32_MAX || (args.flags & CSIGNAL) != 0 || args.exit_signal > CSIGNAL ||
-      args.set_tid_size != 0)
-    return false;
-  const uint64_t told = (args.flags & CLONE_PIDFD) != 0 ? args.pidfd : args.parent_tid;
-  *fork = {SYS_clone, {args.flags | args.exit_signal, 0, told, args.child_tid}, 0};
-  return true;
+// A child with memory of its own that shares nothing of the runtime's (the table of descriptors, thread-local
+// storage) and keeps its handlers. What the kernel is to refuse is left to it.
+bool IsFork(const clone_args& args) {
+  constexpr uint64_t kOthers = CLONE_VM | CLONE_FILES | CLONE_SETTLS | CLONE_CLEAR_SIGHAND;
+  return (args.flags & kOthers) == 0 && !InArena(args.set_tid) &&
+         args.stack + args.stack_size >= args.stack && args.stack + args.stack_size < kUserEnd;
 }
 
-// The kernel writes ids while far memory is on its way to the child: those that belong there are put there
-// afterwards.
-long ForkAsClone(GuardFrame* fork) {
-  constexpr uint64_t kTellParent = CLONE_PIDFD | CLONE_PARENT_SETTID;
+// Carries out `call`, that `args` stands for, on the caller's stack. The kernel writes ids while far memory
+// is on its way to the child: those that belong there are put there afterwards.
+long ForkAsClone(const GuardFrame& call, const clone_args& args) {
   constexpr uint64_t kTellChild = CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
-  static thread_local int t_told;  // The program's stack may be far, too.
-  const auto [flags, stack, parent_tid, child_tid, tls, none] = fork->args;
-  const bool parent_far = (flags & kTellParent) != 0 && InArena(parent_tid);
-  const bool child_far = (flags & kTellChild) != 0 && InArena(child_tid);
-  if (parent_far) fork->args[2] = reinterpret_cast<uint64_t>(&t_told);
-  if (child_far) fork->args[0] &= ~kTellChild;
-  const long r = GuardFork(fork);
-  if (r > 0 && parent_far) CopyOut(parent_tid, &t_told, sizeof(t_told));
-  if (r == 0 && child_far && (flags & CLONE_CHILD_SETTID) != 0) {
-    const auto id = static_cast<pid_t>(sys::Call(SYS_gettid));
-    CopyOut(child_tid, &id, sizeof(id));
+  static thread_local struct {
+    clone_args args;
+    int pidfd, parent_tid;
+  } t_near;  // The program's stack may be far, too.
+  t_near.args = args;
+  t_near.args.stack = t_near.args.stack_size = 0;
+  const bool pidfd_far = (args.flags & CLONE_PIDFD) != 0 && InArena(args.pidfd);
+  const bool parent_far = (args.flags & CLONE_PARENT_SETTID) != 0 && InArena(args.parent_tid);
+  const bool child_far = (args.flags & kTellChild) != 0 && InArena(args.child_tid);
+  if (pidfd_far) t_near.args.pidfd = reinterpret_cast<uint64_t>(&t_near.pidfd);
+  if (parent_far) t_near.args.parent_tid = reinterpret_cast<uint64_t>(&t_near.parent_tid);
+  if (child_far) t_near.args.flags &= ~kTellChild;
+  GuardFrame fork = {call.number, {reinterpret_cast<uint64_t>(&t_near.args), call.args[1]}, 0};
+  if (call.number == SYS_clone) {
+    const clone_args& to = t_near.args;
+    const uint64_t told = (to.flags & CLONE_PIDFD) != 0 ? to.pidfd : to.parent_tid;
+    fork = {SYS_clone, {to.flags | to.exit_signal, 0, told, to.child_tid}, 0};
+  }
+  const long r = GuardFork(&fork);
+  if (r > 0 && pidfd_far) CopyOut(args.pidfd, &t_near.pidfd, sizeof(int));
+  if (r > 0 && parent_far) CopyOut(args.parent_tid, &t_near.parent_tid, sizeof(int));
+  if (r == 0 && child_far && (args.flags & CLONE_CHILD_SETTID) != 0) {
+    const auto id = static_cast<int>(sys::Call(SYS_gettid));
+    CopyOut(args.child_tid, &id, sizeof(int));
   }
   return r;
 }
@@ -180,9 +187,8 @@ extern "C" __attribute__((visibility("hidden"))) Cloned farpool_clone(const Guar
   if (!ReadClone(*call, &args)) return kNotYet;
   const uint64_t sp = args.stack + args.stack_size;
   if ((args.flags & CLONE_VM) == 0) {
-    GuardFrame fork;
-    if (!AsFork(args, &fork)) return kNotYet;
-    const long r = ForkAsClone(&fork);
+    if (!IsFork(args)) return kNotYet;
+    const long r = ForkAsClone(*call, args);
     return {r == 0 && sp != 0 ? sp : uint64_t{Cloned::kOnItsStack}, r};
   }
   if ((args.flags & (CLONE_SETTLS | CLONE_VFORK)) == 0) StorageIsShared();

@@ -20,7 +20,6 @@ namespace farpool {
 
 namespace {
 
-constexpr uint64_t kUserEnd = uint64_t{1} << 47;
 constexpr uint64_t kCountedMax = 64 * 1024 * 1024;
 constexpr unsigned kNestedBytesMax = 256;  // Looked through for pointers.
 

@@ -12,7 +12,8 @@
 
 namespace farpool {
 
-inline constexpr uintptr_t kArenaBase = 0x300000000000;  // Exactly the addresses with bits 44.. == 3.
+inline constexpr uintptr_t kUserEnd = uintptr_t{1} << 47;  // What programs can have.
+inline constexpr uintptr_t kArenaBase = 0x300000000000;    // Exactly the addresses with bits 44.. == 3.
 inline constexpr size_t kArenaBytes = size_t{1} << 44;
 inline constexpr uint64_t kArenaPages = kArenaBytes / kPageBytes;
 inline constexpr uintptr_t kSlabWindow = 0x400000000000;  // Slab i is mapped at + i * 1 GiB, 16 TiB in all.

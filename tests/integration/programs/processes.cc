@@ -565,7 +565,8 @@ void Unseen(Heap* heap) {
   static char stack[64 * 1024] __attribute__((aligned(16)));
   const auto body = [](void* heap_or_null) {
     if (heap_or_null != nullptr) static_cast<Heap*>(heap_or_null)->Verify("child of an unseen fork");
-    return heap_or_null != nullptr ? 0 : munmap(words, kBytes);
+    if (heap_or_null == nullptr) munmap(words, kBytes);
+    return 0;
   };
   for (int i = 0; i < 8; ++i) {
     long child = SYS_fork;
