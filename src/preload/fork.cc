@@ -145,6 +145,8 @@ long ForkAsClone(const GuardFrame& call, const clone_args& args) {
   } t_near;  // The program's stack may be far, too.
   t_near.args = args;
   t_near.args.stack = t_near.args.stack_size = 0;
+  t_near.args.flags &=
+      ~uint64_t{CLONE_VFORK};  // Whoever waited for the child would do it with the engine's lock.
   const bool pidfd_far = (args.flags & CLONE_PIDFD) != 0 && InArena(args.pidfd);
   const bool parent_far = (args.flags & CLONE_PARENT_SETTID) != 0 && InArena(args.parent_tid);
   const bool child_far = (args.flags & kTellChild) != 0 && InArena(args.child_tid);

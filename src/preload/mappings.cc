@@ -61,17 +61,21 @@ long Protect(uint64_t first, uint64_t last, int protection) {
   return sys::Call(SYS_mprotect, AddressOf(first), (last - first) * kPageBytes, protection);
 }
 
-// Back to reserved, registered, empty address space where a file had been mapped.
-void Reclaim(uint64_t first, uint64_t last) {
+// Back to reserved, registered, empty address space where a file had been mapped, or nothing. What was there
+// goes first: with one mapping too many the kernel would not replace it.
+long Reclaim(uint64_t first, uint64_t last) {
   const uint64_t bytes = (last - first) * kPageBytes;
-  sys::Call(SYS_mmap, AddressOf(first), bytes, PROT_NONE,
-            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  if (const long r = sys::Call(SYS_munmap, AddressOf(first), bytes); r != 0) return r;
+  const long map = sys::Call(SYS_mmap, AddressOf(first), bytes, PROT_NONE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  if (sys::Failed(map)) Fatal(Status::FromErrno("mmap of far memory's place", static_cast<int>(-map)));
   uffdio_register reg = {.range = {AddressOf(first), bytes}, .mode = g_runtime.register_mode, .ioctls = 0};
   if (long r = sys::Call(SYS_ioctl, g_runtime.segment->fd_base + kFdUserfault, UFFDIO_REGISTER, &reg); r != 0)
     Fatal(Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-r)));
   sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_DONTFORK);
   sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_NOHUGEPAGE);
   LeaveOutOfCoreFiles(first, last);
+  return 0;
 }
 
 // A mapping of [first, last) like `area`.
@@ -90,24 +94,31 @@ bool FirstPart(uint64_t first, uint64_t last, Area* part) {
   return true;
 }
 
-void ReclaimForeign(uint64_t first, uint64_t last) {
-  for (Area part; FirstPart(first, last, &part); first = part.last)
-    if (part.foreign) Reclaim(part.first, part.last);
+// mprotect of mapped pages, in the kernel alone: of all or of none.
+long ProtectAll(uint64_t first, uint64_t last, int protection) {
+  const long r = Protect(first, last, protection);
+  if (r != 0)
+    for (Area part; FirstPart(first, last, &part); first = part.last)
+      Protect(part.first, part.last, part.protection);
+  return r;
 }
 
-// Contents and mapping of [first, last) go; the range is reserved address space again.
+// Contents and mapping of [first, last) go; the range is reserved address space again. Nothing has changed if
+// the kernel refuses what would cut mappings into too many.
 long UnmapLocked(uint64_t first, uint64_t last) {
   Engine& engine = *g_runtime.engine;
-  if (engine.areas().Free(first, last)) return 0;
+  if (first == last || engine.areas().Free(first, last)) return 0;
   if (!engine.areas().HasRoom(first, last)) return -ENOMEM;
-  // First what the kernel may refuse, as it cuts mappings. (It does not here where they were left out before,
-  // but below: then contents are gone and the mapping stays.)
-  if (!LeaveOutOfCoreFiles(first, last)) return -ENOMEM;
-  ReclaimForeign(first, last);  // A driver's mapping takes no advice, nor what lies behind it.
+  if (const long r = ProtectAll(first, last, PROT_NONE); r != 0) return r;
+  // Before the rest: a driver's mapping takes no advice, nor what lies behind it.
+  uint64_t from = first;
+  for (Area part; FirstPart(from, last, &part); from = part.last)
+    if (part.foreign)
+      if (const long r = Reclaim(part.first, part.last); r != 0) return r;
   engine.DiscardLocked(first, last);
-  const long r = Protect(first, last, PROT_NONE);
-  if (r == 0) engine.areas().Clear(first, last);
-  return r;
+  engine.areas().Clear(first, last);
+  LeaveOutOfCoreFiles(first, last);
+  return 0;
 }
 
 // Maps what holds nothing.
@@ -150,7 +161,7 @@ long NearMmap(GuardFrame* frame) {
   return Forward(frame);
 }
 
-// Reservations of one size, each given back at once because it was not where the program wanted it.
+// Reservations of one size, each given back as it was because it was not where the program wanted it.
 struct Insisting {
   uint64_t pages = 0;
   uint64_t first = UINT64_MAX;  // Of the last one, until it is given back.
@@ -164,6 +175,15 @@ bool Insists(uint64_t pages) {
   constexpr unsigned kTimes = 64;
   if (g_insisting.pages != pages || g_insisting.first != UINT64_MAX) g_insisting = {.pages = pages};
   return g_insisting.times >= kTimes;
+}
+
+// [first, last) is the last of them, and nobody can have used it.
+bool GivesBackReserved(uint64_t first, uint64_t last) {
+  if (first != g_insisting.first || last - first != g_insisting.pages) return false;
+  uint64_t from = first;
+  for (Area part; FirstPart(from, last, &part); from = part.last)
+    if (part.foreign || part.protection != PROT_NONE) return false;
+  return true;
 }
 
 long FarMmap(GuardFrame* frame) {
@@ -220,8 +240,9 @@ long FarMunmap(GuardFrame* frame) {
   if (!ArenaRange(address, bytes, &first, &last)) return -EINVAL;
   if (!EnsureStarted()) return sys::Call(SYS_munmap, address, bytes);
   ExclusiveLock hold(g_runtime.engine);
+  const bool given_back = GivesBackReserved(first, last);
   const long r = UnmapLocked(first, last);
-  if (first == g_insisting.first && last - first == g_insisting.pages) {
+  if (r == 0 && given_back) {
     g_insisting.first = UINT64_MAX;
     ++g_insisting.times;
   }
@@ -237,11 +258,7 @@ long SetProtection(uint64_t first, uint64_t last, int protection) {
   const uint64_t wanted = last;
   last = engine.areas().CoveredTo(first, last);
   if (first == last || !engine.areas().HasRoom(first, last)) return -ENOMEM;
-  if (const long r = Protect(first, last, protection); r != 0) {  // Of some, perhaps.
-    for (Area part; FirstPart(first, last, &part); first = part.last)
-      Protect(part.first, part.last, part.protection);
-    return r;
-  }
+  if (const long r = ProtectAll(first, last, protection); r != 0) return r;
   // A foreign part keeps its mark: set what is ours piece by piece.
   for (uint64_t page = first; page < last;) {
     Area area = PartOf(page, last);
@@ -385,8 +402,9 @@ long FarMadvise(GuardFrame* frame) {
           continue;
         }
         area.undumped = advice == MADV_DONTDUMP;
-        if (!engine.areas().Set(area)) return -ENOMEM;
-        if (area.undumped) LeaveOutOfCoreFiles(area.first, area.last);
+        if (!engine.areas().HasRoom(area.first, area.last)) return -EAGAIN;
+        if (area.undumped && !LeaveOutOfCoreFiles(area.first, area.last)) return -EAGAIN;
+        engine.areas().Set(area);
         if (!area.undumped && area.protection != PROT_NONE) PutIntoCoreFiles(area.first, area.last);
       }
       return 0;
@@ -418,7 +436,7 @@ long RemapForeign(const GuardFrame& frame, uint64_t first, uint64_t last, int pr
   if ((flags & MREMAP_DONTUNMAP) != 0) return -EINVAL;
   if (!areas.HasRoom(first, last, 1)) return -ENOMEM;
   const bool fixed = (flags & MREMAP_FIXED) != 0;
-  if (!fixed && end <= last) {
+  if (!fixed && end <= last) {  // Nothing goes, perhaps.
     const long r = UnmapLocked(end, last);
     return r != 0 ? r : static_cast<long>(old_address);
   }
@@ -455,6 +473,14 @@ long RemapForeign(const GuardFrame& frame, uint64_t first, uint64_t last, int pr
   Reclaim(first, last);
   areas.Clear(first, last);
   return r;
+}
+
+// mremap of no bytes: another mapping, near, of what is shared. Only the kernel has any.
+long SecondMapping(uint64_t address, uint64_t bytes) {
+  ExclusiveLock hold(g_runtime.engine);
+  const Area* area = g_runtime.engine->areas().Find(PageOf(address));
+  return area != nullptr && area->foreign ? sys::Call(SYS_mremap, address, 0, bytes, MREMAP_MAYMOVE)
+                                          : -EINVAL;
 }
 
 // mremap of far memory to a fixed near place: mapped afresh there and copied. No lock is held while copying,
@@ -512,7 +538,8 @@ long FarMremap(GuardFrame* frame) {
   if (!EnsureStarted()) return Forward(frame);
   if (to_fixed && !InArena(frame->args[4])) return MoveNear(frame);
   uint64_t first, last;
-  if (new_bytes == 0 || old_bytes == 0 || !ArenaRange(old_address, old_bytes, &first, &last)) return -EINVAL;
+  if (old_bytes == 0 && flags == MREMAP_MAYMOVE) return SecondMapping(old_address, new_bytes);
+  if (new_bytes == 0 || !ArenaRange(old_address, old_bytes, &first, &last)) return -EINVAL;
   const uint64_t old_pages = last - first;
   const uint64_t new_pages = PagesOf(new_bytes);
   Engine& engine = *g_runtime.engine;
@@ -549,19 +576,31 @@ long FarMremap(GuardFrame* frame) {
   if (long r = MapLocked(Like(area, to, to + new_pages)); r != 0) return r;
   const uint64_t moved = old_pages < new_pages ? old_pages : new_pages;
   // Contents move between writable mappings only.
-  const bool writable = area.protection == (PROT_READ | PROT_WRITE);
-  if (!writable) {
-    Protect(first, last, PROT_READ | PROT_WRITE);
-    Protect(to, to + new_pages, PROT_READ | PROT_WRITE);
+  const auto move = [&](uint64_t from, uint64_t target) -> long {
+    const uint64_t from_last = from + moved, target_last = target + moved;
+    const bool writable = area.protection == (PROT_READ | PROT_WRITE);
+    if (!writable) {
+      if (const long r = ProtectAll(from, from_last, PROT_READ | PROT_WRITE); r != 0) return r;
+      if (const long r = ProtectAll(target, target_last, PROT_READ | PROT_WRITE); r != 0) {
+        Protect(from, from_last, area.protection);
+        return r;
+      }
+    }
+    if (Status s = engine.RemapLocked(from, target, moved); !s.ok()) Fatal(s);
+    if (!writable) {
+      Protect(from, from_last, area.protection);
+      Protect(target, target_last, area.protection);
+    }
+    return 0;
+  };
+  long r = move(first, to);
+  if (r == 0 && !keep_old) {
+    r = UnmapLocked(first, last);
+    if (r != 0) move(to, first);
   }
-  if (Status s = engine.RemapLocked(first, to, moved); !s.ok()) Fatal(s);
-  if (!writable) {
-    Protect(first, last, area.protection);
-    Protect(to, to + new_pages, area.protection);
-  }
-  if (!keep_old)
-    if (long r = UnmapLocked(first, last); r != 0) return r;
-  return static_cast<long>(AddressOf(to));
+  if (r == 0) return static_cast<long>(AddressOf(to));
+  UnmapLocked(to, to + new_pages);
+  return r;
 }
 
 long FarBrk(GuardFrame* frame) {

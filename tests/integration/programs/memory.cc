@@ -12,6 +12,7 @@
 #include <cerrno>
 
 #include "far.h"
+#include "farpool/hints.h"
 
 namespace {
 
@@ -333,6 +334,18 @@ void MovedFiles() {
   };
   CHECK(mmap(at, 4 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == at, "shared");
   verify(4);
+  CHECK(mremap(at, 2 * kPage, 2 * kPage, 0) == at, "neither: %s", strerror(errno));
+  auto* const again = static_cast<char*>(mremap(at, 0, 2 * kPage, MREMAP_MAYMOVE));
+  CHECK(again != MAP_FAILED && again != at && again[kPage] == at[kPage], "once more: %s", strerror(errno));
+  CHECK(munmap(again, 2 * kPage) == 0, "munmap");
+  at = static_cast<char*>(mremap(at, 4 * kPage, 5 * kPage, MREMAP_MAYMOVE));
+  CHECK(at != MAP_FAILED && at != large + 4 * kPage, "move: %s", strerror(errno));
+  verify(5);
+  CHECK(
+      mremap(at, 5 * kPage, 4 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, large + 4 * kPage) == large + 4 * kPage,
+      "and back: %s", strerror(errno));
+  at = large + 4 * kPage;
+  verify(4);
   CHECK(mremap(at, 4 * kPage, 2 * kPage, 0) == at, "shrink: %s", strerror(errno));
   verify(2);
   CHECK(mmap(at + 2 * kPage, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
@@ -374,6 +387,15 @@ void MovedFiles() {
 // More mappings than there may be: calls fail, and what there is goes on.
 void TooMany() {
   constexpr size_t kMany = size_t{1} << 29;
+  char name[] = "/tmp/farpool-memory-XXXXXX";
+  const int fd = mkstemp(name);
+  CHECK(fd >= 0 && unlink(name) == 0 && write(fd, "file", 4) == 4, "mkstemp");
+  char* const undumped = Map(kLarge, 15);
+  CHECK(madvise(undumped, kLarge, MADV_DONTDUMP) == 0, "madvise: %s", strerror(errno));
+  char* moving = Map(kLarge, 16);
+  char* const around = Map(kLarge, 17);
+  char* const mapped = around + 8 * kPage;
+  CHECK(mmap(mapped, kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == mapped, "a file");
   auto* const at = static_cast<char*>(
       mmap(nullptr, kMany, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   CHECK(at != MAP_FAILED, "mmap: %s", strerror(errno));
@@ -389,9 +411,29 @@ void TooMany() {
   char* const middle = at + end + 4 * kPage;
   middle[0] = 6;
   CHECK(munmap(middle, kPage) == -1 && errno == ENOMEM && middle[0] == 6, "a hole: %s", strerror(errno));
+  // What is refused has changed nothing; what is not is done.
+  if (munmap(undumped + 64 * kPage, kPage) != 0) Verify(undumped, kLarge, 15, "kept out of core files");
+  for (size_t pages = 1; pages < 200; pages += 20) {
+    void* const moved = mremap(moving + 8 * kPage, kPage, pages * kPage, MREMAP_MAYMOVE);
+    const char* const here = moved != MAP_FAILED ? static_cast<char*>(moved) : moving + 8 * kPage;
+    Verify(here, kPage, 16 + 8 * kPage, "moved or not");
+    if (here != moving + 8 * kPage) break;
+  }
+  if (munmap(mapped, kPage) != 0) {
+    CHECK(errno == ENOMEM && memcmp(mapped, "file", 4) == 0, "the file: %s", strerror(errno));
+  } else if (mmap(mapped, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+             mapped) {
+    VerifyZero(mapped, kPage, "where the file was");
+  }
   CHECK(munmap(at + kPage, end - 2 * kPage) == 0, "munmap: %s", strerror(errno));
   CHECK(mprotect(at, kPage, PROT_READ) == 0 && at[0] == 1, "mprotect: %s", strerror(errno));
   CHECK(munmap(at, kMany) == 0, "munmap: %s", strerror(errno));
+  Verify(around, 8 * kPage, 17, "before the file");
+  Verify(moving, 8 * kPage, 16, "before what moved");
+  munmap(undumped, kLarge);
+  munmap(around, kLarge);
+  munmap(moving, kLarge);
+  close(fd);
   printf("memory: too many\n");
 }
 
@@ -408,6 +450,18 @@ void Insisting() {
     CHECK(munmap(map, kBytes) == 0, "munmap");
     return false;
   };
+  // Those that were used were not given back for their place.
+  char* used = nullptr;
+  for (int i = 0; i < 100; ++i) {
+    used = static_cast<char*>(mmap(reinterpret_cast<void*>(kViews[0] / 2), kBytes, PROT_NONE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    CHECK(used != MAP_FAILED && mprotect(used, kPage, PROT_READ | PROT_WRITE) == 0, "mmap: %s",
+          strerror(errno));
+    used[0] = 1;
+    if (i < 99) munmap(used, kBytes);
+  }
+  CHECK(!farpool_active() || farpool_is_far(used), "near, though it was used");
+  munmap(used, kBytes);
   uint64_t offset = 0;
   const auto reserve = [&] {
     for (int view = 0; view < 3; ++view) {
