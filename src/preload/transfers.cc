@@ -169,11 +169,16 @@ class Bounce {
 // A write that comes to the limit on the size of files ends there; one that begins there raises SIGXFSZ, and
 // the next piece must not. `offset`: or -1, the descriptor's own position.
 bool AtSizeLimit(uint64_t fd, int64_t offset) {
-  rlimit limit;
-  if (CallPrepared(SYS_prlimit64, 0, RLIMIT_FSIZE, nullptr, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
-    return false;
-  if (offset < 0) offset = sys::Call(SYS_lseek, fd, 0, SEEK_CUR);
-  return offset >= 0 && static_cast<uint64_t>(offset) >= limit.rlim_cur;
+  // By the runtime's own entry and on the near stack, as in DivisionOf().
+  const auto ask = [](GuardFrame* frame) -> long {
+    rlimit limit;
+    if (sys::Call(SYS_prlimit64, 0, RLIMIT_FSIZE, nullptr, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+      return 0;
+    auto at = static_cast<int64_t>(frame->args[1]);
+    if (at < 0) at = sys::Call(SYS_lseek, frame->args[0], 0, SEEK_CUR);
+    return at >= 0 && static_cast<uint64_t>(at) >= limit.rlim_cur;
+  };
+  return OnNearStack(ask, {0, {fd, static_cast<uint64_t>(offset)}, 0}) != 0;
 }
 
 // Piece by piece; stops at the first short answer, like the call itself would.

@@ -206,19 +206,22 @@ unsigned BuildFilter(sock_filter* code, int fd_base, int fd_count) {
   a.Bind(&b.trap);
   a.JumpIfTrampoline(&allow, SECCOMP_RET_TRAP);
 
-  // Daemons close everything. A closed userfaultfd would turn absent pages into zeros.
-  Assembler::Label check_close;
+  // Daemons close everything. A closed userfaultfd would turn absent pages into zeros. Those that found it in
+  // /proc/self/fd are told that it is closed.
+  Assembler::Label close_ours, dup2_ours;
   a.Bind(&b.close_call);
   a.Load(Low(0));
   a.JumpIf(BPF_JGE, static_cast<uint32_t>(fd_base + fd_count), &allow);
-  a.JumpIf(BPF_JGE, static_cast<uint32_t>(fd_base), &check_close);
+  a.JumpIf(BPF_JGE, static_cast<uint32_t>(fd_base), &close_ours);
   a.Return(SECCOMP_RET_ALLOW);
   a.Bind(&b.dup2_call);
   a.Load(Low(1));
   a.JumpIf(BPF_JGE, static_cast<uint32_t>(fd_base + fd_count), &allow);
-  a.JumpIf(BPF_JGE, static_cast<uint32_t>(fd_base), &check_close);
+  a.JumpIf(BPF_JGE, static_cast<uint32_t>(fd_base), &dup2_ours);
   a.Return(SECCOMP_RET_ALLOW);
-  a.Bind(&check_close);
+  a.Bind(&close_ours);
+  a.JumpIfTrampoline(&allow, SECCOMP_RET_ERRNO | 0);
+  a.Bind(&dup2_ours);
   a.JumpIfTrampoline(&allow, SECCOMP_RET_ERRNO | EBADF);
   a.Bind(&b.close_range_call);  // Touches ours if first <= our last and last >= our first.
   Assembler::Label no_close_range;

@@ -170,11 +170,11 @@ TEST_F(FilterTest, KnowsTheCallsThatCarryBuffers) {
 TEST_F(FilterTest, RuntimesDescriptorsCannotBeClosedOrReplaced) {
   constexpr uint64_t kLast = kFdBase + kRuntimeFds - 1;
   for (uint64_t fd : {uint64_t{kFdBase}, uint64_t{kFdBase + kFdUserfault}, kLast}) {
-    EXPECT_EQ(Call(SYS_close, {fd}), Refused(EBADF)) << fd;
+    EXPECT_EQ(Call(SYS_close, {fd}), Refused(0)) << fd;
     EXPECT_EQ(Call(SYS_dup2, {1, fd}), Refused(EBADF)) << fd;
     EXPECT_EQ(Call(SYS_dup3, {1, fd, 0}), Refused(EBADF)) << fd;
     // The kernel looks at the lower half only.
-    EXPECT_EQ(Call(SYS_close, {fd | uint64_t{1} << 32}), Refused(EBADF)) << fd;
+    EXPECT_EQ(Call(SYS_close, {fd | uint64_t{1} << 32}), Refused(0)) << fd;
     for (unsigned number : {SYS_close, SYS_dup2, SYS_dup3}) {
       EXPECT_EQ(Call(number, {fd, fd}, kTrampoline), SECCOMP_RET_ALLOW) << fd;
       EXPECT_NE(Call(number, {fd, fd}, kTrampoline + kPageBytes), SECCOMP_RET_ALLOW) << fd;
@@ -267,7 +267,7 @@ TEST_F(FilterTest, RangeOfDescriptorsIsTheCallers) {
   size = BuildFilter(code.data(), 40, 3);
   ASSERT_GT(size, 0u);
   for (uint64_t fd = 0; fd < 100; ++fd)
-    EXPECT_EQ(Call(SYS_close, {fd}), fd >= 40 && fd < 43 ? Refused(EBADF) : SECCOMP_RET_ALLOW) << fd;
+    EXPECT_EQ(Call(SYS_close, {fd}), fd >= 40 && fd < 43 ? Refused(0) : SECCOMP_RET_ALLOW) << fd;
 }
 
 // What the table says must make sense for the guard, too: counts name arguments that are not pointers.
