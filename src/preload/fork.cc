@@ -196,8 +196,8 @@ extern "C" __attribute__((visibility("hidden"))) Cloned farpool_clone(const Guar
   if ((args.flags & (CLONE_SETTLS | CLONE_VFORK)) == 0) StorageIsShared();
   if (!InArena(sp) || !g_runtime.has_started()) return kNotYet;
   const bool thread = (args.flags & CLONE_SETTLS) != 0 && args.tls >= sp && args.tls - sp < kFirstFramesBytes;
-  KeepNear(sp - kFirstFramesBytes, thread ? args.tls + kPageBytes : sp);
-  return kNotYet;
+  const long r = KeepNear(sp - kFirstFramesBytes, thread ? args.tls + kPageBytes : sp);
+  return r != 0 ? Cloned{Cloned::kOnItsStack, -EAGAIN} : kNotYet;
 }
 
 // --- exec

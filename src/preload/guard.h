@@ -28,8 +28,8 @@ long GuardMremap(GuardFrame* frame);
 long GuardMsync(const GuardFrame* frame);
 long GuardMadvise(uint64_t address, uint64_t bytes, int advice);
 long GuardBrk(uint64_t address);
-// Makes the pages of [begin, end) near for good, contents and all.
-void KeepNear(uintptr_t begin, uintptr_t end);
+// Makes the pages of [begin, end) near for good, contents and all. 0, or an error: not all of them.
+long KeepNear(uintptr_t begin, uintptr_t end);
 // Once, after PatchLibc(): libc's heap will grow in the arena.
 void TakeOverBreak();
 // signals.cc.

@@ -61,6 +61,13 @@ long Protect(uint64_t first, uint64_t last, int protection) {
   return sys::Call(SYS_mprotect, AddressOf(first), (last - first) * kPageBytes, protection);
 }
 
+void Register(uint64_t first, uint64_t last) {
+  uffdio_register reg = {
+      .range = {AddressOf(first), (last - first) * kPageBytes}, .mode = g_runtime.register_mode, .ioctls = 0};
+  const long r = sys::Call(SYS_ioctl, g_runtime.segment->fd_base + kFdUserfault, UFFDIO_REGISTER, &reg);
+  if (r != 0) Fatal(Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-r)));
+}
+
 // Back to reserved, registered, empty address space where a file had been mapped, or nothing. What was there
 // goes first: with one mapping too many the kernel would not replace it.
 long Reclaim(uint64_t first, uint64_t last) {
@@ -69,9 +76,7 @@ long Reclaim(uint64_t first, uint64_t last) {
   const long map = sys::Call(SYS_mmap, AddressOf(first), bytes, PROT_NONE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   if (sys::Failed(map)) Fatal(Status::FromErrno("mmap of far memory's place", static_cast<int>(-map)));
-  uffdio_register reg = {.range = {AddressOf(first), bytes}, .mode = g_runtime.register_mode, .ioctls = 0};
-  if (long r = sys::Call(SYS_ioctl, g_runtime.segment->fd_base + kFdUserfault, UFFDIO_REGISTER, &reg); r != 0)
-    Fatal(Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-r)));
+  Register(first, last);
   sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_DONTFORK);
   sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_NOHUGEPAGE);
   LeaveOutOfCoreFiles(first, last);
@@ -532,7 +537,11 @@ long FarMremap(GuardFrame* frame) {
     if (!engine.areas().HasRoom(first, last, 1)) return -ENOMEM;
     if (long r = UnmapLocked(first, last); r != 0) return r;
     const long r = Forward(frame);
-    if (!sys::Failed(r)) engine.areas().Set(first, last, PROT_READ | PROT_WRITE, true);
+    if (sys::Failed(r)) {
+      Reclaim(first, last);  // It may have gone first.
+    } else {
+      engine.areas().Set(first, last, PROT_READ | PROT_WRITE, true);
+    }
     return r;
   }
   if (!EnsureStarted()) return Forward(frame);
@@ -737,19 +746,22 @@ namespace {
 // [args[0], args[1]), see KeepNear.
 long KeepPagesNear(GuardFrame* frame) {
   Engine& engine = *g_runtime.engine;
+  const int uffd = g_runtime.segment->fd_base + kFdUserfault;
   const uint64_t last = PageOf(frame->args[1] + kPageBytes - 1);
   for (uint64_t page = PageOf(frame->args[0]); page < last;) {
     MakePresent(AddressOf(page), kPageBytes);
     ExclusiveLock hold(&engine);
     const Area* area = engine.areas().Find(page);
     if (area != nullptr && !area->foreign && area->protection != PROT_NONE) {
-      if (!engine.LetGoLocked(page, page + 1)) continue;  // Evicted in between.
-      const uffdio_range range = {AddressOf(page), kPageBytes};
-      const long r =
-          sys::Call(SYS_ioctl, g_runtime.segment->fd_base + kFdUserfault, UFFDIO_UNREGISTER, &range);
-      if (r != 0) Fatal(Status::FromErrno("UFFDIO_UNREGISTER", static_cast<int>(-r)));
-      if (!engine.areas().Set(page, page + 1, area->protection, true))
-        Fatal(Status::Exhausted("too many mappings"));
+      uffdio_range range = {AddressOf(page), kPageBytes};
+      if (!engine.areas().HasRoom(page, page + 1)) return -ENOMEM;
+      if (const long r = sys::Call(SYS_ioctl, uffd, UFFDIO_UNREGISTER, &range); r != 0) return r;
+      if (!engine.LetGoLocked(page, page + 1)) {  // Evicted in between.
+        Register(page, page + 1);
+        continue;
+      }
+      engine.areas().Set(page, page + 1, area->protection, true);
+      sys::Call(SYS_madvise, AddressOf(page), kPageBytes, MADV_DOFORK);
     }
     ++page;
   }
@@ -758,6 +770,6 @@ long KeepPagesNear(GuardFrame* frame) {
 
 }  // namespace
 
-void KeepNear(uintptr_t begin, uintptr_t end) { OnNearStack(&KeepPagesNear, {0, {begin, end}, 0}); }
+long KeepNear(uintptr_t begin, uintptr_t end) { return OnNearStack(&KeepPagesNear, {0, {begin, end}, 0}); }
 
 }  // namespace farpool

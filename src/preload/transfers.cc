@@ -18,6 +18,7 @@
 #include "preload/guard.h"
 #include "preload/prepare.h"
 #include "preload/runtime.h"
+#include "preload/thread.h"
 
 namespace farpool {
 

@@ -53,7 +53,7 @@ void Errors() {
   });
   Report("mmap of very much at a place", [&] {
     constexpr size_t kMuch = size_t{9} << 40;
-    void* const place = reinterpret_cast<void*>(0x240000000000);
+    void* const place = reinterpret_cast<void*>(0x340000000000);
     void* const got = mmap(place, kMuch, PROT_NONE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     return got == place ? munmap(place, kMuch) : address(got);

@@ -772,6 +772,28 @@ void Credentials(Heap* heap) {
   puts("processes credentials: verified");
 }
 
+// A thread that waits for its child, as CLONE_VFORK has it, keeps no other from far memory, which the child
+// may wait for.
+void Suspended(Heap* heap) {
+  fflush(stdout);
+  int there[2], done[2];
+  CHECK(pipe(there) == 0 && pipe(done) == 0, "pipe: %s", strerror(errno));
+  std::thread other([&] {
+    char byte;
+    CHECK(read(there[0], &byte, 1) == 1, "read: %s", strerror(errno));
+    heap->Verify("while another waits for its child");
+    CHECK(write(done[1], &byte, 1) == 1, "write: %s", strerror(errno));
+  });
+  const auto child = static_cast<pid_t>(syscall(SYS_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0));
+  if (child == 0) {
+    char byte = 1;
+    _exit(write(there[1], &byte, 1) == 1 && read(done[0], &byte, 1) == 1 ? 9 : 1);
+  }
+  WaitFor(child, 9 << 8, "child that is waited for");
+  other.join();
+  for (const int fd : {there[0], there[1], done[0], done[1]}) close(fd);
+}
+
 // What would have the fault handler itself trapped.
 void Trapped(Heap* heap) {
   fflush(stdout);
@@ -885,7 +907,10 @@ int main(int argc, char** argv) {
   if (kind == "killed-late") KilledLate(&heap, mib, argv[3]);
   if (kind == "written-late") WrittenLate(&heap, mib, argv[3]);
   if (kind == "commands") Commands(&heap, argv[0]);
-  if (kind == "spawns") Spawns(&heap);
+  if (kind == "spawns") {
+    Suspended(&heap);
+    Spawns(&heap);
+  }
   if (kind == "sandbox") {
     Trapped(&heap);
     Sandboxed(&heap);

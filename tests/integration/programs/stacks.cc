@@ -473,6 +473,42 @@ void* UnseenAlternateStack(void*) {
   return nullptr;
 }
 
+// A child has its parent's stack, whoever supplied it.
+void* ForkThere(void*) {
+  const pid_t child = fork();
+  if (child == 0) _exit(7);
+  int status;
+  CHECK(waitpid(child, &status, 0) == child && status == 7 << 8, "child of a thread: %x",
+        static_cast<unsigned>(status));
+  return nullptr;
+}
+
+void Forks() {
+  const size_t bytes = 1 << 20;
+  auto* const stack =
+      static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  CHECK(stack != MAP_FAILED, "mmap");
+  memset(stack, 1, bytes);
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  CHECK(pthread_attr_setstack(&attributes, stack, bytes) == 0, "setstack");
+  pthread_t thread;
+  CHECK(pthread_create(&thread, &attributes, ForkThere, nullptr) == 0, "thread");
+  pthread_join(thread, nullptr);
+  pthread_attr_destroy(&attributes);
+  const pid_t child = fork();
+  if (child == 0) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < bytes; i += kPage) sum += static_cast<unsigned char>(stack[i]);
+    _exit(sum > 0 ? 8 : 1);
+  }
+  int status;
+  CHECK(waitpid(child, &status, 0) == child && status == 8 << 8, "child of another: %x",
+        static_cast<unsigned>(status));
+  munmap(stack, bytes);
+  printf("stacks: forks\n");
+}
+
 void AlternateStacks() {
   const size_t bytes = 1 << 20;
   void* stack = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -545,6 +581,7 @@ int main(int argc, char** argv) {
   TinyStacks();
   SharedStorage();
   AlternateStacks();
+  Forks();
   ComeAndGo();
   Walk(0, pages);
   printf("stacks: %zu pages verified at the end\n", pages);
