@@ -92,12 +92,15 @@ TEST(GroupsTest, WhatArrivesStays) {
 }
 
 TEST(GroupsTest, WhatIsPreferredOutlivesTheOthers) {
-  Memory memory(kCount);
-  for (uint64_t group = 0; group < 100; ++group) memory.Touch(group);
-  for (uint64_t group = 1; group < 11; ++group) memory.groups().Prefer(group);
-  for (int i = 0; i < 30; ++i) {
-    const uint64_t group = memory.Evict();
-    EXPECT_TRUE(group < 1 || group >= 11) << group;
+  for (const bool prefer : {true, false}) {
+    Memory memory(kCount);
+    for (uint64_t group = 0; group < 100; ++group) memory.Touch(group);
+    for (int i = 0; i < 10; ++i) memory.Evict();
+    for (uint64_t group = 200; group < 210; ++group) memory.Touch(group);
+    for (uint64_t group = 200; prefer && group < 210; ++group) memory.groups().Prefer(group);
+    int preferred_left = 0;
+    for (int i = 0; i < 50; ++i) preferred_left += memory.Evict() >= 200;
+    EXPECT_EQ(preferred_left > 0, !prefer);
   }
 }
 
