@@ -429,8 +429,15 @@ long FarMadvise(GuardFrame* frame) {
   }
 }
 
-// mremap of what is the kernel's in the arena: it stays that, wherever it goes, and what it leaves is
-// reserved again.
+// Whether all of [first, last) is the kernel's, which knows better than the areas what is one mapping.
+bool AllForeign(uint64_t first, uint64_t last) {
+  for (Area part; first < last && FirstPart(first, last, &part) && part.first == first; first = part.last)
+    if (!part.foreign) return false;
+  return first == last;
+}
+
+// mremap of what is the kernel's in the arena, to grow or move: it stays that, wherever it goes, and what it
+// leaves is reserved again.
 long RemapForeign(const GuardFrame& frame, uint64_t first, uint64_t last, int protection) {
   const uint64_t old_address = frame.args[0];
   const uint64_t old_bytes = frame.args[1];
@@ -441,10 +448,6 @@ long RemapForeign(const GuardFrame& frame, uint64_t first, uint64_t last, int pr
   if ((flags & MREMAP_DONTUNMAP) != 0) return -EINVAL;
   if (!areas.HasRoom(first, last, 1)) return -ENOMEM;
   const bool fixed = (flags & MREMAP_FIXED) != 0;
-  if (!fixed && end <= last) {  // Nothing goes, perhaps.
-    const long r = UnmapLocked(end, last);
-    return r != 0 ? r : static_cast<long>(old_address);
-  }
   if (!fixed && end <= kArenaPages && areas.Free(last, end)) {
     sys::Call(SYS_munmap, AddressOf(last), (end - last) * kPageBytes);
     const long r = sys::Call(SYS_mremap, old_address, old_bytes, new_bytes, 0);
@@ -502,8 +505,9 @@ long MoveNear(const GuardFrame* frame) {
   {
     ExclusiveLock hold(g_runtime.engine);
     const Area* area = g_runtime.engine->areas().Find(first);
-    if (area == nullptr || area->last < last) return -EFAULT;
-    if (area->foreign) return RemapForeign(*frame, first, last, area->protection);
+    if (area == nullptr) return -EFAULT;
+    if (AllForeign(first, last)) return RemapForeign(*frame, first, last, area->protection);
+    if (area->last < last) return -EFAULT;
     protection = area->protection;
   }
   const long map = sys::Call(SYS_mmap, to, new_bytes, PROT_READ | PROT_WRITE,
@@ -554,16 +558,16 @@ long FarMremap(GuardFrame* frame) {
   Engine& engine = *g_runtime.engine;
   ExclusiveLock hold(&engine);
   const Area* found = engine.areas().Find(first);
-  if (found == nullptr || found->last < last) return -EFAULT;
+  if (found == nullptr) return -EFAULT;
   const Area area = *found;
-  if (area.foreign) return RemapForeign(*frame, first, last, area.protection);
   const bool keep_old = (flags & MREMAP_DONTUNMAP) != 0;
+  if ((flags & MREMAP_FIXED) == 0 && !keep_old && new_pages <= old_pages) {
+    const long r = UnmapLocked(first + new_pages, last);
+    return r != 0 ? r : static_cast<long>(old_address);
+  }
+  if (AllForeign(first, last)) return RemapForeign(*frame, first, last, area.protection);
+  if (area.last < last) return -EFAULT;
   if ((flags & MREMAP_FIXED) == 0 && !keep_old) {
-    if (new_pages <= old_pages) {
-      if (new_pages < old_pages)
-        if (long r = UnmapLocked(first + new_pages, last); r != 0) return r;
-      return static_cast<long>(old_address);
-    }
     if (last + (new_pages - old_pages) <= kArenaPages && engine.areas().Free(last, first + new_pages) &&
         (first < kBrkPages) == (first + new_pages <= kBrkPages)) {
       const long r = MapLocked(Like(area, last, first + new_pages));

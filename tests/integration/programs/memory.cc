@@ -335,6 +335,8 @@ void MovedFiles() {
   CHECK(mmap(at, 4 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == at, "shared");
   verify(4);
   CHECK(mremap(at, 2 * kPage, 2 * kPage, 0) == at, "neither: %s", strerror(errno));
+  CHECK(mprotect(at + kPage, kPage, PROT_READ) == 0, "mprotect: %s", strerror(errno));
+  CHECK(mprotect(at + kPage, kPage, PROT_READ | PROT_WRITE) == 0, "mprotect: %s", strerror(errno));
   auto* const again = static_cast<char*>(mremap(at, 0, 2 * kPage, MREMAP_MAYMOVE));
   CHECK(again != MAP_FAILED && again != at && again[kPage] == at[kPage], "once more: %s", strerror(errno));
   CHECK(munmap(again, 2 * kPage) == 0, "munmap");
