@@ -57,8 +57,8 @@ long GuardCredentials(const GuardFrame* frame) {
 }
 
 long GuardPrctl(GuardFrame* frame) {
-  constexpr uint64_t kPrSetSyscallUserDispatch = 59;  // Linux 5.11
-  switch (frame->args[0]) {
+  constexpr uint32_t kPrSetSyscallUserDispatch = 59;  // Linux 5.11
+  switch (static_cast<uint32_t>(frame->args[0])) {
     case PR_SET_SECCOMP:
       return GuardSeccomp(frame);
     case PR_CAPBSET_DROP:
@@ -67,7 +67,7 @@ long GuardPrctl(GuardFrame* frame) {
       return GuardCredentials(frame);
     case PR_SET_TSC:
       // The fault handler reads the clock, which is that register's.
-      return frame->args[1] == PR_TSC_SIGSEGV ? -EINVAL : CallPrepared(frame);
+      return static_cast<uint32_t>(frame->args[1]) == PR_TSC_SIGSEGV ? -EINVAL : CallPrepared(frame);
     case kPrSetSyscallUserDispatch:
       // It would hand the runtime's own calls to the program.
       return -EINVAL;

@@ -216,16 +216,27 @@ farpool_clone_entry:
         mov %rax, %r11                  // Cloned (fork.cc)
         mov %rbp, %rsp
         pop %rbp
+        .cfi_def_cfa %rsp, 64
+        .cfi_remember_state
         test %r11, %r11
         jnz 1f
         pop %rax
+        .cfi_adjust_cfa_offset -8
         pop_arguments
+        .cfi_adjust_cfa_offset -48
         pop %rcx
+        .cfi_def_cfa_offset 0
+        .cfi_register %rip, %rcx
         jmp *%rcx
+        .cfi_restore_state
 1:      mov %rdx, %rax
         lea 8(%rsp), %rsp
+        .cfi_adjust_cfa_offset -8
         pop_arguments
+        .cfi_adjust_cfa_offset -48
         pop %rcx
+        .cfi_def_cfa_offset 0
+        .cfi_register %rip, %rcx
         lea 2(%rcx), %rcx
         cmp $1, %r11
         je 2f

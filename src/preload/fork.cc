@@ -136,12 +136,13 @@ bool IsFork(const clone_args& args) {
 }
 
 // Carries out `call`, that `args` stands for, on the caller's stack. The kernel writes ids while far memory
-// is on its way to the child: those that belong there are put there afterwards.
+// is on its way to the child: those that belong there are put there afterwards. (That it clears one when the
+// child ends, nobody could see.)
 long ForkAsClone(const GuardFrame& call, const clone_args& args) {
   constexpr uint64_t kTellChild = CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
   static thread_local struct {
     clone_args args;
-    int pidfd, parent_tid;
+    int pidfd, parent_tid, child_tid;
   } t_near;  // The program's stack may be far, too.
   t_near.args = args;
   t_near.args.stack = t_near.args.stack_size = 0;
@@ -163,8 +164,8 @@ long ForkAsClone(const GuardFrame& call, const clone_args& args) {
   if (r > 0 && pidfd_far) CopyOut(args.pidfd, &t_near.pidfd, sizeof(int));
   if (r > 0 && parent_far) CopyOut(args.parent_tid, &t_near.parent_tid, sizeof(int));
   if (r == 0 && child_far && (args.flags & CLONE_CHILD_SETTID) != 0) {
-    const auto id = static_cast<int>(sys::Call(SYS_gettid));
-    CopyOut(args.child_tid, &id, sizeof(int));
+    t_near.child_tid = static_cast<int>(sys::Call(SYS_gettid));
+    CopyOut(args.child_tid, &t_near.child_tid, sizeof(int));
   }
   return r;
 }

@@ -101,11 +101,16 @@ void OwnerDied(uintptr_t address, uint32_t thread, bool inherits) {
 long GuardThreadExit(const GuardFrame* frame) {
   constexpr unsigned kEntriesMax = 2048;  // The kernel's own bound (ROBUST_LIST_LIMIT).
   const auto me = static_cast<uintptr_t>(CurrentThread()->id);
-  uintptr_t head_at = 0;
-  size_t head_bytes = 0;
+  // What the kernel fills is on the near stack: the program's may be far, and evicted in that moment.
+  const auto head_of = [](GuardFrame*) -> long {
+    long at = 0;
+    size_t bytes = 0;
+    return sys::Call(SYS_get_robust_list, 0, &at, &bytes) == 0 ? at : 0;
+  };
+  const auto is_last = [](GuardFrame*) -> long { return OnlyOwnThreadsStay(); };
+  const auto head_at = static_cast<uintptr_t>(OnNearStack(head_of, {}));
   robust_list_head head;
-  if (sys::Call(SYS_get_robust_list, 0, &head_at, &head_bytes) == 0 && head_at != 0 &&
-      CopyIn(&head, head_at, sizeof(head))) {
+  if (head_at != 0 && CopyIn(&head, head_at, sizeof(head))) {
     const auto handle = [&](uintptr_t entry) {
       const uintptr_t word = (entry & ~uintptr_t{1}) + static_cast<uint64_t>(head.futex_offset);
       uint32_t value;
@@ -124,7 +129,7 @@ long GuardThreadExit(const GuardFrame* frame) {
   // A cancelled thread may have left calls in the middle.
   if (g_runtime.has_started())
     g_runtime.engine->pins().Reclaim([me](uintptr_t owner) { return owner == me; });
-  if (OnlyOwnThreadsStay()) sys::Call(SYS_exit_group, frame->args[0]);
+  if (OnNearStack(is_last, {}) != 0) sys::Call(SYS_exit_group, frame->args[0]);
   return Forward(frame);
 }
 

@@ -121,10 +121,17 @@ void OwnThreadsAfterFork() {
 }
 
 bool OnlyOwnThreadsStay() {
-  const unsigned own = g_started.load();
-  struct stat tasks;
-  // A folder for each thread, and the names of itself and its parent.
-  return own > 0 && sys::Call(SYS_stat, "/proc/self/task", &tasks) == 0 && tasks.st_nlink == 2 + own + 1;
+  // A thread is counted before it begins, and until after it has ended: fewer than that change just now, and
+  // more are the program's unless the count has changed.
+  for (const uint64_t end = NowNs() + kGoneNs; NowNs() < end; sys::Call(SYS_sched_yield)) {
+    const unsigned own = g_started.load();
+    struct stat tasks;
+    if (own == 0 || sys::Call(SYS_stat, "/proc/self/task", &tasks) != 0) return false;
+    const auto threads = static_cast<unsigned>(tasks.st_nlink) - 2;  // The names of itself and its parent.
+    if (threads == own + 1) return true;
+    if (threads > own + 1 && g_started.load() == own) return false;
+  }
+  return false;
 }
 
 }  // namespace farpool

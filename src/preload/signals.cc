@@ -195,6 +195,9 @@ void Deliver(int signal, Frame* frame, const KernelSigaction& action, Thread* th
   if (resume == kTrampoline + sys::kProgramEntry) resume = reinterpret_cast<uint64_t>(&farpool_call_again);
   if (resume == kTrampoline + 2 || resume == kTrampoline + sys::kProgramEntry + 2)
     resume = reinterpret_cast<uint64_t>(&farpool_call_done);
+  // Sandboxes (Chromium's, Firefox's) want both to name the same call.
+  if (signal == SIGSYS && copy->info.si_code == kSysSeccomp)
+    copy->info.si_call_addr = reinterpret_cast<void*>(resume);
   copy->context.stack = stack;
   copy->context.mask = saved;
   if (context.fpstate != 0) copy->context.fpstate = fpstate;

@@ -813,6 +813,34 @@ void Trapped(Heap* heap) {
   WaitFor(child, 8 << 8, "child that traps");
 }
 
+// A sandbox that answers calls itself, as browsers do, finds in its handler the call where it was made.
+void Answered(Heap* heap) {
+  fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    static volatile int calls, wrong;
+    struct sigaction action = {};
+    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    action.sa_sigaction = [](int, siginfo_t* info, void* context) {
+      greg_t* const registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+      calls = calls + 1;
+      if (reinterpret_cast<greg_t>(info->si_call_addr) != registers[REG_RIP] ||
+          info->si_syscall != registers[REG_RAX])
+        wrong = wrong + 1;
+      registers[REG_RAX] = -EPERM;
+    };
+    CHECK(sigaction(SIGSYS, &action, nullptr) == 0, "sigaction");
+    Sandbox({SYS_write, SYS_exit_group, SYS_rt_sigreturn, SYS_mmap, SYS_munmap}, SECCOMP_RET_TRAP);
+    char near_room[64];
+    for (const char* room : {static_cast<const char*>(near_room), heap->bytes()})
+      CHECK(syscall(SYS_getcwd, room, 64) == -1 && errno == EPERM, "getcwd");
+    CHECK(calls == 2 && wrong == 0, "%d calls, %d wrong", calls, wrong);
+    heap->Verify("child that answers its calls");
+    _exit(8);
+  }
+  WaitFor(child, 8 << 8, "child that answers its calls");
+}
+
 void Sandboxed(Heap* heap) {
   const std::vector<int> few = {SYS_write, SYS_exit_group, SYS_rt_sigreturn, SYS_mmap, SYS_munmap, SYS_brk};
   fflush(stdout);
@@ -913,6 +941,7 @@ int main(int argc, char** argv) {
   }
   if (kind == "sandbox") {
     Trapped(&heap);
+    Answered(&heap);
     Sandboxed(&heap);
   }
   if (kind == "credentials") Credentials(&heap);
