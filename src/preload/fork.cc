@@ -211,6 +211,7 @@ namespace {
 
 constexpr char kPreload[] = "LD_PRELOAD=";
 constexpr char kDescriptor[] = "FARPOOL_RUNTIME_FD=";
+constexpr char kTracing[] = "LD_TRACE_LOADED_OBJECTS=";  // ldd
 
 // Of this thread; shared with a vfork child, which runs while its parent waits.
 thread_local char* t_exec_room = nullptr;
@@ -248,9 +249,10 @@ void HideEnvironment(char** environment) {
       char* const list = *in + sizeof(kPreload) - 1;
       if (char* at = FindLibrary(list); at != nullptr) {
         char* rest = at + std::strlen(g_runtime.segment->library);
+        const bool alone = at == list && *rest == 0;  // Or the program's own is an empty one.
         if (*rest != 0) ++rest;
         std::memmove(at, rest, std::strlen(rest) + 1);
-        if (*list == 0) continue;
+        if (alone) continue;
       }
     }
     *out++ = *in;
@@ -262,15 +264,17 @@ uint64_t ExecEnvironment(uint64_t environment) {
   char* const none[] = {nullptr};
   char* const* in = environment != 0 ? reinterpret_cast<char* const*>(environment) : none;
   size_t count = 0;
-  const char* preload = nullptr;
-  bool has_library = false, has_descriptor = false;
+  constexpr size_t kNowhere = SIZE_MAX;
+  size_t preload_at = kNowhere;  // The loader takes the last.
+  bool has_descriptor = false;
   for (; in[count] != nullptr; ++count) {
+    if (StartsWith(in[count], kTracing)) return environment;  // The program is not going to run.
     if (StartsWith(in[count], kDescriptor)) has_descriptor = true;
-    if (preload == nullptr && StartsWith(in[count], kPreload)) {
-      preload = in[count] + sizeof(kPreload) - 1;
-      has_library = FindLibrary(in[count] + sizeof(kPreload) - 1) != nullptr;
-    }
+    if (StartsWith(in[count], kPreload)) preload_at = count;
   }
+  const char* const preload = preload_at != kNowhere ? in[preload_at] + sizeof(kPreload) - 1 : nullptr;
+  const bool has_library =
+      preload != nullptr && FindLibrary(in[preload_at] + sizeof(kPreload) - 1) != nullptr;
   if (has_library && has_descriptor) return environment;
   // Behind a chroot the loader would complain of it: what runs there is near.
   if (sys::Call(SYS_access, g_runtime.segment->library, R_OK) != 0) return environment;
@@ -291,14 +295,12 @@ uint64_t ExecEnvironment(uint64_t environment) {
   }
   auto* vector = reinterpret_cast<char**>(t_exec_room);
   char* text = t_exec_room + vector_bytes;
-  size_t n = 0;
-  for (size_t i = 0; i < count; ++i) {
-    if (has_library || !StartsWith(in[i], kPreload)) vector[n++] = in[i];
-  }
+  std::memcpy(vector, in, count * sizeof(char*));
+  size_t n = count;
   if (!has_library) {
-    vector[n++] = text;
+    vector[preload != nullptr ? preload_at : n++] = text;
     text = Append(Append(text, kPreload), g_runtime.segment->library);
-    if (preload != nullptr && *preload != 0) text = Append(Append(text, ":"), preload);
+    if (preload != nullptr) text = Append(Append(text, ":"), preload);
     ++text;
   }
   if (!has_descriptor) {

@@ -87,7 +87,7 @@ sigset_t SignalsOfTheRun() {
   }
   setrlimit(RLIMIT_NOFILE, &limit);
   const char* others = getenv("LD_PRELOAD");
-  const std::string preload = others != nullptr && others[0] != 0 ? library + ":" + others : library;
+  const std::string preload = others != nullptr ? library + ":" + others : library;
   setenv("LD_PRELOAD", preload.c_str(), 1);
   setenv("FARPOOL_RUNTIME_FD", std::to_string(base).c_str(), 1);
   sigprocmask(SIG_SETMASK, &mask, nullptr);

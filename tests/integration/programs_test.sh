@@ -62,7 +62,8 @@ fi
 # A program that clears its environment keeps the runtime all the same.
 compare clean-environment "$(mib 32)M" env -i "$programs/pagewalker" "$(mib 64)"
 # shellcheck disable=SC2016  # $0 is for the inner shell
-compare environment 32M sh -c 'env | grep -vE "^(_|out)=" && LD_PRELOAD=libm.so.6 "$0" 64' "$programs/pagewalker"
+compare environment 32M sh -c 'env | grep -vE "^(_|out)=" && LD_PRELOAD=libm.so.6 "$0" 64
+  for mine in libm.so.6 ""; do env -i A=1 LD_PRELOAD=$mine B=2 env; done; ldd "$0" | sed "s/ (.*//"' "$programs/pagewalker"
 if as_user unshare -r true 2>/dev/null; then  # Not for every user, nor inside a chroot.
   compare namespaces "$(mib 32)M" unshare -r -n -m -p -f "$programs/pagewalker" "$(mib 64)"
 fi
