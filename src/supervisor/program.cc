@@ -90,7 +90,9 @@ Status CheckFile(const std::string& path, int depth) {
           "' is a Go program: it makes system calls in a way of its own, so its memory cannot be far; "
           "use --via swap as root");
   }
-  if (dynamic) return Status::Ok();
+  // The loader as a program runs one that it preloads into.
+  const bool loader = std::filesystem::path(path).filename().string().starts_with("ld-linux-x86-64.so");
+  if (dynamic || loader) return Status::Ok();
   return Refuse("'" + path +
                 "' is statically linked: nothing can be preloaded into it; use a dynamically linked build, "
                 "or --via swap "

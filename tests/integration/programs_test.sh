@@ -77,6 +77,7 @@ if as_user unshare -r true 2>/dev/null && wanted chroot; then
 fi
 compare static-child 32M sh -c '"$0/static"; "$0/static" && exec "$0/pagewalker" 64' "$programs"
 compare legacy-layout 32M setarch -L "$programs/pagewalker" 64
+compare loader 32M /lib64/ld-linux-x86-64.so.2 "$programs/pagewalker" 64
 compare golike 32M sh -c '"$0/golike" "$0/pagewalker" 64' "$programs"
 # A child of 32 bits runs as ever, near.
 if wanted i386-child; then
