@@ -19,7 +19,7 @@ struct GuardFrame {
   uint64_t resume;
 };
 
-// mappings.cc. Each returns what the kernel would.
+// mappings.cc, mremap.cc. Each returns what the kernel would.
 long GuardMmap(GuardFrame* frame);
 void NoteIoctl(const GuardFrame& frame);
 long GuardMunmap(uint64_t address, uint64_t bytes);

@@ -1,22 +1,19 @@
 // The program's mappings in the far arena. Each call does what the kernel's own would, on the program's
 // address space (mprotect of a part of the reservation), on the area map and on the page contents, under the
-// engine's lock.
+// engine's lock. mremap.cc: mremap.
 
 #include <linux/mman.h>
-#include <linux/sched.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <iterator>
 
 #include "base/sys.h"
-#include "base/uffd_abi.h"
 #include "farpool/hints.h"
+#include "preload/arena.h"
 #include "preload/core_files.h"
 #include "preload/guard.h"
 #include "preload/prefetcher.h"
@@ -37,123 +34,9 @@ namespace {
 
 static_assert(FARPOOL_FAR_BASE == kArenaBase && FARPOOL_FAR_BYTES == kArenaBytes);
 
-constexpr uint64_t kBrkPages = (uint64_t{1} << 40) / kPageBytes;  // The far heap's share of the arena: 1 TiB.
 uint64_t g_brk_pages = 0;  // Of the far heap, mapped now. Guarded by the engine's lock.
-uint64_t g_search_from = kBrkPages;
 bool g_brk_refused = false;
 bool g_taking_over = false;  // TakeOverBreak(): what libc maps now stays near.
-
-uint64_t PagesOf(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes; }
-uint64_t PageOf(uint64_t address) { return (address - kArenaBase) / kPageBytes; }
-uint64_t AddressOf(uint64_t page) { return kArenaBase + page * kPageBytes; }
-
-// [address, address + bytes) as pages; false if it is not wholly inside the arena.
-bool ArenaRange(uint64_t address, uint64_t bytes, uint64_t* first, uint64_t* last) {
-  uint64_t end;
-  if (address % kPageBytes != 0 || bytes == 0 || __builtin_add_overflow(address, bytes, &end)) return false;
-  if (!InArena(address) || end > kArenaBase + kArenaBytes) return false;
-  *first = PageOf(address);
-  *last = *first + PagesOf(bytes);
-  return *last <= kArenaPages;
-}
-
-long Protect(uint64_t first, uint64_t last, int protection) {
-  return sys::Call(SYS_mprotect, AddressOf(first), (last - first) * kPageBytes, protection);
-}
-
-void Register(uint64_t first, uint64_t last) {
-  uffdio_register reg = {
-      .range = {AddressOf(first), (last - first) * kPageBytes}, .mode = g_runtime.register_mode, .ioctls = 0};
-  const long r = sys::Call(SYS_ioctl, g_runtime.segment->fd_base + kFdUserfault, UFFDIO_REGISTER, &reg);
-  if (r != 0) Fatal(Status::FromErrno("UFFDIO_REGISTER", static_cast<int>(-r)));
-}
-
-// Back to reserved, registered, empty address space where a file had been mapped, or nothing. What was there
-// goes first: with one mapping too many the kernel would not replace it.
-long Reclaim(uint64_t first, uint64_t last) {
-  const uint64_t bytes = (last - first) * kPageBytes;
-  if (const long r = sys::Call(SYS_munmap, AddressOf(first), bytes); r != 0) return r;
-  const long map = sys::Call(SYS_mmap, AddressOf(first), bytes, PROT_NONE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  if (sys::Failed(map)) Fatal(Status::FromErrno("mmap of far memory's place", static_cast<int>(-map)));
-  Register(first, last);
-  sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_DONTFORK);
-  sys::Call(SYS_madvise, AddressOf(first), bytes, MADV_NOHUGEPAGE);
-  LeaveOutOfCoreFiles(first, last);
-  return 0;
-}
-
-// A mapping of [first, last) like `area`.
-Area Like(Area area, uint64_t first, uint64_t last) {
-  area.first = first;
-  area.last = last;
-  return area;
-}
-
-// What the first area that has pages in [first, last) has there. False if there is none.
-bool FirstPart(uint64_t first, uint64_t last, Area* part) {
-  const AreaMap& areas = g_runtime.engine->areas();
-  const size_t i = areas.LowerBound(first);
-  if (first == last || i >= areas.size() || areas.at(i).first >= last) return false;
-  *part = Like(areas.at(i), std::max(areas.at(i).first, first), std::min(areas.at(i).last, last));
-  return true;
-}
-
-// mprotect of mapped pages, in the kernel alone: of all or of none.
-long ProtectAll(uint64_t first, uint64_t last, int protection) {
-  const long r = Protect(first, last, protection);
-  if (r != 0)
-    for (Area part; FirstPart(first, last, &part); first = part.last)
-      Protect(part.first, part.last, part.protection);
-  return r;
-}
-
-// Contents and mapping of [first, last) go; the range is reserved address space again. Nothing has changed if
-// the kernel refuses what would cut mappings into too many.
-long UnmapLocked(uint64_t first, uint64_t last) {
-  Engine& engine = *g_runtime.engine;
-  if (first == last || engine.areas().Free(first, last)) return 0;
-  if (!engine.areas().HasRoom(first, last)) return -ENOMEM;
-  if (const long r = ProtectAll(first, last, PROT_NONE); r != 0) return r;
-  // Before the rest: a driver's mapping takes no advice, nor what lies behind it.
-  uint64_t from = first;
-  for (Area part; FirstPart(from, last, &part); from = part.last)
-    if (part.foreign)
-      if (const long r = Reclaim(part.first, part.last); r != 0) return r;
-  engine.DiscardLocked(first, last);
-  engine.areas().Clear(first, last);
-  LeaveOutOfCoreFiles(first, last);
-  return 0;
-}
-
-// Maps what holds nothing.
-long MapLocked(const Area& area) {
-  Engine& engine = *g_runtime.engine;
-  if (!engine.areas().Set(area)) return -ENOMEM;
-  // It may be in along with others.
-  if (area.undumped) LeaveOutOfCoreFiles(area.first, area.last);
-  if (area.protection == PROT_NONE) return 0;
-  const long r = Protect(area.first, area.last, area.protection);
-  if (r != 0) engine.areas().Clear(area.first, area.last);
-  if (r == 0 && !area.undumped) PutIntoCoreFiles(area.first, area.last);
-  return r;
-}
-long MapLocked(uint64_t first, uint64_t last, int protection) {
-  return MapLocked({.first = first, .last = last, .protection = protection, .foreign = false});
-}
-
-// What of the area that contains `first` is in [first, last).
-Area PartOf(uint64_t first, uint64_t last) {
-  const Area& area = *g_runtime.engine->areas().Find(first);
-  return Like(area, first, area.last < last ? area.last : last);
-}
-
-uint64_t FindPlace(uint64_t pages) {
-  const AreaMap& areas = g_runtime.engine->areas();
-  uint64_t at = areas.FindGap(pages, g_search_from);
-  if (at == UINT64_MAX) at = areas.FindGap(pages, kBrkPages);
-  return at;
-}
 
 // The far parts of the calls below run on the near stack, since they hold the engine's lock.
 
@@ -251,7 +134,6 @@ long FarMunmap(GuardFrame* frame) {
     g_insisting.first = UINT64_MAX;
     ++g_insisting.times;
   }
-  if (first >= kBrkPages && first < g_search_from) g_search_from = first;
   return r;
 }
 
@@ -429,193 +311,6 @@ long FarMadvise(GuardFrame* frame) {
   }
 }
 
-// Whether all of [first, last) is the kernel's, which knows better than the areas what is one mapping.
-bool AllForeign(uint64_t first, uint64_t last) {
-  for (Area part; first < last && FirstPart(first, last, &part) && part.first == first; first = part.last)
-    if (!part.foreign) return false;
-  return first == last;
-}
-
-// mremap of what is the kernel's in the arena, to grow or move: it stays that, wherever it goes, and what it
-// leaves is reserved again.
-long RemapForeign(const GuardFrame& frame, uint64_t first, uint64_t last, int protection) {
-  const uint64_t old_address = frame.args[0];
-  const uint64_t old_bytes = frame.args[1];
-  const uint64_t new_bytes = frame.args[2];
-  const uint64_t flags = frame.args[3];
-  const uint64_t end = first + PagesOf(new_bytes);
-  AreaMap& areas = g_runtime.engine->areas();
-  if ((flags & MREMAP_DONTUNMAP) != 0) return -EINVAL;
-  if (!areas.HasRoom(first, last, 1)) return -ENOMEM;
-  const bool fixed = (flags & MREMAP_FIXED) != 0;
-  if (!fixed && end <= kArenaPages && areas.Free(last, end)) {
-    sys::Call(SYS_munmap, AddressOf(last), (end - last) * kPageBytes);
-    const long r = sys::Call(SYS_mremap, old_address, old_bytes, new_bytes, 0);
-    if (sys::Failed(r)) {
-      Reclaim(last, end);
-    } else {
-      areas.Set(first, end, protection, true);
-      return r;
-    }
-  }
-  if ((flags & MREMAP_MAYMOVE) == 0) return fixed ? -EINVAL : -ENOMEM;
-  uint64_t target = frame.args[4];
-  if (!fixed) {
-    const uint64_t place = FindPlace(end - first);
-    if (place == UINT64_MAX) return -ENOMEM;
-    target = AddressOf(place);
-  }
-  uint64_t to = 0, to_last = 0;  // Nothing, where it goes elsewhere.
-  if (InArena(target)) {
-    if (!ArenaRange(target, new_bytes, &to, &to_last) || (to < last && to_last > first)) return -EINVAL;
-    if (!areas.HasRoom(to, to_last, 3)) return -ENOMEM;
-    if (long r = UnmapLocked(to, to_last); r != 0) return r;
-  }
-  const long r =
-      sys::Call(SYS_mremap, old_address, old_bytes, new_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target);
-  if (sys::Failed(r)) {
-    if (to < to_last) Reclaim(to, to_last);  // It may have gone first.
-    return r;
-  }
-  if (to < to_last) areas.Set(to, to_last, protection, true);
-  Reclaim(first, last);
-  areas.Clear(first, last);
-  return r;
-}
-
-// mremap of no bytes: another mapping, near, of what is shared. Only the kernel has any.
-long SecondMapping(uint64_t address, uint64_t bytes) {
-  ExclusiveLock hold(g_runtime.engine);
-  const Area* area = g_runtime.engine->areas().Find(PageOf(address));
-  return area != nullptr && area->foreign ? sys::Call(SYS_mremap, address, 0, bytes, MREMAP_MAYMOVE)
-                                          : -EINVAL;
-}
-
-// mremap of far memory to a fixed near place: mapped afresh there and copied. No lock is held while copying,
-// since the copy itself faults.
-long MoveNear(const GuardFrame* frame) {
-  const uint64_t from = frame->args[0];
-  const uint64_t to = frame->args[4];
-  const uint64_t old_bytes = frame->args[1];
-  const uint64_t new_bytes = frame->args[2];
-  uint64_t first, last;
-  if ((frame->args[3] & MREMAP_MAYMOVE) == 0 || new_bytes == 0 || !ArenaRange(from, old_bytes, &first, &last))
-    return -EINVAL;
-  int protection;
-  {
-    ExclusiveLock hold(g_runtime.engine);
-    const Area* area = g_runtime.engine->areas().Find(first);
-    if (area == nullptr) return -EFAULT;
-    if (AllForeign(first, last)) return RemapForeign(*frame, first, last, area->protection);
-    if (area->last < last) return -EFAULT;
-    protection = area->protection;
-  }
-  const long map = sys::Call(SYS_mmap, to, new_bytes, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-  if (sys::Failed(map)) return map;
-  if ((protection & PROT_READ) == 0) GuardMprotect(from, old_bytes, PROT_READ);
-  std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from),
-              old_bytes < new_bytes ? old_bytes : new_bytes);
-  if (protection != (PROT_READ | PROT_WRITE)) sys::Call(SYS_mprotect, to, new_bytes, protection);
-  if ((frame->args[3] & MREMAP_DONTUNMAP) != 0) {
-    GuardMadvise(from, old_bytes, MADV_DONTNEED);
-  } else {
-    GuardMunmap(from, old_bytes);
-  }
-  return static_cast<long>(to);
-}
-
-long FarMremap(GuardFrame* frame) {
-  const uint64_t old_address = frame->args[0];
-  const uint64_t old_bytes = frame->args[1];
-  const uint64_t new_bytes = frame->args[2];
-  const int flags = static_cast<int>(frame->args[3]);
-  const bool to_fixed = (flags & MREMAP_FIXED) != 0;
-  if (!InArena(old_address)) {
-    // Near memory to a place in the arena: it stays the kernel's there, like a file mapped over far memory.
-    uint64_t first, last;
-    if (!ArenaRange(frame->args[4], new_bytes, &first, &last)) return -EINVAL;
-    if (!EnsureStarted()) return Forward(frame);
-    Engine& engine = *g_runtime.engine;
-    ExclusiveLock hold(&engine);
-    if (!engine.areas().HasRoom(first, last, 1)) return -ENOMEM;
-    if (long r = UnmapLocked(first, last); r != 0) return r;
-    const long r = Forward(frame);
-    if (sys::Failed(r)) {
-      Reclaim(first, last);  // It may have gone first.
-    } else {
-      engine.areas().Set(first, last, PROT_READ | PROT_WRITE, true);
-    }
-    return r;
-  }
-  if (!EnsureStarted()) return Forward(frame);
-  if (to_fixed && !InArena(frame->args[4])) return MoveNear(frame);
-  uint64_t first, last;
-  if (old_bytes == 0 && flags == MREMAP_MAYMOVE) return SecondMapping(old_address, new_bytes);
-  if (new_bytes == 0 || !ArenaRange(old_address, old_bytes, &first, &last)) return -EINVAL;
-  const uint64_t old_pages = last - first;
-  const uint64_t new_pages = PagesOf(new_bytes);
-  Engine& engine = *g_runtime.engine;
-  ExclusiveLock hold(&engine);
-  const Area* found = engine.areas().Find(first);
-  if (found == nullptr) return -EFAULT;
-  const Area area = *found;
-  const bool keep_old = (flags & MREMAP_DONTUNMAP) != 0;
-  if ((flags & MREMAP_FIXED) == 0 && !keep_old && new_pages <= old_pages) {
-    const long r = UnmapLocked(first + new_pages, last);
-    return r != 0 ? r : static_cast<long>(old_address);
-  }
-  if (AllForeign(first, last)) return RemapForeign(*frame, first, last, area.protection);
-  if (area.last < last) return -EFAULT;
-  if ((flags & MREMAP_FIXED) == 0 && !keep_old) {
-    if (last + (new_pages - old_pages) <= kArenaPages && engine.areas().Free(last, first + new_pages) &&
-        (first < kBrkPages) == (first + new_pages <= kBrkPages)) {
-      const long r = MapLocked(Like(area, last, first + new_pages));
-      return r != 0 ? r : static_cast<long>(old_address);
-    }
-  }
-  if ((flags & MREMAP_MAYMOVE) == 0) return (flags & MREMAP_FIXED) != 0 || keep_old ? -EINVAL : -ENOMEM;
-  if (!engine.areas().HasRoom(first, last, 1)) return -ENOMEM;
-  uint64_t to;
-  if ((flags & MREMAP_FIXED) != 0) {
-    uint64_t to_last;
-    if (!ArenaRange(frame->args[4], new_bytes, &to, &to_last)) return -EINVAL;
-    if (to < last && to_last > first) return -EINVAL;
-    if (long r = UnmapLocked(to, to_last); r != 0) return r;
-  } else {
-    to = FindPlace(new_pages);
-    if (to == UINT64_MAX) return -ENOMEM;
-  }
-  if (long r = MapLocked(Like(area, to, to + new_pages)); r != 0) return r;
-  const uint64_t moved = old_pages < new_pages ? old_pages : new_pages;
-  // Contents move between writable mappings only.
-  const auto move = [&](uint64_t from, uint64_t target) -> long {
-    const uint64_t from_last = from + moved, target_last = target + moved;
-    const bool writable = area.protection == (PROT_READ | PROT_WRITE);
-    if (!writable) {
-      if (const long r = ProtectAll(from, from_last, PROT_READ | PROT_WRITE); r != 0) return r;
-      if (const long r = ProtectAll(target, target_last, PROT_READ | PROT_WRITE); r != 0) {
-        Protect(from, from_last, area.protection);
-        return r;
-      }
-    }
-    if (Status s = engine.RemapLocked(from, target, moved); !s.ok()) Fatal(s);
-    if (!writable) {
-      Protect(from, from_last, area.protection);
-      Protect(target, target_last, area.protection);
-    }
-    return 0;
-  };
-  long r = move(first, to);
-  if (r == 0 && !keep_old) {
-    r = UnmapLocked(first, last);
-    if (r != 0) move(to, first);
-  }
-  if (r == 0) return static_cast<long>(AddressOf(to));
-  UnmapLocked(to, to + new_pages);
-  return r;
-}
-
 long FarBrk(GuardFrame* frame) {
   const uint64_t address = frame->args[0];
   if (!EnsureStarted()) return static_cast<long>(AddressOf(g_brk_pages));  // malloc maps instead.
@@ -714,12 +409,6 @@ long GuardMsync(const GuardFrame* frame) {
   return InArena(frame->args[0]) ? OnNearStack(&FarMsync, *frame) : Forward(frame);
 }
 
-long GuardMremap(GuardFrame* frame) {
-  const bool to_far = (frame->args[3] & MREMAP_FIXED) != 0 && InArena(frame->args[4]);
-  if (!InArena(frame->args[0]) && !to_far) return Forward(frame);
-  return OnNearStack(&FarMremap, *frame);
-}
-
 // libc remembers the break it was told last and asks for growth from there. Its malloc takes a heap that goes
 // on somewhere else only after one growth was refused (it then stops to rely on one contiguous heap and helps
 // itself with a 1 MiB mapping, which stays near: small programs never need more). So: provoke one growth,
@@ -750,16 +439,14 @@ namespace {
 // [args[0], args[1]), see KeepNear.
 long KeepPagesNear(GuardFrame* frame) {
   Engine& engine = *g_runtime.engine;
-  const int uffd = g_runtime.segment->fd_base + kFdUserfault;
   const uint64_t last = PageOf(frame->args[1] + kPageBytes - 1);
   for (uint64_t page = PageOf(frame->args[0]); page < last;) {
     MakePresent(AddressOf(page), kPageBytes);
     ExclusiveLock hold(&engine);
     const Area* area = engine.areas().Find(page);
     if (area != nullptr && !area->foreign && area->protection != PROT_NONE) {
-      uffdio_range range = {AddressOf(page), kPageBytes};
       if (!engine.areas().HasRoom(page, page + 1)) return -ENOMEM;
-      if (const long r = sys::Call(SYS_ioctl, uffd, UFFDIO_UNREGISTER, &range); r != 0) return r;
+      if (const long r = Unregister(page, page + 1); r != 0) return r;
       if (!engine.LetGoLocked(page, page + 1)) {  // Evicted in between.
         Register(page, page + 1);
         continue;
