@@ -217,29 +217,19 @@ farpool_clone_entry:
         mov %rbp, %rsp
         pop %rbp
         .cfi_def_cfa %rsp, 64
-        .cfi_remember_state
         test %r11, %r11
-        jnz 1f
-        pop %rax
+        jz 1f
+        mov %rdx, (%rsp)                // The result, and behind the instruction.
+        addq $2, 56(%rsp)
+1:      pop %rax
         .cfi_adjust_cfa_offset -8
         pop_arguments
         .cfi_adjust_cfa_offset -48
         pop %rcx
         .cfi_def_cfa_offset 0
         .cfi_register %rip, %rcx
-        jmp *%rcx
-        .cfi_restore_state
-1:      mov %rdx, %rax
-        lea 8(%rsp), %rsp
-        .cfi_adjust_cfa_offset -8
-        pop_arguments
-        .cfi_adjust_cfa_offset -48
-        pop %rcx
-        .cfi_def_cfa_offset 0
-        .cfi_register %rip, %rcx
-        lea 2(%rcx), %rcx
         cmp $1, %r11
-        je 2f
+        jbe 2f
         mov %r11, %rsp
 2:      jmp *%rcx
         .cfi_endproc

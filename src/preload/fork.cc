@@ -272,9 +272,8 @@ uint64_t ExecEnvironment(uint64_t environment) {
     if (StartsWith(in[count], kDescriptor)) has_descriptor = true;
     if (StartsWith(in[count], kPreload)) preload_at = count;
   }
-  const char* const preload = preload_at != kNowhere ? in[preload_at] + sizeof(kPreload) - 1 : nullptr;
-  const bool has_library =
-      preload != nullptr && FindLibrary(in[preload_at] + sizeof(kPreload) - 1) != nullptr;
+  char* const preload = preload_at != kNowhere ? in[preload_at] + sizeof(kPreload) - 1 : nullptr;
+  const bool has_library = preload != nullptr && FindLibrary(preload) != nullptr;
   if (has_library && has_descriptor) return environment;
   // Behind a chroot the loader would complain of it: what runs there is near.
   if (sys::Call(SYS_access, g_runtime.segment->library, R_OK) != 0) return environment;

@@ -57,7 +57,7 @@ long RemapForeign(const GuardFrame& frame, uint64_t first, uint64_t last, int pr
   uint64_t to = 0, to_last = 0;  // Nothing, where it goes elsewhere.
   if (InArena(target)) {
     if (!ArenaRange(target, new_bytes, &to, &to_last) || (to < last && to_last > first)) return -EINVAL;
-    if (!areas.HasRoom(to, to_last, 3)) return -ENOMEM;
+    if (!areas.HasRoom(to, to_last, 3)) return -ENOMEM;  // The target, and what the source cuts.
     if (long r = UnmapLocked(to, to_last); r != 0) return r;
   }
   const long r =
@@ -150,23 +150,22 @@ long FarMremap(GuardFrame* frame) {
   if (found == nullptr) return -EFAULT;
   const Area area = *found;
   const bool keep_old = (flags & MREMAP_DONTUNMAP) != 0;
-  if ((flags & MREMAP_FIXED) == 0 && !keep_old && new_pages <= old_pages) {
+  const bool in_place = !to_fixed && !keep_old;
+  if (in_place && new_pages <= old_pages) {
     const long r = UnmapLocked(first + new_pages, last);
     return r != 0 ? r : static_cast<long>(old_address);
   }
   if (AllForeign(first, last)) return RemapForeign(*frame, first, last, area.protection);
   if (area.last < last) return -EFAULT;
-  if ((flags & MREMAP_FIXED) == 0 && !keep_old) {
-    if (last + (new_pages - old_pages) <= kArenaPages && engine.areas().Free(last, first + new_pages) &&
-        (first < kBrkPages) == (first + new_pages <= kBrkPages)) {
-      const long r = MapLocked(Like(area, last, first + new_pages));
-      return r != 0 ? r : static_cast<long>(old_address);
-    }
+  if (in_place && first + new_pages <= kArenaPages && engine.areas().Free(last, first + new_pages) &&
+      (first < kBrkPages) == (first + new_pages <= kBrkPages)) {
+    const long r = MapLocked(Like(area, last, first + new_pages));
+    return r != 0 ? r : static_cast<long>(old_address);
   }
-  if ((flags & MREMAP_MAYMOVE) == 0) return (flags & MREMAP_FIXED) != 0 || keep_old ? -EINVAL : -ENOMEM;
+  if ((flags & MREMAP_MAYMOVE) == 0) return in_place ? -ENOMEM : -EINVAL;
   if (!engine.areas().HasRoom(first, last, 1)) return -ENOMEM;
   uint64_t to;
-  if ((flags & MREMAP_FIXED) != 0) {
+  if (to_fixed) {
     uint64_t to_last;
     if (!ArenaRange(frame->args[4], new_bytes, &to, &to_last)) return -EINVAL;
     if (to < last && to_last > first) return -EINVAL;

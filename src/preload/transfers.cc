@@ -198,7 +198,7 @@ long CallInPieces(const GuardFrame* frame, unsigned buffer_arg, unsigned count_a
     if (first_only || static_cast<uint64_t>(r) < piece.args[count_arg]) break;
     const bool writes = frame->number == SYS_write || frame->number == SYS_pwrite64;
     const int64_t offset = offset_arg < 0 ? -1 : static_cast<int64_t>(frame->args[offset_arg] + done);
-    if (writes && AtSizeLimit(frame->args[0], offset)) break;
+    if (writes && done < total && AtSizeLimit(frame->args[0], offset)) break;
   }
   return static_cast<long>(done);
 }

@@ -483,19 +483,24 @@ void* ForkThere(void*) {
   return nullptr;
 }
 
-void Forks() {
-  const size_t bytes = 1 << 20;
-  auto* const stack =
-      static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+// Runs a thread to its end on a stack in far memory, which is still there afterwards.
+char* OnFarStack(size_t bytes, void* (*routine)(void*)) {
+  void* const stack = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(stack != MAP_FAILED, "mmap");
-  memset(stack, 1, bytes);
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   CHECK(pthread_attr_setstack(&attributes, stack, bytes) == 0, "setstack");
   pthread_t thread;
-  CHECK(pthread_create(&thread, &attributes, ForkThere, nullptr) == 0, "thread");
+  CHECK(pthread_create(&thread, &attributes, routine, nullptr) == 0, "thread");
   pthread_join(thread, nullptr);
   pthread_attr_destroy(&attributes);
+  return static_cast<char*>(stack);
+}
+
+void Forks() {
+  const size_t bytes = 1 << 20;
+  char* const stack = OnFarStack(bytes, ForkThere);
+  memset(stack, 1, bytes / 2);
   const pid_t child = fork();
   if (child == 0) {
     uint64_t sum = 0;
@@ -511,16 +516,7 @@ void Forks() {
 
 void AlternateStacks() {
   const size_t bytes = 1 << 20;
-  void* stack = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  CHECK(stack != MAP_FAILED, "mmap");
-  pthread_attr_t attributes;
-  pthread_attr_init(&attributes);
-  CHECK(pthread_attr_setstack(&attributes, stack, bytes) == 0, "setstack");
-  pthread_t thread;
-  CHECK(pthread_create(&thread, &attributes, UnseenAlternateStack, nullptr) == 0, "thread");
-  pthread_join(thread, nullptr);
-  pthread_attr_destroy(&attributes);
-  munmap(stack, bytes);
+  munmap(OnFarStack(bytes, UnseenAlternateStack), bytes);
   printf("stacks: alternate stacks that nobody saw\n");
 }
 
