@@ -92,7 +92,6 @@ void Groups::TurnKept() {
 
 bool Groups::Next(Leaving* leaving) {
   unsigned kept = 0;
-  unsigned busy = 0;
   const bool owed = TakeOwed();
   Queue queue = owed || ++turn_ % kKeptTurn == 0 ? kKept : kPassing;
   for (unsigned tries = 0; tries < kTriesMax;) {
@@ -104,7 +103,6 @@ bool Groups::Next(Leaving* leaving) {
     ++tries;
     if (entry.arriving > 0) {
       Append(group, queue);
-      if (++busy >= lists_[queue].size) queue = queue == kKept ? kPassing : kKept;  // All of it may be.
       continue;
     }
     const uint64_t others = lists_[kPassing].size + lists_[kKept].size;
