@@ -264,8 +264,10 @@ class Engine {
   bool Populate(bool even_over_limit);
   // Begins to give back the memory of a batch of free frames, for what is to be copied.
   void DropSome(Departure* departure);
-  // Pages that leave the arena, or whose memory goes back, at once: afterwards the TLB is empty.
-  uint64_t BatchPages() const;
+  // Pages that leave the arena / whose memory goes back at once: afterwards the TLB is empty.
+  uint64_t EvictBatch() const;
+  uint64_t DropBatch() const;
+  uint64_t Batch(uint64_t most) const;
   Status FillStaging(uint64_t target, unsigned count, unsigned evictions);
   bool TakeRoom(unsigned count);  // If there is some.
   Status MakeRoom(unsigned count, bool* taken);

@@ -25,8 +25,9 @@ constexpr uint64_t kStagingPagesMin = 2 * kGroupPages;
 constexpr uint64_t kStagingPagesMax = 4096;
 constexpr uint64_t kStagingPagesLeast = 16;
 // When frames are needed one by one a drain ends with the first page that need not be written; pages that
-// must be are written so many at a time.
+// must be are written so many at a time, where no more than that have to be hashed to find them.
 constexpr unsigned kWritePages = 4;
+constexpr unsigned kLookedMax = 2 * kWritePages;
 // A stream's frames are kept ready for the faults of others too, up to this part of staging.
 constexpr uint64_t kReserveShare = 4;
 // Neighbours MOVEd out per eviction when single frames are needed, for the same reason; a stream, and mremap,
@@ -44,22 +45,22 @@ constexpr unsigned kRunsMax = 6;
 // Given back at most at each call of another process: a millisecond under the lock.
 constexpr uint64_t kYieldPages = 4 * kGroupPages;
 // A call that empties the TLB makes the fault it is made in three to five times as long, for the most part
-// behind it: so this part of staging goes at once, and few faults are long.
+// behind it: so this part of staging goes at once, and few faults are long. Of what is given back, less: the
+// kernel hands out again what is still in the cache.
 constexpr uint64_t kBatchShare = 4;
-constexpr uint64_t kBatchPagesMax = 4 * kGroupPages;
+constexpr uint64_t kEvictBatchMax = 8 * kGroupPages;
+constexpr uint64_t kDropBatchMax = 4 * kGroupPages;
 // Groups tried before giving up: pinned ones stay.
 constexpr unsigned kEvictTriesMax = 256;
 // Evictions at most for one fault that needs frames, and for one that has them and takes its turn.
 constexpr unsigned kEvictionsMax = 4;
-constexpr unsigned kBatchEvictionsMax = 8;
+constexpr unsigned kBatchEvictionsMax = 16;
 // Runs of frames for one flight, each of which is a call of its own, where that gives half of it at least.
 constexpr unsigned kFrameRunsMax = 4;
 // Blocks that are drained in search of one whose memory is worth giving back.
 constexpr int kRoomDrainsMax = 4;
-// With less room than this part of a batch for what is to be copied more is made ahead; by the half batch at
-// least while it is not less than that.
-constexpr uint64_t kSpareLowShare = 4;
-constexpr uint64_t kSpareLeastShare = 16;
+// With less room than this part of a batch for what is to be copied more is made ahead.
+constexpr uint64_t kSpareLowShare = 16;
 // The clock of departures that fits a page table entry.
 constexpr uint32_t kClockMask = (1 << 27) - 1;
 // A page that is back before so small a share of the limit has left came back soon.
@@ -82,12 +83,15 @@ uint64_t Engine::PassingTarget() const {
   return share < kStagingPagesMin ? kStagingPagesMin : share > kStagingPagesMax ? kStagingPagesMax : share;
 }
 
-uint64_t Engine::BatchPages() const {
+uint64_t Engine::Batch(uint64_t most) const {
   const uint64_t target = PassingTarget();
   const uint64_t least = target / 2 < kGroupPages ? target / 2 : kGroupPages;
   const uint64_t share = target / kBatchShare;
-  return share < least ? least : share > kBatchPagesMax ? kBatchPagesMax : share;
+  return share < least ? least : share > most ? most : share;
 }
+
+uint64_t Engine::EvictBatch() const { return Batch(kEvictBatchMax); }
+uint64_t Engine::DropBatch() const { return Batch(kDropBatchMax); }
 
 bool Engine::Populate(bool even_over_limit) {
   const unsigned block = staging_.EmptyBlock(0);
@@ -109,9 +113,7 @@ bool Engine::Populate(bool even_over_limit) {
 
 // What more of a group is going to come to stays.
 void Engine::DropSome(Departure* departure) {
-  const Staging::FreeBlocks found = staging_.FindBlocks(BatchPages(), victim_.block);
-  if (found.frames < BatchPages() / 2 && spare_ > BatchPages() / kSpareLeastShare)
-    return;  // There may soon be more.
+  const Staging::FreeBlocks found = staging_.FindBlocks(DropBatch(), victim_.block);
   staging_.TakeBlocks(found);
   departure->freed = found;
 }
@@ -219,7 +221,7 @@ Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
   const bool many = count > kWritePages;
   if (Status s; many && LeftToWriter(count, departure, &s)) return s;
   if (flight.before == PageEntry::State::kNone) return Status::Ok();
-  const uint64_t batch = BatchPages();
+  const uint64_t batch = DropBatch();
   uint64_t target = StagingTarget();
   uint64_t has = staging_.populated() - staging_.staged();
   uint64_t reserve = count;
@@ -240,8 +242,10 @@ Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
     bool progress = true;
     if (staging_.populated() < target)
       if (Status s = Evict(count, kNeighboursPages, &progress); !s.ok()) return s;
-  } else if (staging_.populated() + batch / 2 < target) {
-    if (Status s = FillStaging(target + batch / 2, count, kBatchEvictionsMax); !s.ok()) return s;
+  } else if (const uint64_t half = EvictBatch() / 2;
+             staging_.populated() + (departure->freed.count > 0 ? 0 : half) < target) {
+    // Where the TLB is going to be empty anyway this comes sooner.
+    if (Status s = FillStaging(target + half, count, kBatchEvictionsMax); !s.ok()) return s;
   }
   if (staging_.staged() == 0) return Status::Ok();
   const unsigned most = many && !copying ? kGroupPages : many ? count : kWritePages;
@@ -342,7 +346,7 @@ Status Engine::Drain(unsigned most) {
     const unsigned block = NextBlock();
     if (block == Staging::kNoBlock) return Status::Ok();
     for (uint64_t bits = staging_.leaving_of(block); bits != 0; bits &= bits - 1) {
-      if (looked >= most && (dirty == 0 || dirty >= kWritePages)) break;
+      if (looked >= most && (dirty == 0 || dirty >= kWritePages || looked >= kLookedMax)) break;
       const uint32_t frame = Staging::FirstOf(block, bits);
       if (Stays(frame)) continue;
       ++looked;

@@ -38,7 +38,7 @@ class MoveOrCopy {
   // Without an interrupt it is less.
   static constexpr uint64_t kSlowMoveNs = 3000;
   static constexpr uint32_t kTimedEvery = 8;
-  static constexpr uint32_t kProbeEvery = 64;  // The other one is tried.
+  static constexpr uint32_t kProbeEvery = 256;  // The other one is tried.
   FrugalMedian move_;
   FrugalMedian copy_;
   uint32_t calls_ = 0;

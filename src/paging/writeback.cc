@@ -27,7 +27,7 @@ bool Engine::LeftToWriter(unsigned count, Departure* departure, Status* status) 
   if (!writer_.waits() || staging_.free_frames() >= FramesWanted() / 2) return true;
   config_.budget.AtLimit();
   // What it is going to store, by few calls that empty the TLB.
-  *status = FillStaging(StagingTarget() + BatchPages() / 2, kGroupPages, kEvictionsMax);
+  *status = FillStaging(StagingTarget() + EvictBatch() / 2, kGroupPages, kEvictionsMax);
   writer_.Call();
   writer_calls_.fetch_add(1, std::memory_order_relaxed);
   departure->call_writer = true;
