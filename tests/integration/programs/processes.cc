@@ -759,11 +759,10 @@ void Credentials(Heap* heap) {
     RightsAreEverybodys(*heap, "setresuid");
     done = true;
     for (std::thread& thread : threads) thread.join();
-    // A thread that is joined may still be about to leave, and one that is not alone may not unshare.
-    while (std::distance(std::filesystem::directory_iterator("/proc/self/task"), {}) > 1)
-      std::this_thread::yield();
   }
-  if (unshare(CLONE_NEWUSER) != 0) {
+  while (unshare(CLONE_NEWUSER) != 0) {
+    // A thread that is joined may still be about to leave, and who is not alone may not do this.
+    if (errno == EINVAL) continue;
     printf("unshare: %s\n", strerror(errno));
     return;
   }
