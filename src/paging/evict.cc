@@ -118,6 +118,20 @@ void Engine::DropSome(Departure* departure) {
   departure->freed = found;
 }
 
+uint64_t Engine::Free(const Staging::FreeBlocks& blocks) const {
+  if (blocks.count == 0) return 0;
+  const uint64_t start = NowNs();
+  staging_.Drop(blocks);
+  return NowNs() - start;
+}
+
+void Engine::Freed(const Staging::FreeBlocks& blocks, uint64_t ns) {
+  if (blocks.count == 0) return;
+  staging_.Dropped(blocks);
+  spare_ += blocks.frames;
+  move_or_copy_.RoomTook(ns, blocks.frames);
+}
+
 // What is held for copies goes back.
 void Engine::GiveSpare() {
   config_.budget.Give(spare_);
@@ -145,9 +159,7 @@ Status Engine::MakeRoom(unsigned count, bool* taken) {
     const Staging::FreeBlocks found = staging_.FindBlocks(count - spare_, victim_.block);
     if (found.count > 0) {
       staging_.TakeBlocks(found);
-      staging_.Drop(found);
-      staging_.Dropped(found);
-      spare_ += found.frames;
+      Freed(found, Free(found));
       continue;
     }
     // A whole group of it is going to go.

@@ -45,6 +45,16 @@ TEST(MoveOrCopyTest, ASlowCopyIsNoBetter) {
   EXPECT_LT(Copied(&way, 1000, 1, 15'000, 30'000), 50u);
 }
 
+TEST(MoveOrCopyTest, RoomForACopyIsPartOfIt) {
+  MoveOrCopy way;
+  way.RoomTook(256 * 1000, 256);
+  EXPECT_LT(Copied(&way, 10'000, 1, 2000, 1500), 50u);
+  MoveOrCopy quick;
+  quick.RoomTook(256 * 100, 256);
+  Copied(&quick, 20'000, 1, 2000, 1500);
+  EXPECT_GT(Copied(&quick, 1000, 1, 2000, 1500), 950u);
+}
+
 TEST(MoveOrCopyTest, OneLongCallSaysLittle) {
   MoveOrCopy way;
   Copied(&way, 1000, 1, 1000, 1500);
