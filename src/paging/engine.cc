@@ -142,7 +142,7 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
   const bool keep_lock = exclusive_waiters_ > 0;
   if (!keep_lock) lock_.Unlock();
   if (departure.count > 0) s = Store(&departure);
-  const uint64_t freed_ns = Free(departure.freed);
+  const uint64_t freed_ns = GiveBack(departure.freed);
   Status arrived = Load(*flight);
   Outcome outcome = Outcome::kNotTried;
   const uint64_t before = flight->timed ? NowNs() : 0;
@@ -155,7 +155,7 @@ Status Engine::Fly(Flight* flight, const PageIo* io) {
   if (!keep_lock) lock_.Lock();
   if (flight->timed) move_or_copy_.Took(flight->copy, took);
   if (s.ok()) Left(departure);
-  Freed(departure.freed, freed_ns);
+  GaveBack(departure.freed, freed_ns);
   Land(*flight, outcome);
   return arrived.ok() ? s : arrived;
 }

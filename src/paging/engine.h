@@ -265,8 +265,8 @@ class Engine {
   // Begins to give back the memory of a batch of free frames, for what is to be copied.
   void DropSome(Departure* departure);
   // The memory of these goes back, for which no lock is needed; how long it took, in ns / and has.
-  uint64_t Free(const Staging::FreeBlocks& blocks) const;
-  void Freed(const Staging::FreeBlocks& blocks, uint64_t ns);
+  uint64_t GiveBack(const Staging::FreeBlocks& blocks) const;
+  void GaveBack(const Staging::FreeBlocks& blocks, uint64_t ns);
   // Pages that leave the arena / whose memory goes back at once: afterwards the TLB is empty.
   uint64_t EvictBatch() const;
   uint64_t DropBatch() const;

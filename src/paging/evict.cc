@@ -118,14 +118,14 @@ void Engine::DropSome(Departure* departure) {
   departure->freed = found;
 }
 
-uint64_t Engine::Free(const Staging::FreeBlocks& blocks) const {
+uint64_t Engine::GiveBack(const Staging::FreeBlocks& blocks) const {
   if (blocks.count == 0) return 0;
   const uint64_t start = NowNs();
   staging_.Drop(blocks);
   return NowNs() - start;
 }
 
-void Engine::Freed(const Staging::FreeBlocks& blocks, uint64_t ns) {
+void Engine::GaveBack(const Staging::FreeBlocks& blocks, uint64_t ns) {
   if (blocks.count == 0) return;
   staging_.Dropped(blocks);
   spare_ += blocks.frames;
@@ -159,7 +159,7 @@ Status Engine::MakeRoom(unsigned count, bool* taken) {
     const Staging::FreeBlocks found = staging_.FindBlocks(count - spare_, victim_.block);
     if (found.count > 0) {
       staging_.TakeBlocks(found);
-      Freed(found, Free(found));
+      GaveBack(found, GiveBack(found));
       continue;
     }
     // A whole group of it is going to go.

@@ -41,6 +41,7 @@ class MoveOrCopy {
   static constexpr uint64_t kSlowMoveNs = 3000;
   static constexpr uint32_t kTimedEvery = 8;
   static constexpr uint32_t kProbeEvery = 256;  // The other one is tried.
+
   uint64_t CopyNs() const { return copy_.value() + room_.value(); }
 
   FrugalMedian move_;
