@@ -233,12 +233,12 @@ Status Engine::KeepReserve(const Flight& flight, Departure* departure) {
   const bool many = count > kWritePages;
   if (Status s; many && LeftToWriter(count, departure, &s)) return s;
   if (flight.before == PageEntry::State::kNone) return Status::Ok();
-  const uint64_t batch = DropBatch();
   uint64_t target = StagingTarget();
   uint64_t has = staging_.populated() - staging_.staged();
   uint64_t reserve = count;
   const bool copying = flight.from == From::kBuffer && move_or_copy_.copy_is_sooner();
   if (copying) {
+    const uint64_t batch = DropBatch();
     if (spare_ <= batch / kSpareLowShare) DropSome(departure);
     // While that is used up, the next blocks are drained.
     target += batch;

@@ -85,7 +85,8 @@ TEST(GroupsTest, WhatArrivesStays) {
   Memory memory(kCount);
   for (uint64_t group = 0; group < 8; ++group) memory.Touch(group);
   memory.groups()[3].arriving = 1;
-  for (int i = 0; i < 7; ++i) EXPECT_NE(memory.Evict(), 3U);
+  for (int i = 0; i < 16; ++i) EXPECT_NE(memory.Evict(), 3U);
+  EXPECT_EQ(memory.Evict(), kCount);
   memory.groups()[3].arriving = 0;
   bool left = false;
   for (int i = 0; i < 8; ++i) left |= memory.Evict() == 3;
