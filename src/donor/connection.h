@@ -68,8 +68,8 @@ class Connection {
   static constexpr uint64_t kReplyBatchBytes = 256 * 1024;
   // Holds many small writes; what is larger bypasses it.
   static constexpr size_t kBufferBytes = 64 * 1024;
-  // Longer than a client takes for a fault. Of two donors beside their client on two processors one takes
-  // from the other what it spins: 50 us cost an eighth of their rate.
+  // Longer than a client takes from a reply to its next fault. Of two donors beside their client on two
+  // processors one takes from the other what it spins: 50 us cost an eighth of their rate.
   static constexpr uint64_t kSpinNs = 30'000;
   // A connection must have said hello by then; it counts against the limit meanwhile.
   static constexpr uint64_t kHelloNs = 5'000'000'000;

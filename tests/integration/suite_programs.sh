@@ -268,7 +268,7 @@ def client(n):
         assert data == value(i), i
         h.update(data)
     return h.hexdigest()
-# Not threads: how often they hand Python's lock around varies by a third, and is most of what they would take.
+# Not threads: handing Python's lock around would take a third more of the processors' time, now more, now less.
 with multiprocessing.get_context("fork").Pool(4) as clients: print(clients.map(client, range(4), 1))
 PY
   kill $server
