@@ -446,17 +446,14 @@ Strides::Trend* Engine::TrendOf(uint64_t address, const Flight& flight) {
   return trend;
 }
 
-unsigned Engine::FollowTrend(const Strides::Trend& trend, uint64_t address, Flight* flight) const {
-  uint64_t page = address / kPageBytes;
+unsigned Engine::FollowTrend(const Strides::Trend& trend, uint64_t page, Flight* flight) const {
   SetPages({page, 1}, flight);
-  unsigned steps = 1;
-  for (; flight->count < trend.window && steps < 2 * trend.window; ++steps) {
-    page = (address + steps * static_cast<uint64_t>(trend.stride)) / kPageBytes;
-    if (page < flight->area.first || page >= flight->area.last) break;
-    if (config_.table[page].state == PageEntry::State::kStored)
-      flight->pages[flight->count++] = static_cast<uint32_t>(page);
-  }
-  return steps;
+  return Strides::Follow(trend, [&](uint64_t p) {
+    if (flight->count == trend.window || p < flight->area.first || p >= flight->area.last) return false;
+    if (p != page && config_.table[p].state == PageEntry::State::kStored)
+      flight->pages[flight->count++] = static_cast<uint32_t>(p);
+    return true;
+  });
 }
 
 Engine::Pattern Engine::ChoosePages(uint64_t page, uint64_t address, Flight* flight) {
@@ -470,7 +467,7 @@ Engine::Pattern Engine::ChoosePages(uint64_t page, uint64_t address, Flight* fli
         !flight->ahead)
       pattern.trend = strides_.Begins(address);
   }
-  if (pattern.trend != nullptr) pattern.steps = FollowTrend(*pattern.trend, address, flight);
+  if (pattern.trend != nullptr) pattern.steps = FollowTrend(*pattern.trend, page, flight);
   return pattern;
 }
 

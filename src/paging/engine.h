@@ -234,7 +234,7 @@ class Engine {
   Strides::Trend* TrendOf(uint64_t address, const Flight& flight);
   // The flight's pages: that of the fault, and what is stored along the trend. Returns how many steps that
   // is.
-  unsigned FollowTrend(const Strides::Trend& trend, uint64_t address, Flight* flight) const;
+  unsigned FollowTrend(const Strides::Trend& trend, uint64_t page, Flight* flight) const;
   Status ChooseWay(Flight* flight);
   bool Movable(const Flight& flight) const {
     return config_.move && flight.area.protection == (PROT_READ | PROT_WRITE);
