@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "base/copy_past_cache.h"
 #include "wire/wire.h"
 
 namespace farpool {
@@ -36,7 +37,7 @@ void ExecuteOp(LinkOp* op, std::byte* slab, uint64_t slab_bytes) {
       std::memcpy(op->local, at, op->bytes);
       break;
     case LinkOp::Kind::kWrite:
-      std::memcpy(at, op->local, op->bytes);
+      CopyPastCache(at, op->local, op->bytes);
       break;
     case LinkOp::Kind::kCompareAndSwap: {
       uint64_t expected = op->compare;

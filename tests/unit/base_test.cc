@@ -4,6 +4,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/copy_past_cache.h"
 #include "base/hash.h"
 #include "base/histogram.h"
 #include "base/mutex.h"
@@ -57,6 +58,22 @@ TEST(HashTest, DependsOnEveryByteAndOnTheSeed) {
     page[i] = 0;
   }
   EXPECT_TRUE(IsZeroPage(page));
+}
+
+TEST(CopyPastCacheTest, CopiesWhatItIsToldToWhereverThatLies) {
+  alignas(64) std::byte from[1024], to[1024];
+  for (size_t i = 0; i < sizeof(from); ++i) from[i] = static_cast<std::byte>(i * 37 >> 3 | 1);
+  for (const size_t source : {0, 8, 64})
+    for (const size_t target : {0, 8, 64, 128})
+      for (const size_t bytes : {0, 1, 63, 64, 100, 128, 512}) {
+        std::memset(to, 0, sizeof(to));
+        CopyPastCache(to + target, from + source, bytes);
+        for (size_t i = 0; i < sizeof(to); ++i) {
+          const bool copied = i >= target && i < target + bytes;
+          ASSERT_EQ(to[i], copied ? from[i - target + source] : std::byte{0})
+              << source << ' ' << target << ' ' << bytes << ' ' << i;
+        }
+      }
 }
 
 TEST(HistogramTest, PercentilesAreWithinAStepOfTheTruth) {
