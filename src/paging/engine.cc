@@ -440,9 +440,11 @@ Strides::Trend* Engine::TrendOf(uint64_t address, const Flight& flight) {
   if (streams_.Expects(page)) return nullptr;
   Strides::Trend* const trend = strides_.GoesOn(address);
   if (trend == nullptr) return nullptr;
-  // It went on behind what was brought ahead: that was used.
-  if (trend->ahead > 0) Count(config_.stats->prefetch_hits, trend->ahead);
-  trend->ahead = 0;
+  // Only then what was brought ahead counts as used.
+  if (trend->beyond) {
+    Count(config_.stats->prefetch_hits, trend->ahead);
+    trend->ahead = 0;
+  }
   return trend;
 }
 
@@ -506,7 +508,7 @@ Status Engine::Fetch(uint64_t page, uint64_t address, Flight* flight, PageIo* io
   for (unsigned i = 0; i < count; ++i) io[i] = {config_.table[flight->pages[i]].slot, Source(*flight, i)};
   if (pattern.trend != nullptr) {
     Strides::Covered(pattern.trend, pattern.steps);
-    pattern.trend->ahead = count - 1;
+    pattern.trend->ahead += count - 1;
   }
   if (pattern.stream != nullptr) {
     const bool along = pattern.trend == nullptr;

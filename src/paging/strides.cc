@@ -37,6 +37,12 @@ Strides::Trend* Strides::GoesOn(uint64_t address) {
         std::max(offset, highest) - std::min(offset, lowest) > std::min(kSpanMax, Size(trend.stride) / 2))
       continue;
     trend.steps += passed;
+    trend.beyond = passed >= looked_at;
+    if (trend.exact && offset != 0 && trend.faults < kPitchFaults && trend.steps > 0) {
+      trend.exact = false;  // That was by chance.
+      trend.faults = 1;
+      trend.offsets[0] = 0;
+    }
     if (trend.exact) {
       trend.at += static_cast<uint64_t>(passed * trend.stride);
       trend.offsets[trend.faults++ % kOffsets] = static_cast<int32_t>(offset);
@@ -69,8 +75,9 @@ void Strides::Covered(Trend* trend, unsigned steps) {
 }
 
 Strides::Trend* Strides::Oldest() {
-  return std::min_element(trends_, trends_ + kTrends,
-                          [](const Trend& a, const Trend& b) { return a.stamp < b.stamp; });
+  return std::max_element(trends_, trends_ + kTrends, [this](const Trend& a, const Trend& b) {
+    return clock_ - a.stamp < clock_ - b.stamp;
+  });
 }
 
 // Two of the recent ones are whole steps away.
@@ -95,37 +102,45 @@ Strides::Trend* Strides::BeginsAtPitch(uint64_t address) {
             .exact = true,
             .window = 2,
             .stamp = clock_,
-            .faults = 3,
+            .faults = kPitchFaults,
             .offsets = {0, offsets[0], offsets[1]}};
   return trend;
 }
 
 Strides::Trend* Strides::Begins(uint64_t address) {
-  Trend* found = BeginsAtPitch(address);
-  for (unsigned i = 0; i < kRecent && found == nullptr; ++i) {
-    const uint64_t before = recent_[(newest_ + kRecent - i) % kRecent];
-    const int64_t stride = Distance(before, address);
+  uint64_t first = 0;
+  bool found = false, exact = false;
+  for (unsigned i = 0; i < kRecent && !exact; ++i) {
+    const uint64_t one = recent_[(newest_ + kRecent - i) % kRecent];
+    const int64_t stride = Distance(one, address);
     if (Size(stride) < kStrideMin || Size(stride) > kStrideMax) continue;
-    for (unsigned k = i + 1; k < kRecent; ++k) {
-      const uint64_t first = recent_[(newest_ + kRecent - k) % kRecent];
-      if (Size(Distance(first, before) - stride) > kTolerance) continue;
-      found = Oldest();
-      *found = {
-          .first = first,
-          .at = address,
-          .steps = 2,
-          .next = address,
-          .stride = Distance(first, address) / 2,
-          .exact = Distance(first, before) == stride && !AtPage(first) && !AtPage(before) && !AtPage(address),
-          .window = 2,
-          .stamp = clock_,
-          .faults = 1};
-      break;
+    for (unsigned k = i + 1; k < kRecent && !exact; ++k) {
+      const uint64_t other = recent_[(newest_ + kRecent - k) % kRecent];
+      const int64_t off = Distance(other, one) - stride;
+      if (Size(off) > kTolerance) continue;
+      exact = off == 0 && !AtPage(other) && !AtPage(one) && !AtPage(address);
+      if (found && !exact) continue;
+      found = true;
+      first = other;
     }
+  }
+  // A walk at several times the pitch has a distance of its own.
+  Trend* trend = exact ? nullptr : BeginsAtPitch(address);
+  if (trend == nullptr && found) {
+    trend = Oldest();
+    *trend = {.first = first,
+              .at = address,
+              .steps = 2,
+              .next = address,
+              .stride = Distance(first, address) / 2,
+              .exact = exact,
+              .window = 2,
+              .stamp = clock_,
+              .faults = 1};
   }
   newest_ = (newest_ + 1) % kRecent;
   recent_[newest_] = address;
-  return found;
+  return trend;
 }
 
 }  // namespace farpool

@@ -35,7 +35,8 @@ class Strides {
     int64_t stride = 0;   // Bytes, more than a page; negative: downwards. 0: none.
     bool exact = false;   // It is no mean.
     unsigned window = 0;  // Pages that are worth bringing, the fault's own included.
-    unsigned ahead = 0;   // Pages that the last fetch brought beyond the fault's own; the caller's.
+    bool beyond = false;  // The last fault was behind all steps that had been looked at.
+    unsigned ahead = 0;   // Pages brought beyond the faults' own since one was; the caller's.
     uint32_t stamp = 0;   // Of its last fault.
     unsigned back = 0;    // More of the last faults than not were behind those before.
     unsigned faults = 0;
@@ -74,7 +75,8 @@ class Strides {
   static constexpr int64_t kBackMax = 16;
   // Faults that go back after which it is the trend that does.
   static constexpr unsigned kTurns = 3;
-  // Faults of an exact trend in a row after which others are expected at that distance, too.
+  // Faults that an exact trend goes on by, to the byte, before others are expected at that distance, too; one
+  // that is off before that was exact by chance.
   static constexpr unsigned kPitchFaults = 4;
   static constexpr int64_t kPitchesApart = 32;
   // Faults without one of its own after which a trend is over. Random touches come back to one by and by.
@@ -89,7 +91,7 @@ class Strides {
   uint64_t recent_[kRecent] = {};
   unsigned newest_ = 0;
   uint32_t clock_ = 0;  // Faults.
-  int64_t pitch_ = 0;   // The last stride that was exact for long; 0: none.
+  int64_t pitch_ = 0;   // The last stride that was exact for so long; 0: none.
 };
 
 }  // namespace farpool

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <random>
 #include <set>
@@ -84,13 +85,13 @@ TEST(StridesTest, StepsThatShrinkEndTheTrend) {
   Strides strides;
   uint64_t address = kBase;
   int64_t step = 30'000;
-  for (unsigned i = 0; i < 200; ++i, address += static_cast<uint64_t>(step)) {
+  for (unsigned i = 0; i < 4000; ++i, address += static_cast<uint64_t>(step)) {
     Strides::Trend* trend = strides.GoesOn(address);
     if (trend == nullptr) trend = strides.Begins(address);
     if (trend != nullptr) {
       ASSERT_GT(trend->stride, static_cast<int64_t>(kPageBytes));
       Strides::Covered(trend, 1);
-      step = trend->stride - 4000;
+      step = trend->stride - std::min<int64_t>(4000, trend->stride / 2);
     }
   }
 }
@@ -120,6 +121,25 @@ TEST(StridesTest, BlocksOfRowsAreBroughtByColumns) {
   }
   // Beyond the block's own, what the last faults of it wanted, and edges.
   EXPECT_LT(brought, touched.size() + touched.size() / 20);
+}
+
+// Rows of a matrix first, then every eighth of its columns' beginnings: that has a distance of its own.
+TEST(StridesTest, WalksAtSeveralTimesAKnownDistanceBringNothingElse) {
+  for (const uint64_t times : {2, 4, 8, 16}) {
+    Walker walker;
+    for (uint64_t i = 0; i < 1000; ++i) walker.Touch(kBase + 16 + i * 24'000);
+    walker.there.clear();
+    walker.faults = 0;
+    for (uint64_t i = 0; i < 1000; ++i) walker.Touch(2 * kBase + 16 + i * 24'000 * times);
+    EXPECT_LT(walker.faults, 1000u / 8) << times;
+    EXPECT_LT(walker.there.size(), 1000u + 1000 / 20) << times;
+  }
+}
+
+TEST(StridesTest, DistancesThatWereTheSameByChanceAreLearntAllTheSame) {
+  Walker walker;
+  for (uint64_t i = 0; i < 4000; ++i) walker.Touch(kBase + 16 + i * 74 / 10 * kPageBytes);
+  EXPECT_LT(walker.faults, 4000u / 6);
 }
 
 TEST(StridesTest, NeighboursAreNoTrend) {
