@@ -31,15 +31,15 @@ class Strides {
     uint64_t first = 0;  // Where it was found.
     uint64_t at = 0;     // The step of the last fault: so many from there.
     int64_t steps = 0;
-    uint64_t next = 0;    // The first step that has not been looked at.
-    int64_t stride = 0;   // Bytes, more than a page; negative: downwards. 0: none.
-    bool exact = false;   // It is no mean.
-    unsigned window = 0;  // Pages that are worth bringing, the fault's own included.
-    bool beyond = false;  // The last fault was behind all steps that had been looked at.
-    unsigned ahead = 0;   // Pages brought beyond the faults' own since one was; the caller's.
-    uint32_t stamp = 0;   // Of its last fault.
-    unsigned back = 0;    // More of the last faults than not were behind those before.
-    unsigned faults = 0;
+    uint64_t next = 0;               // The first step that has not been looked at.
+    int64_t stride = 0;              // Bytes, more than a page; negative: downwards. 0: none.
+    bool exact = false;              // It is no mean.
+    unsigned window = 0;             // Pages that are worth bringing, the fault's own included.
+    bool beyond = false;             // The last fault was behind all steps that had been looked at.
+    unsigned ahead = 0;              // Pages brought beyond the faults' own since one was; the caller's.
+    uint32_t stamp = 0;              // Of its last fault.
+    unsigned back = 0;               // How many more of its faults went back than on since it turned.
+    unsigned faults = 0;             // Whose offsets are known.
     int32_t offsets[kOffsets] = {};  // Of the last faults, from their steps.
 
     // What is touched of each step, as far as is known: bytes from it, both included.
@@ -49,8 +49,9 @@ class Strides {
 
   // The trend that a fault at `address` goes on, its window doubled; null: none.
   Trend* GoesOn(uint64_t address);
-  // The trend that the fault begins: it is as far from an earlier one as that from one before. Null: none.
-  // Only for faults that GoesOn() knows nothing of.
+  // The trend that the fault begins: it is as far from an earlier one as that from one before; or from two of
+  // them by whole numbers of a distance that an earlier trend went on by to the byte (the last such is kept
+  // for good). Null: none. Only for faults that GoesOn() knows nothing of.
   Trend* Begins(uint64_t address);
   // Calls `take` for the pages that the trend wants, step by step from that of the fault, until it returns
   // false or there are no more. Returns how many steps that are, for Covered().
@@ -78,6 +79,7 @@ class Strides {
   // Faults that an exact trend goes on by, to the byte, before others are expected at that distance, too; one
   // that is off before that was exact by chance.
   static constexpr unsigned kPitchFaults = 4;
+  // How many times that distance they are apart at most.
   static constexpr int64_t kPitchesApart = 32;
   // Faults without one of its own after which a trend is over. Random touches come back to one by and by.
   static constexpr uint32_t kIdleMax = 64;

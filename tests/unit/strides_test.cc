@@ -123,7 +123,8 @@ TEST(StridesTest, BlocksOfRowsAreBroughtByColumns) {
   EXPECT_LT(brought, touched.size() + touched.size() / 20);
 }
 
-// Rows of a matrix first, then every eighth of its columns' beginnings: that has a distance of its own.
+// A row of a matrix first; then, elsewhere, walks at several times the distance of its columns: that is their
+// own.
 TEST(StridesTest, WalksAtSeveralTimesAKnownDistanceBringNothingElse) {
   for (const uint64_t times : {2, 4, 8, 16}) {
     Walker walker;
