@@ -44,6 +44,9 @@ struct uffdio_move {
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
 
 namespace farpool {
 // A userfaultfd that is told of faults of the kernel too, or -errno: by /dev/userfaultfd (Linux 6.1) for whom

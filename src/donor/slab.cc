@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <string>
 
+#include "base/uffd_abi.h"
+
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U  // Linux 6.3; newer than the headers of Debian 12.
 #endif
@@ -14,6 +16,8 @@
 namespace farpool {
 
 namespace {
+
+constexpr uint64_t kHugeBytes = 2u << 20;
 
 int NewMemfd() {
   const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
@@ -53,21 +57,43 @@ Slab::~Slab() {
   if (!discarded_) used_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);
 }
 
+// Aligned as huge pages are: what is cut off around it goes back.
 std::byte* Slab::base() {
   std::call_once(mapped_, [this] {
-    void* at = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, memfd_.get(), 0);
-    if (at != MAP_FAILED) base_ = static_cast<std::byte*>(at);
+    void* const room = mmap(nullptr, bytes_ + kHugeBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (room == MAP_FAILED) return;
+    auto* const first = static_cast<std::byte*>(room);
+    const uint64_t before = -reinterpret_cast<uintptr_t>(room) % kHugeBytes;
+    std::byte* const at = first + before;
+    munmap(at + bytes_, kHugeBytes - before);
+    if (before > 0) munmap(first, before);
+    if (mmap(at, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd_.get(), 0) != MAP_FAILED) {
+      base_ = at;
+    } else {
+      munmap(at, bytes_);
+    }
   });
   return base_;
 }
 
+// An extent that is empty is not collapsed, so its first page has to be there.
+bool Slab::AllocateHuge(uint64_t offset) {
+  if (!huge_ || bytes_ - offset < kHugeBytes || base() == nullptr) return false;
+  std::byte* const at = base() + offset;
+  if (madvise(at, kPageBytes, MADV_POPULATE_WRITE) == 0 && madvise(at, kHugeBytes, MADV_COLLAPSE) == 0)
+    return true;
+  huge_ = errno == EAGAIN;  // A client is there just now. Otherwise there is none, or the kernel cannot.
+  return false;
+}
+
 uint64_t Slab::AllocateFrom(uint64_t offset) {
-  constexpr uint64_t kPartBytes = 2u << 20;  // A millisecond.
-  const uint64_t bytes = std::min(kPartBytes, bytes_ - offset);
+  const uint64_t bytes = std::min(kHugeBytes, bytes_ - offset);  // A millisecond, if by small pages.
   MutexLock lock(&mutex_);
   if (discarded_) return bytes_;
   // A client's own first write takes the memory that is missing.
-  if (fallocate(memfd_.get(), 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) != 0) return bytes_;
+  if (!AllocateHuge(offset) &&
+      fallocate(memfd_.get(), 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) != 0)
+    return bytes_;
   return offset + bytes;
 }
 

@@ -302,6 +302,8 @@ class Engine {
   Status DropResidentSlots(unsigned wanted, unsigned* dropped);
   bool NextVictim(uint64_t most);
   bool NextHintedVictim();
+  // The part of the table that `page` is in becomes a huge page, if that is of `area` for the most part.
+  void MakeTableHuge(uint64_t page, const Area& area);
   // Whether the group that begins there had better go by mremap.
   bool ByRemap(uint64_t first) const;
   // In the group that begins there.

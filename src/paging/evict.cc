@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstring>
@@ -627,6 +628,21 @@ bool Engine::NextVictim(uint64_t most) {
   return true;
 }
 
+// Random faults find their entries 2 % sooner.
+void Engine::MakeTableHuge(uint64_t page, const Area& area) {
+  constexpr uintptr_t kHugeBytes = 2u << 20;
+  constexpr uint64_t kPagesMin = kHugeBytes / sizeof(PageEntry) / 2;
+  const uintptr_t huge = reinterpret_cast<uintptr_t>(&config_.table[page]) & ~(kHugeBytes - 1);
+  const auto table = reinterpret_cast<uintptr_t>(config_.table);
+  if (huge < table) return;
+  const uint64_t first = (huge - table) / sizeof(PageEntry);
+  const uint64_t last = (huge + kHugeBytes - table) / sizeof(PageEntry);
+  Groups::Group& group = GroupOf(first);
+  if (group.huge_table || std::min(last, area.last) < std::max(first, area.first) + kPagesMin) return;
+  group.huge_table = true;  // Whether the kernel has one or not.
+  sys::Call(SYS_madvise, huge, kHugeBytes, MADV_COLLAPSE);
+}
+
 bool Engine::ByRemap(uint64_t first) const {
   const bool crowded = crowd_ >= kCrowd || move_or_copy_.interrupts();
   return remaps() && !(crowded && ResidentRuns(first) <= kRunsMax);
@@ -691,6 +707,7 @@ unsigned Engine::EvictSlice(Victim* victim, unsigned count, uint64_t most, bool*
     while (to > from && config_.table[to - 1].state != PageEntry::State::kResident) --to;
     if (from < to && !area->foreign) {
       const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(from - victim->first);
+      MakeTableHuge(from, *area);
       const unsigned moved = MoveOut(from, to, frame, *area);
       stay |= moved == 0;
       went += moved;

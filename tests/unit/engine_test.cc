@@ -34,6 +34,8 @@
 #include "base/clock.h"
 #include "base/uffd_abi.h"
 
+#include "huge_pages.h"
+
 // ASan would report the first page fault as a crash of its own.
 extern "C" const char* __asan_default_options();
 extern "C" const char* __asan_default_options() { return "handle_sigbus=0"; }
@@ -205,8 +207,7 @@ struct World {
     arena = static_cast<std::byte*>(map);
     table_fd = memfd_create("table", MFD_CLOEXEC);
     EXPECT_EQ(ftruncate(table_fd, static_cast<off_t>(table_bytes())), 0);
-    table = static_cast<PageEntry*>(
-        mmap(nullptr, table_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, table_fd, 0));
+    table = reinterpret_cast<PageEntry*>(MapAligned(table_fd, table_bytes()));
     // Free address space for the engine to take, below where the kernel puts what may go anywhere.
     staging = static_cast<std::byte*>(
         mmap(kStagingHint, Staging::kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
@@ -1509,6 +1510,21 @@ TEST_P(EngineTest, ShrinkGoesAsFarAsAsked) {
     w.ExpectBooksRight();
   }
   EXPECT_EQ(w.Wrong(0, 4096), 0u);
+}
+
+// Memory for all of it at once is for areas that use that.
+TEST_P(EngineTest, TheTableOfALargeAreaIsHugePages) {
+  if (!KernelHasHugePages()) GTEST_SKIP() << "the kernel has none";
+  constexpr uint64_t kPagesOfOne = kHuge / sizeof(PageEntry);
+  for (const uint64_t pages : {kPagesOfOne / 4, 3 * kPagesOfOne}) {
+    world.reset();
+    Start({.pages = pages / kGroupPages * kGroupPages, .limit = 1024});
+    World& w = *world;
+    w.Fill(0, 2048);
+    EXPECT_EQ(HugeBytesAt(w.table), pages < kPagesOfOne ? 0 : kHuge);
+    EXPECT_EQ(w.Wrong(0, 2048), 0u);
+    w.ExpectBooksRight();
+  }
 }
 
 // A victim is found behind more groups than are looked at for one.
