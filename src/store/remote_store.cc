@@ -231,7 +231,7 @@ void RemoteStore::Start(Transfer* transfer, LinkOp::Kind kind, const PageIo* pag
     const std::byte* base = Mapped(SlabOf(pages->slot));
     if (base != nullptr && slab.state.load(std::memory_order_acquire) == SlabEntry::kReady) {
       transfer->mapped = base + static_cast<size_t>(SlotOf(pages->slot)) * kPageBytes;
-      PrefetchPage(transfer->mapped);
+      PrefetchPage(transfer->mapped, PrefetchLines::kAll);
       transfer->pages = pages;
       return;
     }
