@@ -149,6 +149,7 @@ bool Connection::Control(const wire::RequestHeader& request) {
 bool Connection::Lease(const wire::RequestHeader& request) {
   auto slab = shared_->sessions->Lease(session_.get());
   if (!slab.ok()) return ReplyNow(request, slab.status(), nullptr, 0);
+  slab.value()->AllocateHuge();
   const wire::LeaseReply lease = {.slab = static_cast<uint64_t>(slab.value()->id()),
                                   .bytes = slab.value()->bytes()};
   if (!ReplyNow(request, Status::Ok(), &lease, sizeof(lease),

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <string>
 
+#include "base/clock.h"
 #include "base/uffd_abi.h"
 
 #ifndef MFD_NOEXEC_SEAL
@@ -18,11 +19,27 @@ namespace farpool {
 namespace {
 
 constexpr uint64_t kHugeBytes = 2u << 20;
+// Whoever leases waits for so long at most; a slab of 64 MiB takes a quarter of it.
+constexpr uint64_t kHugeNsMax = 20'000'000;
 
 int NewMemfd() {
   const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
   const int fd = memfd_create("farpool-slab", flags | MFD_NOEXEC_SEAL);
   return fd >= 0 || errno != EINVAL ? fd : memfd_create("farpool-slab", flags);
+}
+
+// Where a huge page may begin; what is cut off around it goes back. nullptr if that fails.
+std::byte* MapAligned(int fd, uint64_t bytes) {
+  void* const room = mmap(nullptr, bytes + kHugeBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (room == MAP_FAILED) return nullptr;
+  auto* const first = static_cast<std::byte*>(room);
+  const uint64_t before = -reinterpret_cast<uintptr_t>(room) % kHugeBytes;
+  std::byte* const at = first + before;
+  munmap(at + bytes, kHugeBytes - before);
+  if (before > 0) munmap(first, before);
+  if (mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED) return at;
+  munmap(at, bytes);
+  return nullptr;
 }
 
 // Whatever it is, the client's way out is the same: another donor.
@@ -57,43 +74,33 @@ Slab::~Slab() {
   if (!discarded_) used_bytes_->fetch_sub(bytes_, std::memory_order_relaxed);
 }
 
-// Aligned as huge pages are: what is cut off around it goes back.
 std::byte* Slab::base() {
-  std::call_once(mapped_, [this] {
-    void* const room = mmap(nullptr, bytes_ + kHugeBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (room == MAP_FAILED) return;
-    auto* const first = static_cast<std::byte*>(room);
-    const uint64_t before = -reinterpret_cast<uintptr_t>(room) % kHugeBytes;
-    std::byte* const at = first + before;
-    munmap(at + bytes_, kHugeBytes - before);
-    if (before > 0) munmap(first, before);
-    if (mmap(at, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd_.get(), 0) != MAP_FAILED) {
-      base_ = at;
-    } else {
-      munmap(at, bytes_);
-    }
-  });
+  std::call_once(mapped_, [this] { base_ = MapAligned(memfd_.get(), bytes_); });
   return base_;
 }
 
-// An extent that is empty is not collapsed, so its first page has to be there.
-bool Slab::AllocateHuge(uint64_t offset) {
-  if (!huge_ || bytes_ - offset < kHugeBytes || base() == nullptr) return false;
-  std::byte* const at = base() + offset;
-  if (madvise(at, kPageBytes, MADV_POPULATE_WRITE) == 0 && madvise(at, kHugeBytes, MADV_COLLAPSE) == 0)
-    return true;
-  huge_ = errno == EAGAIN;  // A client is there just now. Otherwise there is none, or the kernel cannot.
-  return false;
+void Slab::AllocateHuge() {
+  // Not base(): what is mapped counts as the donor's own.
+  std::byte* const at = bytes_ < kHugeBytes ? nullptr : MapAligned(memfd_.get(), bytes_);
+  if (at == nullptr) return;
+  bool made = true;
+  const uint64_t start = NowNs();
+  for (uint64_t done = 0; made && done < bytes_ && NowNs() - start < kHugeNsMax; done += kHugeBytes) {
+    MutexLock lock(&mutex_);
+    // What is empty is not collapsed, so the first page has to be there.
+    made = !discarded_ && madvise(at + done, kPageBytes, MADV_POPULATE_WRITE) == 0 &&
+           madvise(at + done, kHugeBytes, MADV_COLLAPSE) == 0;
+  }
+  munmap(at, bytes_);
 }
 
 uint64_t Slab::AllocateFrom(uint64_t offset) {
-  const uint64_t bytes = std::min(kHugeBytes, bytes_ - offset);  // A millisecond, if by small pages.
+  constexpr uint64_t kPartBytes = 2u << 20;  // A millisecond.
+  const uint64_t bytes = std::min(kPartBytes, bytes_ - offset);
   MutexLock lock(&mutex_);
   if (discarded_) return bytes_;
   // A client's own first write takes the memory that is missing.
-  if (!AllocateHuge(offset) &&
-      fallocate(memfd_.get(), 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) != 0)
-    return bytes_;
+  if (fallocate(memfd_.get(), 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) != 0) return bytes_;
   return offset + bytes;
 }
 

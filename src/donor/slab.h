@@ -31,10 +31,13 @@ class Slab {
   int memfd() const { return memfd_.get(); }
   // Mapped at first use: over a unix socket the client maps it and we need not. nullptr if that fails.
   std::byte* base();
-  // Has the host allocate the part of it at `offset`, 2 MiB, before a client gets there, which costs the
-  // client half as much then; as a huge page if the host has one (MADV_COLLAPSE, Linux 6.1, whatever
-  // transparent_hugepage/shmem_enabled says): that takes a tenth of the time, and random reads find their
-  // pages sooner. Returns where the next part begins; bytes() when all is done, or the host has no more.
+  // Before a client knows of it: takes huge pages for it while the host has some, for 20 ms at most. (By
+  // MADV_COLLAPSE, Linux 6.1, for which transparent_hugepage/shmem_enabled may be `never`.) That is a tenth
+  // of the time that small ones take, and random reads find their pages sooner. Not later: it would take
+  // pages from under a client that has them mapped, or locked.
+  void AllocateHuge();
+  // Has the host allocate the part of it at `offset` before a client gets there, which costs the client half
+  // as much then. Returns where the next part begins; bytes() when all is done, or the host has no more.
   uint64_t AllocateFrom(uint64_t offset);
   // The key under which peers of `domain`, the session's, reach it by RDMA. Registers it at the first call.
   // kNotFound once it is discarded.
@@ -48,8 +51,6 @@ class Slab {
   Slab(SlabId id, uint64_t bytes, std::atomic<uint64_t>* used_bytes)
       : id_(id), bytes_(bytes), used_bytes_(used_bytes) {}
 
-  bool AllocateHuge(uint64_t offset) REQUIRES(mutex_);
-
   const SlabId id_;
   const uint64_t bytes_;
   std::atomic<uint64_t>* const used_bytes_;
@@ -59,7 +60,6 @@ class Slab {
   Mutex mutex_;
   std::unique_ptr<RdmaRegion> region_ GUARDED_BY(mutex_);
   bool discarded_ GUARDED_BY(mutex_) = false;
-  bool huge_ GUARDED_BY(mutex_) = true;  // As far as is known.
 };
 
 }  // namespace farpool

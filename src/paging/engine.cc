@@ -449,10 +449,11 @@ Strides::Trend* Engine::TrendOf(uint64_t address, const Flight& flight) {
   return trend;
 }
 
-unsigned Engine::FollowTrend(const Strides::Trend& trend, uint64_t page, Flight* flight) const {
+unsigned Engine::FollowTrend(const Strides::Trend& trend, uint64_t page, unsigned most,
+                             Flight* flight) const {
   SetPages({page, 1}, flight);
   return Strides::Follow(trend, [&](uint64_t p) {
-    if (flight->count == trend.window || p < flight->area.first || p >= flight->area.last) return false;
+    if (flight->count == most || p < flight->area.first || p >= flight->area.last) return false;
     if (p != page && config_.table[p].state == PageEntry::State::kStored)
       flight->pages[flight->count++] = static_cast<uint32_t>(p);
     return true;
@@ -470,7 +471,8 @@ Engine::Pattern Engine::ChoosePages(uint64_t page, uint64_t address, Flight* fli
         !flight->ahead)
       pattern.trend = strides_.Begins(address);
   }
-  if (pattern.trend != nullptr) pattern.steps = FollowTrend(*pattern.trend, page, flight);
+  if (pattern.trend != nullptr)
+    pattern.steps = FollowTrend(*pattern.trend, page, pattern.trend->window, flight);
   return pattern;
 }
 
@@ -493,7 +495,8 @@ Status Engine::FindRoom(uint64_t page, Pattern* pattern, Flight* flight) {
     return s;
   }
   if (got < wanted && pattern->trend != nullptr) {
-    pattern->steps = flight->count = got;
+    pattern->steps = FollowTrend(*pattern->trend, page, got, flight);
+    FARPOOL_ASSERT(flight->count == got);  // What was stored still is.
   } else if (got < wanted) {
     // The page itself at least.
     const uint64_t first = flight->pages[0];
@@ -712,6 +715,7 @@ Status Engine::AfterForkInChild(int uffd, Budget budget) {
   writer_.Gone();
   pins_.Reset();
   zeros_mapped_ = false;
+  std::memset(huge_, 0, sizeof(huge_));
   ahead_.Clear();  // Nobody follows it here.
   return staging_.InitInChild(uffd);
 }

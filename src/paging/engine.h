@@ -232,9 +232,9 @@ class Engine {
   static void SetPages(Range range, Flight* flight);
   // The trend that a fault at `address` goes on.
   Strides::Trend* TrendOf(uint64_t address, const Flight& flight);
-  // The flight's pages: that of the fault, and what is stored along the trend. Returns how many steps that
-  // is.
-  unsigned FollowTrend(const Strides::Trend& trend, uint64_t page, Flight* flight) const;
+  // The flight's pages: that of the fault, and what is stored along the trend, `most` of them. Returns how
+  // many steps that is.
+  unsigned FollowTrend(const Strides::Trend& trend, uint64_t page, unsigned most, Flight* flight) const;
   Status ChooseWay(Flight* flight);
   bool Movable(const Flight& flight) const {
     return config_.move && flight.area.protection == (PROT_READ | PROT_WRITE);
@@ -302,8 +302,8 @@ class Engine {
   Status DropResidentSlots(unsigned wanted, unsigned* dropped);
   bool NextVictim(uint64_t most);
   bool NextHintedVictim();
-  // The part of the table that `page` is in becomes a huge page, if that is of `area` for the most part.
-  void MakeTableHuge(uint64_t page, const Area& area);
+  // Now and then: the part of the table that `page` is in becomes a huge page, if most of it is there.
+  void MakeTableHuge(uint64_t page);
   // Whether the group that begins there had better go by mremap.
   bool ByRemap(uint64_t first) const;
   // In the group that begins there.
@@ -360,6 +360,11 @@ class Engine {
   Pins pins_;
   AreaMap areas_;
   Staging staging_;
+  // Of the table, by huge pages: those that are, or that the kernel has none for.
+  static constexpr uint64_t kHugeBytes = 2u << 20;
+  static constexpr uint64_t kTableHugePagesMax = (uint64_t{1} << 32) * sizeof(PageEntry) / kHugeBytes + 1;
+  uint64_t huge_[kTableHugePagesMax / 64 + 1];
+  uint64_t huge_at_ = 0;  // Value of left_ at which one is looked at next.
   // What is copied in comes to these buffers instead of to frames. Beyond the limit, but few. More pages than
   // that are never copied where they can be moved.
   static constexpr unsigned kBouncePages = 16;

@@ -71,6 +71,8 @@ constexpr unsigned kTouchedMax = 8;
 // At most this share of what the process holds is kept staged, in so many blocks.
 constexpr uint64_t kKeptShare = 5;
 constexpr unsigned kHotBlocksMax = Staging::kBlocksMax / 4;
+// Pages that leave between two looks for a part of the table that might be a huge page.
+constexpr uint64_t kHugeLookEvery = 8192;
 // Shares of a page copied on write by an atomic OR before a MOVE is tried again.
 constexpr int kUnshareTriesMax = 3;
 
@@ -628,19 +630,21 @@ bool Engine::NextVictim(uint64_t most) {
   return true;
 }
 
-// Random faults find their entries 2 % sooner.
-void Engine::MakeTableHuge(uint64_t page, const Area& area) {
-  constexpr uintptr_t kHugeBytes = 2u << 20;
-  constexpr uint64_t kPagesMin = kHugeBytes / sizeof(PageEntry) / 2;
-  const uintptr_t huge = reinterpret_cast<uintptr_t>(&config_.table[page]) & ~(kHugeBytes - 1);
+// Random faults find their entries sooner. A sparse part is not worth the memory. Seldom, since MADV_COLLAPSE
+// waits for all processors.
+void Engine::MakeTableHuge(uint64_t page) {
+  if (left_ < huge_at_) return;
+  huge_at_ = left_ + kHugeLookEvery;
   const auto table = reinterpret_cast<uintptr_t>(config_.table);
-  if (huge < table) return;
-  const uint64_t first = (huge - table) / sizeof(PageEntry);
-  const uint64_t last = (huge + kHugeBytes - table) / sizeof(PageEntry);
-  Groups::Group& group = GroupOf(first);
-  if (group.huge_table || std::min(last, area.last) < std::max(first, area.first) + kPagesMin) return;
-  group.huge_table = true;  // Whether the kernel has one or not.
-  sys::Call(SYS_madvise, huge, kHugeBytes, MADV_COLLAPSE);
+  const uintptr_t at = (table + page * sizeof(PageEntry)) & ~(kHugeBytes - 1);
+  const uint64_t number = at / kHugeBytes - table / kHugeBytes;
+  if (at < table || (huge_[number / 64] >> (number % 64) & 1) != 0) return;
+  constexpr unsigned kPages = kHugeBytes / kPageBytes;
+  unsigned char there[kPages];
+  if (sys::Call(SYS_mincore, at, kHugeBytes, there) != 0) return;  // It ends before.
+  if (std::count_if(there, there + kPages, [](auto t) { return (t & 1) != 0; }) < kPages / 2) return;
+  if (sys::Call(SYS_madvise, at, kHugeBytes, MADV_COLLAPSE) == -EAGAIN) return;
+  huge_[number / 64] |= uint64_t{1} << (number % 64);
 }
 
 bool Engine::ByRemap(uint64_t first) const {
@@ -686,6 +690,7 @@ unsigned Engine::EvictSlice(Victim* victim, unsigned count, uint64_t most, bool*
   for (uint64_t page = (first / kGroupPages + 1) * kGroupPages; page < last; page += kGroupPages)
     if (GroupOf(page).arriving > 0) last = page;
   victim->next = last;
+  MakeTableHuge(first);
   const auto begin = reinterpret_cast<uintptr_t>(PageAt(first));
   const uintptr_t end_of_slice = begin + (last - first) * kPageBytes;
   if (!pins_.BeginEvict(begin, end_of_slice)) {
@@ -707,7 +712,6 @@ unsigned Engine::EvictSlice(Victim* victim, unsigned count, uint64_t most, bool*
     while (to > from && config_.table[to - 1].state != PageEntry::State::kResident) --to;
     if (from < to && !area->foreign) {
       const uint32_t frame = block * kGroupPages + static_cast<uint32_t>(from - victim->first);
-      MakeTableHuge(from, *area);
       const unsigned moved = MoveOut(from, to, frame, *area);
       stay |= moved == 0;
       went += moved;

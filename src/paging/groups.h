@@ -27,11 +27,10 @@ class Groups {
     uint16_t resident;  // Pages resident: the caller takes off what is no longer.
     uint8_t arriving;   // Pages on their way in; the caller's. Such a group does not leave.
     bool queued : 1;
-    bool away : 1;        // It left, and no page of it has come back.
-    bool hot : 1;         // Came back soon: to be kept.
-    bool owed : 1;        // It left for one that came back soon.
-    bool used : 1;        // It may hold something, resident or not; the caller clears it.
-    bool huge_table : 1;  // The caller's.
+    bool away : 1;  // It left, and no page of it has come back.
+    bool hot : 1;   // Came back soon: to be kept.
+    bool owed : 1;  // It left for one that came back soon.
+    bool used : 1;  // It may hold something, resident or not; the caller clears it.
   };
   static_assert(sizeof(Group) == 12);
   // Groups in the order they are looked at. Those that come go through kPassing, most of the others are

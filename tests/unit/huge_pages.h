@@ -41,11 +41,16 @@ inline uint64_t HugeBytesAt(const void* at) {
     found |= line.starts_with(begins);
     if (found && line.starts_with("ShmemPmdMapped:")) return std::stoull(line.substr(15)) << 10;
   }
+  ADD_FAILURE() << "nothing is mapped there";
   return 0;
 }
 
-// Whether the kernel makes one when it is asked.
+// Whether the kernel makes one when it is asked, and only then.
 inline bool KernelHasHugePages() {
+  std::ifstream setting("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+  std::string modes;
+  std::getline(setting, modes);
+  if (modes.find("[never]") == std::string::npos && modes.find("[advise]") == std::string::npos) return false;
   const Fd memory(memfd_create("huge", MFD_CLOEXEC));
   EXPECT_EQ(ftruncate(memory.get(), kHuge), 0);
   std::byte* const at = MapAligned(memory.get(), kHuge);
