@@ -149,12 +149,13 @@ bool Connection::Control(const wire::RequestHeader& request) {
 bool Connection::Lease(const wire::RequestHeader& request) {
   auto slab = shared_->sessions->Lease(session_.get());
   if (!slab.ok()) return ReplyNow(request, slab.status(), nullptr, 0);
-  slab.value()->AllocateHuge();
+  const bool mapped = kind_ == Kind::kUnix;  // By the client, from the reply on.
+  if (mapped) slab.value()->AllocateHuge();
   const wire::LeaseReply lease = {.slab = static_cast<uint64_t>(slab.value()->id()),
                                   .bytes = slab.value()->bytes()};
-  if (!ReplyNow(request, Status::Ok(), &lease, sizeof(lease),
-                kind_ == Kind::kUnix ? slab.value()->memfd() : -1))
+  if (!ReplyNow(request, Status::Ok(), &lease, sizeof(lease), mapped ? slab.value()->memfd() : -1))
     return false;
+  if (!mapped) slab.value()->AllocateHuge();
   // Ahead of the client's first writes, until it wants something else.
   pollfd next = {.fd = socket_.get(), .events = POLLIN, .revents = 0};
   for (uint64_t done = 0; done < slab.value()->bytes() && poll(&next, 1, 0) == 0;)

@@ -19,7 +19,7 @@ namespace farpool {
 namespace {
 
 constexpr uint64_t kHugeBytes = 2u << 20;
-// Whoever leases waits for so long at most; a slab of 64 MiB takes a quarter of it.
+// After so long none is begun any more; a slab of 64 MiB takes a quarter of it.
 constexpr uint64_t kHugeNsMax = 20'000'000;
 
 int NewMemfd() {
@@ -87,9 +87,9 @@ void Slab::AllocateHuge() {
   const uint64_t start = NowNs();
   for (uint64_t done = 0; made && done < bytes_ && NowNs() - start < kHugeNsMax; done += kHugeBytes) {
     MutexLock lock(&mutex_);
-    // What is empty is not collapsed, so the first page has to be there.
+    // What is empty is not collapsed, so the first page has to be there. EAGAIN says nothing about the next.
     made = !discarded_ && madvise(at + done, kPageBytes, MADV_POPULATE_WRITE) == 0 &&
-           madvise(at + done, kHugeBytes, MADV_COLLAPSE) == 0;
+           (madvise(at + done, kHugeBytes, MADV_COLLAPSE) == 0 || errno == EAGAIN);
   }
   munmap(at, bytes_);
 }

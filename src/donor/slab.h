@@ -31,10 +31,10 @@ class Slab {
   int memfd() const { return memfd_.get(); }
   // Mapped at first use: over a unix socket the client maps it and we need not. nullptr if that fails.
   std::byte* base();
-  // Before a client knows of it: takes huge pages for it while the host has some, for 20 ms at most. (By
-  // MADV_COLLAPSE, Linux 6.1, for which transparent_hugepage/shmem_enabled may be `never`.) That is a tenth
-  // of the time that small ones take, and random reads find their pages sooner. Not later: it would take
-  // pages from under a client that has them mapped, or locked.
+  // Takes huge pages for it while the host has some; after 20 ms none is begun any more. (By MADV_COLLAPSE,
+  // Linux 6.1, for which transparent_hugepage/shmem_enabled may be `never`.) That is a tenth of the time that
+  // small ones take, and random reads find their pages sooner. Not once a client maps it: pages would go from
+  // under its mapping, locked or not.
   void AllocateHuge();
   // Has the host allocate the part of it at `offset` before a client gets there, which costs the client half
   // as much then. Returns where the next part begins; bytes() when all is done, or the host has no more.

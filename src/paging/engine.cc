@@ -41,6 +41,7 @@ void PopulateTable(PageEntry* first, PageEntry* last) {
 }  // namespace
 
 Status Engine::Init(const EngineConfig& config) {
+  FARPOOL_ASSERT(config.arena_pages <= kArenaPagesMax);
   config_ = config;
   areas_.Init(config.arena_pages);
   if (Status s = groups_.Init(config.arena_pages / kGroupPages); !s.ok()) return s;
@@ -715,8 +716,8 @@ Status Engine::AfterForkInChild(int uffd, Budget budget) {
   writer_.Gone();
   pins_.Reset();
   zeros_mapped_ = false;
-  std::memset(huge_, 0, sizeof(huge_));
-  ahead_.Clear();  // Nobody follows it here.
+  if (huge_at_ > 0) std::memset(huge_, 0, sizeof(huge_));  // The table is another.
+  ahead_.Clear();                                          // Nobody follows it here.
   return staging_.InitInChild(uffd);
 }
 

@@ -68,6 +68,8 @@ struct PageEntry {
 };
 static_assert(sizeof(PageEntry) == 24);
 
+inline constexpr uint64_t kArenaPagesMax = uint64_t{1} << 32;  // Their numbers are 32 bits in places.
+
 struct EngineConfig {
   std::byte* arena = nullptr;
   uint64_t arena_pages = 0;
@@ -337,7 +339,8 @@ class Engine {
   std::byte* zeros_ = nullptr;
   bool zeros_mapped_ = false;
   Victim victim_ = {.first = 0, .last = 0, .next = 0, .block = Staging::kNoBlock, .remap = false};  // None.
-  uint64_t left_ = 0;  // Pages that have left for the store so far.
+  uint64_t left_ = 0;     // Pages that have left for the store so far.
+  uint64_t huge_at_ = 0;  // Value of that at which the table is looked at next.
   HintQueue ahead_;
   HintQueue evict_first_;
   uint64_t resident_ = 0;
@@ -362,9 +365,8 @@ class Engine {
   Staging staging_;
   // Of the table, by huge pages: those that are, or that the kernel has none for.
   static constexpr uint64_t kHugeBytes = 2u << 20;
-  static constexpr uint64_t kTableHugePagesMax = (uint64_t{1} << 32) * sizeof(PageEntry) / kHugeBytes + 1;
+  static constexpr uint64_t kTableHugePagesMax = kArenaPagesMax * sizeof(PageEntry) / kHugeBytes + 1;
   uint64_t huge_[kTableHugePagesMax / 64 + 1];
-  uint64_t huge_at_ = 0;  // Value of left_ at which one is looked at next.
   // What is copied in comes to these buffers instead of to frames. Beyond the limit, but few. More pages than
   // that are never copied where they can be moved.
   static constexpr unsigned kBouncePages = 16;
