@@ -1,7 +1,7 @@
 #pragma once
 // One slab: a memfd of its own, sealed so that neither side can change its size under the other. A slab
 // serves one lease and is never handed out again, so a new lease always starts with zeros and nobody can read
-// what another client left.
+// what another client left. Any thread may call any of it.
 
 #include <atomic>
 #include <cstddef>
@@ -31,10 +31,10 @@ class Slab {
   int memfd() const { return memfd_.get(); }
   // Mapped at first use: over a unix socket the client maps it and we need not. nullptr if that fails.
   std::byte* base();
-  // Takes huge pages for it while the host has some; after 20 ms none is begun any more. (By MADV_COLLAPSE,
-  // Linux 6.1, for which transparent_hugepage/shmem_enabled may be `never`.) That is a tenth of the time that
-  // small ones take, and random reads find their pages sooner. Not once a client maps it: pages would go from
-  // under its mapping, locked or not.
+  // Takes huge pages for it while the host has some; after 20 ms none is begun any more. What it gets none
+  // for is left to AllocateFrom(). (By MADV_COLLAPSE, Linux 6.1, for which transparent_hugepage/shmem_enabled
+  // may be `never`.) That is a tenth of the time that small ones take, and random reads find their pages
+  // sooner. Not once a client maps it: pages would go from under its mapping, locked or not.
   void AllocateHuge();
   // Has the host allocate the part of it at `offset` before a client gets there, which costs the client half
   // as much then. Returns where the next part begins; bytes() when all is done, or the host has no more.
