@@ -49,6 +49,8 @@ struct uffdio_move {
 #endif
 
 namespace farpool {
+inline constexpr uint64_t kHugePageBytes = 2u << 20;  // Of one that MADV_COLLAPSE makes.
+
 // A userfaultfd that is told of faults of the kernel too, or -errno: by /dev/userfaultfd (Linux 6.1) for whom
 // it is open, else for the privileged (vm.unprivileged_userfaultfd).
 long OpenKernelUserfault();

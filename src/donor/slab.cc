@@ -18,7 +18,6 @@ namespace farpool {
 
 namespace {
 
-constexpr uint64_t kHugeBytes = 2u << 20;
 // After so long none is begun any more; a slab of 64 MiB takes a quarter of it.
 constexpr uint64_t kHugeNsMax = 20'000'000;
 
@@ -30,12 +29,12 @@ int NewMemfd() {
 
 // Where a huge page may begin; what is cut off around it goes back. nullptr if that fails.
 std::byte* MapAligned(int fd, uint64_t bytes) {
-  void* const room = mmap(nullptr, bytes + kHugeBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* const room = mmap(nullptr, bytes + kHugePageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (room == MAP_FAILED) return nullptr;
   auto* const first = static_cast<std::byte*>(room);
-  const uint64_t before = -reinterpret_cast<uintptr_t>(room) % kHugeBytes;
+  const uint64_t before = -reinterpret_cast<uintptr_t>(room) % kHugePageBytes;
   std::byte* const at = first + before;
-  munmap(at + bytes, kHugeBytes - before);
+  munmap(at + bytes, kHugePageBytes - before);
   if (before > 0) munmap(first, before);
   if (mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED) return at;
   munmap(at, bytes);
@@ -81,15 +80,15 @@ std::byte* Slab::base() {
 
 void Slab::AllocateHuge() {
   // Not base(): what is mapped counts as the donor's own.
-  std::byte* const at = bytes_ < kHugeBytes ? nullptr : MapAligned(memfd_.get(), bytes_);
+  std::byte* const at = bytes_ < kHugePageBytes ? nullptr : MapAligned(memfd_.get(), bytes_);
   if (at == nullptr) return;
   bool made = true;
   const uint64_t start = NowNs();
-  for (uint64_t done = 0; made && done < bytes_ && NowNs() - start < kHugeNsMax; done += kHugeBytes) {
+  for (uint64_t done = 0; made && done < bytes_ && NowNs() - start < kHugeNsMax; done += kHugePageBytes) {
     MutexLock lock(&mutex_);
     // What is empty is not collapsed, so the first page has to be there. EAGAIN says nothing about the next.
     made = !discarded_ && madvise(at + done, kPageBytes, MADV_POPULATE_WRITE) == 0 &&
-           (madvise(at + done, kHugeBytes, MADV_COLLAPSE) == 0 || errno == EAGAIN);
+           (madvise(at + done, kHugePageBytes, MADV_COLLAPSE) == 0 || errno == EAGAIN);
   }
   munmap(at, bytes_);
 }

@@ -33,6 +33,7 @@
 
 #include "base/hash.h"
 #include "base/mutex.h"
+#include "base/uffd_abi.h"
 #include "farpool/status.h"
 #include "paging/area_map.h"
 #include "paging/budget.h"
@@ -364,8 +365,7 @@ class Engine {
   AreaMap areas_;
   Staging staging_;
   // Of the table, by huge pages: those that are, or that the kernel has none for.
-  static constexpr uint64_t kHugeBytes = 2u << 20;
-  static constexpr uint64_t kTableHugePagesMax = kArenaPagesMax * sizeof(PageEntry) / kHugeBytes + 1;
+  static constexpr uint64_t kTableHugePagesMax = kArenaPagesMax * sizeof(PageEntry) / kHugePageBytes + 1;
   uint64_t huge_[kTableHugePagesMax / 64 + 1];
   // What is copied in comes to these buffers instead of to frames. Beyond the limit, but few. More pages than
   // that are never copied where they can be moved.

@@ -636,14 +636,14 @@ void Engine::MakeTableHuge(uint64_t page) {
   if (left_ < huge_at_) return;
   huge_at_ = left_ + kHugeLookEvery;
   const auto table = reinterpret_cast<uintptr_t>(config_.table);
-  const uintptr_t at = (table + page * sizeof(PageEntry)) & ~(kHugeBytes - 1);
-  const uint64_t number = at / kHugeBytes - table / kHugeBytes;
+  const uintptr_t at = (table + page * sizeof(PageEntry)) & ~(kHugePageBytes - 1);
+  const uint64_t number = at / kHugePageBytes - table / kHugePageBytes;
   if (at < table || (huge_[number / 64] >> (number % 64) & 1) != 0) return;
-  constexpr unsigned kPages = kHugeBytes / kPageBytes;
+  constexpr unsigned kPages = kHugePageBytes / kPageBytes;
   unsigned char there[kPages];
-  if (sys::Call(SYS_mincore, at, kHugeBytes, there) != 0) return;  // It ends before.
+  if (sys::Call(SYS_mincore, at, kHugePageBytes, there) != 0) return;  // It ends before.
   if (std::count_if(there, there + kPages, [](auto t) { return (t & 1) != 0; }) < kPages / 2) return;
-  if (sys::Call(SYS_madvise, at, kHugeBytes, MADV_COLLAPSE) == -EAGAIN) return;
+  if (sys::Call(SYS_madvise, at, kHugePageBytes, MADV_COLLAPSE) == -EAGAIN) return;
   huge_[number / 64] |= uint64_t{1} << (number % 64);
 }
 

@@ -16,7 +16,7 @@
 
 namespace farpool {
 
-inline constexpr uint64_t kHuge = 2u << 20;
+inline constexpr uint64_t kHuge = kHugePageBytes;
 
 // Maps the file where a huge page may begin.
 inline std::byte* MapAligned(int fd, uint64_t bytes) {
