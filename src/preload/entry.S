@@ -2,26 +2,23 @@
 // rcx = where to go on; like `syscall`, only rax, rcx and r11 are changed. Runs on the program's stack, below its
 // red zone, with the program's signal mask: a blocking call is interrupted as ever.
 
+        // A signal may come between any two instructions, and its handler's unwinder (a cancelled thread's, a
+        // profiler's) must find the way out from there.
+
         // struct GuardFrame (guard.h), last member first; `resume` is on the stack already.
         .macro push_frame
-        push %r9
-        push %r8
-        push %r10
-        push %rdx
-        push %rsi
-        push %rdi
-        push %rax
-        .cfi_adjust_cfa_offset 56
+        .irp register, r9, r8, r10, rdx, rsi, rdi, rax
+        push %\register
+        .cfi_adjust_cfa_offset 8
+        .endr
         .endm
 
         // The rest of what push_frame pushed, once rax's place is left.
         .macro pop_arguments
-        pop %rdi
-        pop %rsi
-        pop %rdx
-        pop %r10
-        pop %r8
-        pop %r9
+        .irp register, rdi, rsi, rdx, r10, r8, r9
+        pop %\register
+        .cfi_adjust_cfa_offset -8
+        .endr
         .endm
 
         // For unwinders (cancellation of a thread blocked in a call): who made the call stands in rcx, and made
@@ -37,12 +34,26 @@
         .cfi_def_cfa_offset 136
         .cfi_offset %rip, -136
         .endm
+        .macro leave_red_zone
+        pop %rcx
+        .cfi_adjust_cfa_offset -8
+        .cfi_register %rip, %rcx
+        lea 128(%rsp), %rsp
+        .cfi_def_cfa_offset 0
+        .endm
         .macro keep_rbp
         push %rbp
         .cfi_adjust_cfa_offset 8
-        .cfi_offset %rbp, -200
+        .cfi_rel_offset %rbp, 0
         mov %rsp, %rbp
         .cfi_def_cfa_register %rbp
+        .endm
+        .macro restore_rbp
+        mov %rbp, %rsp
+        .cfi_def_cfa_register %rsp
+        pop %rbp
+        .cfi_adjust_cfa_offset -8
+        .cfi_same_value %rbp
         .endm
 
         .text
@@ -67,10 +78,7 @@ farpool_site_entry:
         .endr
         syscall
         .cfi_remember_state
-        pop %rcx
-        .cfi_register %rip, %rcx
-        lea 128(%rsp), %rsp
-        .cfi_def_cfa_offset 0
+        leave_red_zone
         cmp $-4096, %rax                // As the patched site of read would next.
         jmp *%rcx
 
@@ -179,15 +187,11 @@ keep_xmm:
         movaps 224(%rsp), %xmm14
         movaps 240(%rsp), %xmm15
 leave:
-        mov %rbp, %rsp
-        pop %rbp
-        .cfi_def_cfa %rsp, 192
+        restore_rbp
         lea 8(%rsp), %rsp
+        .cfi_adjust_cfa_offset -8
         pop_arguments
-        pop %rcx
-        lea 128(%rsp), %rsp
-        .cfi_def_cfa_offset 0
-        .cfi_register %rip, %rcx
+        leave_red_zone
         cmp $-4096, %rax
         jmp *%rcx
         .cfi_endproc
@@ -206,17 +210,12 @@ farpool_clone_entry:
         .cfi_offset %rip, -8
         push_frame
         mov %rsp, %rdi
-        push %rbp
-        mov %rsp, %rbp
-        .cfi_def_cfa %rbp, 72
-        .cfi_offset %rbp, -72
+        keep_rbp
         and $-16, %rsp
         cld
         call farpool_clone
         mov %rax, %r11                  // Cloned (fork.cc)
-        mov %rbp, %rsp
-        pop %rbp
-        .cfi_def_cfa %rsp, 64
+        restore_rbp
         test %r11, %r11
         jz 1f
         mov %rdx, (%rsp)                // The result, and behind the instruction.
@@ -224,7 +223,6 @@ farpool_clone_entry:
 1:      pop %rax
         .cfi_adjust_cfa_offset -8
         pop_arguments
-        .cfi_adjust_cfa_offset -48
         pop %rcx
         .cfi_def_cfa_offset 0
         .cfi_register %rip, %rcx

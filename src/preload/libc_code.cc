@@ -29,6 +29,10 @@ struct Libc {
   const uint8_t* build_id = nullptr;  // Null if it has none of the usual size.
 };
 
+// What was patched, and with what.
+Code g_patched;
+Code g_stubs;
+
 // libc's executable segment. By name: the address of a function of libc's may be that of an entry in the
 // program.
 int FindLibc(dl_phdr_info* info, size_t, void* out) {
@@ -159,8 +163,13 @@ bool MapShared(const Libc& libc) {
   const long r = Map(begin, shared.code_bytes, kRunnable, MAP_FIXED, SharedFile());
   // libc may be gone then; nothing of it is needed to say so.
   if (r == -ENOMEM) g_runtime.supervisor.Fatal(125, "no memory to map libc's code");
-  if (sys::Failed(r)) sys::Call(SYS_munmap, stubs, kPageBytes + shared.stubs_bytes);
-  return !sys::Failed(r);
+  if (sys::Failed(r)) {
+    sys::Call(SYS_munmap, stubs, kPageBytes + shared.stubs_bytes);
+    return false;
+  }
+  g_stubs.begin = reinterpret_cast<uint8_t*>(stubs);
+  g_stubs.end = g_stubs.begin + kPageBytes + shared.stubs_bytes;
+  return true;
 }
 
 }  // namespace
@@ -174,13 +183,18 @@ bool PatchLibc() {
   const bool first = seen == PatchedLibc::kNone && state.compare_exchange_strong(seen, PatchedLibc::kWanted);
   const bool may_share = !first && (seen == PatchedLibc::kWanted || seen == PatchedLibc::kWritten) &&
                          libc.build_id != nullptr && HasSharedFile() && !MustStay(libc.code);
+  g_patched = libc.code;
   if (may_share && seen == PatchedLibc::kWritten && MapShared(libc)) return true;
   uint8_t* stubs;
   const size_t used = PatchInPlace(libc.code, &stubs);
+  if (used != 0) g_stubs = {stubs, stubs + used};
   if (may_share && used != 0 && stubs == libc.code.begin - kStubsDistance && seen == PatchedLibc::kWanted &&
       state.compare_exchange_strong(seen, PatchedLibc::kBeingWritten))
     state.store(Share(libc, stubs, used), std::memory_order_release);
   return used != 0;
 }
+
+void LeaveStubs(uint64_t* rip, uint64_t* rcx) { LeaveStub(g_stubs, rip, rcx); }
+uint64_t ReturnToStubs(uint64_t at) { return ReturnToStub(g_patched, g_stubs, at); }
 
 }  // namespace farpool

@@ -150,6 +150,24 @@ Frame* FrameOf(void* context, Thread** thread) {
   return frame;
 }
 
+// No unwinder knows the trampoline or the stubs, but cancellation unwinds from where a call was interrupted,
+// and profilers do. Handlers see a place that is known and does the same.
+void ToKnownPlace(uint64_t* registers) {
+  uint64_t& at = registers[kRip];
+  if (at == kTrampoline) at = reinterpret_cast<uint64_t>(&farpool_own_call_again);
+  if (at == kTrampoline + sys::kProgramEntry) at = reinterpret_cast<uint64_t>(&farpool_call_again);
+  if (at == kTrampoline + 2 || at == kTrampoline + sys::kProgramEntry + 2)
+    at = reinterpret_cast<uint64_t>(&farpool_call_done);
+  LeaveStubs(&at, &registers[kRcx]);
+}
+// Where a thread goes on whose handler has returned to `at`. One that gets a signal after each instruction
+// (it traces itself) would never get any further from those places.
+uint64_t FromKnownPlace(uint64_t at) {
+  if (at == reinterpret_cast<uint64_t>(&farpool_own_call_again)) return kTrampoline;
+  if (at == reinterpret_cast<uint64_t>(&farpool_call_again)) return kTrampoline + sys::kProgramEntry;
+  return ReturnToStubs(at);
+}
+
 // Turns the kernel's frame into a jump to the program's handler, which finds the frame where the kernel would
 // have put it.
 void Deliver(int signal, Frame* frame, const KernelSigaction& action, Thread* thread) {
@@ -189,15 +207,10 @@ void Deliver(int signal, Frame* frame, const KernelSigaction& action, Thread* th
   auto* copy = reinterpret_cast<Frame*>(to);
   std::memcpy(copy, frame, sizeof(*copy));
   copy->return_address = reinterpret_cast<uint64_t>(&farpool_restorer);
-  // No unwinder knows the trampoline, but cancellation unwinds from where a call was interrupted.
-  uint64_t& resume = copy->context.registers[kRip];
-  if (resume == kTrampoline) resume = reinterpret_cast<uint64_t>(&farpool_own_call_again);
-  if (resume == kTrampoline + sys::kProgramEntry) resume = reinterpret_cast<uint64_t>(&farpool_call_again);
-  if (resume == kTrampoline + 2 || resume == kTrampoline + sys::kProgramEntry + 2)
-    resume = reinterpret_cast<uint64_t>(&farpool_call_done);
+  ToKnownPlace(copy->context.registers);
   // Sandboxes (Chromium's, Firefox's) want both to name the same call.
   if (signal == SIGSYS && copy->info.si_code == kSysSeccomp)
-    copy->info.si_call_addr = reinterpret_cast<void*>(resume);
+    copy->info.si_call_addr = reinterpret_cast<void*>(copy->context.registers[kRip]);
   copy->context.stack = stack;
   copy->context.mask = saved;
   if (context.fpstate != 0) copy->context.fpstate = fpstate;
@@ -691,6 +704,7 @@ extern "C" __attribute__((visibility("hidden"))) uint64_t farpool_signal_return(
   EnterNear(thread);
   auto* copy = reinterpret_cast<Context*>(thread->frame_buffer());
   std::memcpy(copy, context, sizeof(*copy));
+  copy->registers[kRip] = FromKnownPlace(copy->registers[kRip]);
   if (copy->fpstate != 0) {
     const uint64_t fpstate = thread->frame_buffer() + 512;
     const uint64_t bytes = FpstateBytes(copy->fpstate);

@@ -17,10 +17,30 @@ namespace farpool {
 
 namespace {
 
+// What a stub ends with.
+struct Origin {
+  int32_t site;     // Relative to the stub.
+  uint16_t bytes;   // Of the stub, until it leaves.
+  uint16_t stands;  // These stand at the site, too, but for the jump; otherwise they can be begun anew.
+};
 constexpr size_t kStubBytes = 64;
-constexpr size_t kMovBytes = 5;     // mov $nr, %eax
+constexpr uint8_t kJump = 0xe9;     // jmp, with 32 bits of distance
+constexpr size_t kMovBytes = 5;     // mov $nr, %eax; such a jump
 constexpr size_t kMiddleMax = 24;   // Bytes between that and the syscall.
+constexpr size_t kLeaBytes = 7;     // How a stub leaves: lea target(%rip), %rcx
+constexpr size_t kLeaveBytes = 13;  // jmp *entry(%rip)
 constexpr size_t kAroundMax = 192;  // Looked at around one.
+
+Origin OriginOf(const uint8_t* stub) {
+  Origin origin;
+  std::memcpy(&origin, stub + kStubBytes - sizeof(origin), sizeof(origin));
+  return origin;
+}
+
+// Where stubs lead to, through addresses at the beginning of their first page.
+enum Entry : uint8_t { kSiteEntry, kFunctionEntry, kCloneEntry };
+
+size_t BytesOf(Code code) { return static_cast<size_t>(code.end - code.begin); }
 
 int32_t Read32(const uint8_t* at) {
   int32_t value;
@@ -167,9 +187,8 @@ class Patcher {
       at += next.bytes;
       out += next.bytes;
     }
-    Leave(out, starts_thread ? syscall : syscall + 2, starts_thread ? 16 : 0);
-    Jump(mov, stub);
-    patched_ = true;
+    Finish(stub, out, mov, starts_thread ? syscall : syscall + 2, starts_thread ? kCloneEntry : kSiteEntry,
+           true);
     return true;
   }
 
@@ -183,9 +202,7 @@ class Patcher {
     uint8_t* stub = NewStub();
     if (stub == nullptr) return false;
     std::memcpy(stub, kMov, sizeof(kMov));
-    Leave(stub + sizeof(kMov), syscall + 2, 8);
-    Jump(syscall - 5, stub);
-    patched_ = true;
+    Finish(stub, stub + sizeof(kMov), syscall - 5, syscall + 2, kFunctionEntry);
     return true;
   }
 
@@ -200,9 +217,7 @@ class Patcher {
     uint8_t* stub = NewStub();
     if (stub == nullptr) return false;
     std::memcpy(stub, mov, kBytes);
-    Leave(stub + kBytes, syscall + 2);
-    Jump(mov, stub);
-    patched_ = true;
+    Finish(stub, stub + kBytes, mov, syscall + 2);
     return true;
   }
 
@@ -219,9 +234,7 @@ class Patcher {
     if (stub == nullptr) return false;
     std::memcpy(stub, kMov, sizeof(kMov));
     std::memcpy(stub + sizeof(kMov), kBefore, sizeof(kBefore));
-    Leave(stub + sizeof(kMov) + sizeof(kBefore), syscall + 2);
-    Jump(mov, stub);
-    patched_ = true;
+    Finish(stub, stub + sizeof(kMov) + sizeof(kBefore), mov, syscall + 2);
     return true;
   }
 
@@ -240,24 +253,23 @@ class Patcher {
     uint8_t* stub = NewStub();
     if (stub == nullptr) return;
     std::memcpy(stub, kBefore, sizeof(kBefore));
-    Leave(stub + sizeof(kBefore), syscall + 2 + sizeof(kAfter));
-    Jump(syscall - 2, stub);
-    patched_ = true;
+    Finish(stub, stub + sizeof(kBefore), syscall - 2, syscall + 2 + sizeof(kAfter));
   }
 
-  // lea target(%rip), %rcx; jmp *entry(%rip)
-  uint8_t* Leave(uint8_t* out, const uint8_t* target, unsigned entry = 0) {
+  // From `out` on `stub` leaves: lea target(%rip), %rcx; jmp *entry(%rip). `site` begins with a jump to it.
+  void Finish(uint8_t* stub, uint8_t* out, uint8_t* site, const uint8_t* target, Entry entry = kSiteEntry,
+              bool stands = false) {
     static const uint8_t kLea[] = {0x48, 0x8d, 0x0d};
-    static const uint8_t kJump[] = {0xff, 0x25};
-    std::memcpy(out, kLea, 3);
-    Write32(out + 3, target - (out + 7));
-    std::memcpy(out + 7, kJump, 2);
-    Write32(out + 9, stubs_ + entry - (out + 13));
-    return out + 13;
-  }
-  static void Jump(uint8_t* from, const uint8_t* to) {
-    from[0] = 0xe9;
-    Write32(from + 1, to - (from + 5));
+    static const uint8_t kJumpThrough[] = {0xff, 0x25};
+    const Origin origin = {static_cast<int32_t>(site - stub), static_cast<uint16_t>(out - stub), stands};
+    std::memcpy(stub + kStubBytes - sizeof(origin), &origin, sizeof(origin));
+    std::memcpy(out, kLea, sizeof(kLea));
+    Write32(out + sizeof(kLea), target - (out + kLeaBytes));
+    std::memcpy(out + kLeaBytes, kJumpThrough, sizeof(kJumpThrough));
+    Write32(out + kLeaBytes + sizeof(kJumpThrough), stubs_ + entry * sizeof(void*) - (out + kLeaveBytes));
+    site[0] = kJump;
+    Write32(site + 1, stub - (site + kMovBytes));
+    patched_ = true;
   }
   static void Write32(uint8_t* at, int64_t value) {
     const auto narrow = static_cast<int32_t>(value);
@@ -287,5 +299,37 @@ void WriteEntries(uint8_t* stubs) {
 }
 
 size_t PatchCallSites(Code code, uint8_t* stubs) { return Patcher(code, stubs).PatchAll(); }
+
+void LeaveStub(Code stubs, uint64_t* rip, uint64_t* rcx) {
+  const size_t from = *rip - reinterpret_cast<uintptr_t>(stubs.begin);
+  if (from < kPageBytes || from >= BytesOf(stubs)) return;
+  const uint8_t* const stub = stubs.begin + from / kStubBytes * kStubBytes;
+  const Origin origin = OriginOf(stub);
+  const size_t done = from % kStubBytes;
+  if (done < origin.bytes) {
+    *rip = reinterpret_cast<uintptr_t>(stub + origin.site) + (origin.stands ? done : 0);
+    return;
+  }
+  const uint8_t* const leave = stub + origin.bytes;
+  *rcx = reinterpret_cast<uintptr_t>(leave + kLeaBytes) + static_cast<uint64_t>(int64_t{Read32(leave + 3)});
+  const uint8_t* const entry = leave + kLeaveBytes + Read32(leave + kLeaBytes + 2);
+  std::memcpy(rip, entry, sizeof(*rip));
+}
+
+uint64_t ReturnToStub(Code code, Code stubs, uint64_t at) {
+  const size_t into = at - reinterpret_cast<uintptr_t>(code.begin);
+  if (into < kAroundMax || into >= BytesOf(code) - kAroundMax) return at;
+  for (size_t done = 0; done < kMovBytes + kMiddleMax; ++done) {
+    const uint8_t* const site = code.begin + into - done;
+    if (*site != kJump || (done > 0 && done < kMovBytes)) continue;
+    const uint8_t* const stub = site + kMovBytes + Read32(site + 1);
+    const auto from = static_cast<size_t>(stub - stubs.begin);
+    if (from < kPageBytes || from >= BytesOf(stubs) || from % kStubBytes != 0) continue;
+    const Origin origin = OriginOf(stub);
+    if (stub + origin.site == site && done < origin.bytes && (done == 0 || origin.stands))
+      return reinterpret_cast<uintptr_t>(stub + done);
+  }
+  return at;
+}
 
 }  // namespace farpool

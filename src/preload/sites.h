@@ -29,4 +29,12 @@ void WriteEntries(uint8_t* stubs);
 // any process that has the same code, and stubs at the same distance.
 size_t PatchCallSites(Code code, uint8_t* stubs);
 
+// No unwinder knows the stubs. A thread interrupted at `*rip` in one of `stubs` is moved to a place that they
+// know and from which on it does the same: in the patched code, or where the stub leads to, for which `*rcx`
+// is set. Any context.
+void LeaveStub(Code stubs, uint64_t* rip, uint64_t* rcx);
+// Where a thread goes on that was moved to `at`, or had no need to be: what stands in place behind a patched
+// `mov` would make the call by the `syscall` there.
+uint64_t ReturnToStub(Code code, Code stubs, uint64_t at);
+
 }  // namespace farpool
