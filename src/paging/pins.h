@@ -28,9 +28,10 @@ class Pins {
           uintptr_t alternate = 0, uintptr_t alternate_end = 0) {
     const bool handler = stack > alternate && stack <= alternate_end;
     for (unsigned probe = 0; probe < kPinsMax; ++probe) {
-      // Each thread begins at another one, among the few that usually do: the evictor looks at those alone
-      // then.
-      const unsigned i = probe < kPinsUsual ? static_cast<unsigned>(owner + probe) % kPinsUsual : probe;
+      // Each thread begins at another one, in cache lines of its own, among the few that usually do: the
+      // evictor looks at those alone then.
+      const unsigned i =
+          probe < kPinsUsual ? static_cast<unsigned>(owner * kPinsApart + probe) % kPinsUsual : probe;
       Slot& slot = slots_[i];
       uintptr_t holder = slot.Owner().load(std::memory_order_relaxed);
       const bool abandoned = holder == owner && (slot.stack < stack || (first && slot.stack == stack)) &&
@@ -131,6 +132,7 @@ class Pins {
     }
   };
   static constexpr unsigned kPinsUsual = 256;
+  static constexpr unsigned kPinsApart = 8;  // As many as one call usually wants.
   static constexpr uintptr_t kClaimed = UINTPTR_MAX;  // Owner of one that is being filled in or taken back.
 
   static void RaiseTo(unsigned count, std::atomic<unsigned>* used) {
