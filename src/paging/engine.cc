@@ -246,6 +246,21 @@ void Engine::WakeLandingWaiters() {
   if (landing_waiters_ > 0) sys::Call(SYS_futex, &landings_, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
 
+bool Engine::AllResident(uint64_t first, uint64_t last) const {
+  for (uint64_t page = first; page < last;) {
+    // Where all is here that is quicker than the table, which is not in the cache.
+    if (groups_.Full(page / kGroupPages)) {
+      page = (page / kGroupPages + 1) * kGroupPages;
+      continue;
+    }
+    uint32_t word;  // That `state` is in.
+    __atomic_load(reinterpret_cast<const uint32_t*>(&config_.table[page]) + 5, &word, __ATOMIC_RELAXED);
+    if ((word & 0xf) != static_cast<uint32_t>(PageEntry::State::kResident)) return false;
+    ++page;
+  }
+  return true;
+}
+
 bool Engine::Passed(uint64_t first, uint64_t last) const {
   for (uint64_t page = first; page < last;) {
     const unsigned resident = groups_[page / kGroupPages].resident;

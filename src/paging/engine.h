@@ -131,6 +131,8 @@ class Engine {
   void DevicesMayPin() { remap_.store(false, std::memory_order_relaxed); }
   // Groups go out by mremap where that is possible and better.
   bool remaps() const { return remap_.load(std::memory_order_relaxed); }
+  // Pages [first, last) are resident, or were just now: pinned before, they stay so. No lock.
+  bool AllResident(uint64_t first, uint64_t last) const;
   // True once this process had to evict.
   bool evicts() const { return evicts_.load(std::memory_order_relaxed); }
 

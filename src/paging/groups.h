@@ -46,6 +46,10 @@ class Groups {
 
   Group& operator[](uint64_t group) { return table_[group]; }
   const Group& operator[](uint64_t group) const { return table_[group]; }
+  // All its pages are resident, or were just now. No lock.
+  bool Full(uint64_t group) const {
+    return __atomic_load_n(&table_[group].resident, __ATOMIC_RELAXED) == kGroupPages;
+  }
 
   // One more page is resident. If the group had left and is back soon it is worth more than what has been
   // kept for long.

@@ -132,7 +132,7 @@ class Pins {
     }
   };
   static constexpr unsigned kPinsUsual = 256;
-  static constexpr unsigned kPinsApart = 8;  // As many as one call usually wants.
+  static constexpr unsigned kPinsApart = 8;           // As many as one call usually wants.
   static constexpr uintptr_t kClaimed = UINTPTR_MAX;  // Owner of one that is being filled in or taken back.
 
   static void RaiseTo(unsigned count, std::atomic<unsigned>* used) {

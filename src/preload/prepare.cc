@@ -235,14 +235,8 @@ void AddArgument(Prepared* prepared, const GuardFrame* frame, const SyscallArg& 
 }  // namespace
 
 bool AllResident(uintptr_t begin, uintptr_t end) {
-  const auto* table = reinterpret_cast<const PageEntry*>(kTableBase);
-  for (uint64_t page = (begin - kArenaBase) / kPageBytes; page <= (end - 1 - kArenaBase) / kPageBytes;
-       ++page) {
-    uint32_t word;
-    __atomic_load(reinterpret_cast<const uint32_t*>(&table[page]) + 5, &word, __ATOMIC_RELAXED);
-    if ((word & 0xf) != static_cast<uint32_t>(PageEntry::State::kResident)) return false;
-  }
-  return true;
+  return g_runtime.engine->AllResident((begin - kArenaBase) / kPageBytes,
+                                       (end - 1 - kArenaBase) / kPageBytes + 1);
 }
 
 namespace {

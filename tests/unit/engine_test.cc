@@ -633,6 +633,27 @@ TEST_P(EngineTest, FullPoolTakesTheSlotsOfResidentPagesThenSaysSo) {
   EXPECT_LE(page - 8192, w.options.limit - 512 + 1);
 }
 
+// What a call goes by that pins pages and finds them here: one that is not must not pass for it.
+TEST_P(EngineTest, KnowsWithoutTheLockWhatIsResident) {
+  Start({.limit = 1024});
+  World& w = *world;
+  const Engine& engine = *w.engine;
+  w.Fill(0, 256);
+  EXPECT_TRUE(engine.AllResident(0, 256));
+  EXPECT_FALSE(engine.AllResident(0, 4096));
+  w.engine->Discard(70, 71);
+  EXPECT_TRUE(engine.AllResident(0, 70));
+  EXPECT_FALSE(engine.AllResident(0, 71));
+  EXPECT_FALSE(engine.AllResident(70, 71));
+  EXPECT_TRUE(engine.AllResident(71, 256));
+  ASSERT_TRUE(w.engine->EvictNow(128, 192).ok());
+  EXPECT_FALSE(engine.AllResident(191, 256));
+  EXPECT_TRUE(engine.AllResident(192, 256));
+  ASSERT_TRUE(w.Fault(191).ok());
+  EXPECT_TRUE(engine.AllResident(191, 256));
+  EXPECT_FALSE(engine.AllResident(128, 256));
+}
+
 TEST_P(EngineTest, PinnedPagesStayUntilUnpinned) {
   Start({.limit = 1024});
   World& w = *world;
