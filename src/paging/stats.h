@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/histogram.h"
+#include "base/sharded_counter.h"
 
 namespace farpool {
 
@@ -21,7 +22,8 @@ struct PagingStats {
   static constexpr unsigned kDistancesPerLimit = 8;
   std::atomic<uint64_t> distances[kDistances];
   std::atomic<uint64_t> hinted_in, hinted_out;  // Pages moved because the program said so.
-  std::atomic<uint64_t> syscalls_prepared, syscalls_trapped, efault_uncured;
+  ShardedCounter syscalls_prepared;
+  std::atomic<uint64_t> syscalls_trapped, efault_uncured;
 };
 
 inline void Count(std::atomic<uint64_t>& counter, uint64_t n = 1) {

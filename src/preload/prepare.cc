@@ -389,7 +389,8 @@ inline long CallWith(const GuardFrame* frame, Add&& add) {
   for (int attempt = 0;; ++attempt) {
     Prepared prepared(frame);
     add(&prepared, opaque_bytes);
-    if (prepared.any()) Count(g_runtime.segment->stats.syscalls_prepared);
+    if (prepared.any())
+      g_runtime.segment->stats.syscalls_prepared.Add(static_cast<uint64_t>(CurrentThread()->id));
     for (int retry = 0;; ++retry) {
       const long r = Forward(frame);
       if (r != -EFAULT || !prepared.any()) return r;

@@ -98,7 +98,7 @@ RunReport MakeReport(const RunOptions& options, const RunSegment& segment, const
   r.packed_in_bytes = slabs.packed_in_bytes.load();
   r.packed_out_pages = slabs.packed_out_pages.load();
   r.packed_out_bytes = slabs.packed_out_bytes.load();
-  r.syscalls_prepared = s.syscalls_prepared.load();
+  r.syscalls_prepared = s.syscalls_prepared.sum();
   r.syscalls_trapped = s.syscalls_trapped.load();
   r.efault_uncured = s.efault_uncured.load();
   r.stall_s = static_cast<double>(s.fetch.sum_ns() + s.second_chance.sum_ns() + s.first_touch.sum_ns()) / 1e9;

@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "base/histogram.h"
 #include "base/mutex.h"
+#include "base/sharded_counter.h"
 #include "base/spin.h"
 #include "base/text.h"
 #include "farpool/status.h"
@@ -74,6 +75,17 @@ TEST(CopyPastCacheTest, CopiesWhatItIsToldToWhereverThatLies) {
               << source << ' ' << target << ' ' << bytes << ' ' << i;
         }
       }
+}
+
+TEST(ShardedCounterTest, CountsWhatAllThreadsAdd) {
+  ShardedCounter counter{};
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < 40; ++t)
+    threads.emplace_back([&counter, t] {
+      for (int i = 0; i < 1000; ++i) counter.Add(t);
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(counter.sum(), 40'000u);
 }
 
 TEST(HistogramTest, PercentilesAreWithinAStepOfTheTruth) {
