@@ -7,6 +7,7 @@
 // signal handlers.
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "base/clock.h"
@@ -28,10 +29,10 @@ class Pins {
           uintptr_t alternate = 0, uintptr_t alternate_end = 0) {
     const bool handler = stack > alternate && stack <= alternate_end;
     for (unsigned probe = 0; probe < kPinsMax; ++probe) {
-      // Each thread begins at another one, in cache lines of its own, among the few that usually do: the
-      // evictor looks at those alone then.
-      const unsigned i =
-          probe < kPinsUsual ? static_cast<unsigned>(owner * kPinsApart + probe) % kPinsUsual : probe;
+      // Each thread begins at another one, neighbours in different cache lines, among the few that usually
+      // do: the evictor looks at those alone then.
+      const uintptr_t own = owner * kPinsApart + owner / (kPinsUsual / kPinsApart) % kPinsApart;
+      const unsigned i = probe < kPinsUsual ? static_cast<unsigned>(own + probe) % kPinsUsual : probe;
       Slot& slot = slots_[i];
       uintptr_t holder = slot.Owner().load(std::memory_order_relaxed);
       const bool abandoned = holder == owner && (slot.stack < stack || (first && slot.stack == stack)) &&
@@ -132,7 +133,8 @@ class Pins {
     }
   };
   static constexpr unsigned kPinsUsual = 256;
-  static constexpr unsigned kPinsApart = 8;           // As many as one call usually wants.
+  static constexpr size_t kCacheLine = 64;
+  static constexpr unsigned kPinsApart = kCacheLine / sizeof(Slot);
   static constexpr uintptr_t kClaimed = UINTPTR_MAX;  // Owner of one that is being filled in or taken back.
 
   static void RaiseTo(unsigned count, std::atomic<unsigned>* used) {
@@ -160,7 +162,7 @@ class Pins {
   std::atomic<unsigned> pins_used_{kPinsUsual}, kept_used_{0};  // None beyond was ever used.
   std::atomic<uintptr_t> evicting_begin_{UINTPTR_MAX};
   std::atomic<uintptr_t> evicting_end_{0};
-  Slot slots_[kPinsMax];
+  alignas(kCacheLine) Slot slots_[kPinsMax];
   Slot kept_[kKeptMax];
 };
 

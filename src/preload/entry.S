@@ -2,8 +2,8 @@
 // rcx = where to go on; like `syscall`, only rax, rcx and r11 are changed. Runs on the program's stack, below its
 // red zone, with the program's signal mask: a blocking call is interrupted as ever.
 
-        // A signal may come between any two instructions, and its handler's unwinder (a cancelled thread's, a
-        // profiler's) must find the way out from there.
+        // Where signals of the program's can come they may between any two instructions, and the unwinder of its
+        // handler (a cancelled thread's, a profiler's) must find the way out from there.
 
         // struct GuardFrame (guard.h), last member first; `resume` is on the stack already.
         .macro push_frame

@@ -53,9 +53,7 @@ int FindLibc(dl_phdr_info* info, size_t, void* out) {
 }
 
 // In whole pages.
-size_t BytesOf(const Code& code) {
-  return (static_cast<size_t>(code.end - code.begin) + kPageBytes - 1) & ~(kPageBytes - 1);
-}
+size_t PageBytesOf(const Code& code) { return (code.bytes() + kPageBytes - 1) & ~(kPageBytes - 1); }
 
 int SharedFile() { return g_runtime.segment->fd_base + kFdLibc; }
 
@@ -67,7 +65,7 @@ long Map(uintptr_t address, size_t bytes, int protection, int flags, int fd = -1
 size_t PatchInPlace(Code code, uint8_t** stubs) {
   constexpr uintptr_t kStep = 1 << 20;
   const auto begin = reinterpret_cast<uintptr_t>(code.begin);
-  const size_t bytes = BytesOf(code);
+  const size_t bytes = PageBytesOf(code);
   const auto map = [](uintptr_t address) {
     const long r = Map(address, kStubsBytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_FIXED_NOREPLACE);
     return sys::Failed(r) ? nullptr : reinterpret_cast<uint8_t*>(r);
@@ -97,7 +95,7 @@ bool MustStay(const Code& code) {
   const long fd = sys::Call(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
   if (sys::Failed(fd)) return true;
   uint64_t at = reinterpret_cast<uintptr_t>(code.begin) / kPageBytes;
-  const uint64_t end = at + BytesOf(code) / kPageBytes;
+  const uint64_t end = at + PageBytesOf(code) / kPageBytes;
   bool stay = false;
   while (!stay && at < end) {
     const size_t wanted = (end - at) * kEntryBytes;
@@ -123,7 +121,7 @@ bool HasSharedFile() {
 // the program's `ulimit -f`. kWanted if it cannot be, but the next process may try.
 PatchedLibc::State Share(const Libc& libc, const uint8_t* stubs, size_t stubs_bytes) {
   PatchedLibc& shared = g_runtime.segment->libc;
-  const size_t code_bytes = BytesOf(libc.code);
+  const size_t code_bytes = PageBytesOf(libc.code);
   stubs_bytes = (stubs_bytes - 1) & ~(kPageBytes - 1);  // Whole pages, without the first.
   if (code_bytes + stubs_bytes > PatchedLibc::kFileBytes) return PatchedLibc::kBeingWritten;
   const long map = sys::Call(SYS_mmap, 0, code_bytes + stubs_bytes, PROT_READ | PROT_WRITE,
@@ -145,7 +143,7 @@ PatchedLibc::State Share(const Libc& libc, const uint8_t* stubs, size_t stubs_by
 // Maps what another process has shared. False if that is of another libc, or the stubs' place is taken.
 bool MapShared(const Libc& libc) {
   const PatchedLibc& shared = g_runtime.segment->libc;
-  if (shared.code_bytes != BytesOf(libc.code) ||
+  if (shared.code_bytes != PageBytesOf(libc.code) ||
       std::memcmp(shared.build_id, libc.build_id, sizeof(shared.build_id)) != 0)
     return false;
   const auto begin = reinterpret_cast<uintptr_t>(libc.code.begin);
@@ -167,6 +165,7 @@ bool MapShared(const Libc& libc) {
     sys::Call(SYS_munmap, stubs, kPageBytes + shared.stubs_bytes);
     return false;
   }
+  g_patched = libc.code;
   g_stubs.begin = reinterpret_cast<uint8_t*>(stubs);
   g_stubs.end = g_stubs.begin + kPageBytes + shared.stubs_bytes;
   return true;
@@ -183,11 +182,13 @@ bool PatchLibc() {
   const bool first = seen == PatchedLibc::kNone && state.compare_exchange_strong(seen, PatchedLibc::kWanted);
   const bool may_share = !first && (seen == PatchedLibc::kWanted || seen == PatchedLibc::kWritten) &&
                          libc.build_id != nullptr && HasSharedFile() && !MustStay(libc.code);
-  g_patched = libc.code;
   if (may_share && seen == PatchedLibc::kWritten && MapShared(libc)) return true;
   uint8_t* stubs;
   const size_t used = PatchInPlace(libc.code, &stubs);
-  if (used != 0) g_stubs = {stubs, stubs + used};
+  if (used != 0) {
+    g_patched = libc.code;
+    g_stubs = {stubs, stubs + used};
+  }
   if (may_share && used != 0 && stubs == libc.code.begin - kStubsDistance && seen == PatchedLibc::kWanted &&
       state.compare_exchange_strong(seen, PatchedLibc::kBeingWritten))
     state.store(Share(libc, stubs, used), std::memory_order_release);

@@ -160,8 +160,8 @@ void ToKnownPlace(uint64_t* registers) {
     at = reinterpret_cast<uint64_t>(&farpool_call_done);
   LeaveStubs(&at, &registers[kRcx]);
 }
-// Where a thread goes on whose handler has returned to `at`. One that gets a signal after each instruction
-// (it traces itself) would never get any further from those places.
+
+// Where a thread goes on whose handler has returned to `at`; for the reason see ReturnToStub().
 uint64_t FromKnownPlace(uint64_t at) {
   if (at == reinterpret_cast<uint64_t>(&farpool_own_call_again)) return kTrampoline;
   if (at == reinterpret_cast<uint64_t>(&farpool_call_again)) return kTrampoline + sys::kProgramEntry;

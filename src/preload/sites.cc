@@ -19,9 +19,9 @@ namespace {
 
 // What a stub ends with.
 struct Origin {
-  int32_t site;     // Relative to the stub.
-  uint16_t bytes;   // Of the stub, until it leaves.
-  uint16_t stands;  // These stand at the site, too, but for the jump; otherwise they can be begun anew.
+  int32_t site;         // Relative to the stub.
+  uint16_t bytes;       // Of the stub, until it leaves.
+  uint16_t equivalent;  // 1: what stands at the site behind the jump does the same.
 };
 constexpr size_t kStubBytes = 64;
 constexpr uint8_t kJump = 0xe9;     // jmp, with 32 bits of distance
@@ -30,6 +30,9 @@ constexpr size_t kMiddleMax = 24;   // Bytes between that and the syscall.
 constexpr size_t kLeaBytes = 7;     // How a stub leaves: lea target(%rip), %rcx
 constexpr size_t kLeaveBytes = 13;  // jmp *entry(%rip)
 constexpr size_t kAroundMax = 192;  // Looked at around one.
+constexpr uint8_t kLea[] = {0x48, 0x8d, 0x0d};
+constexpr uint8_t kJumpThrough[] = {0xff, 0x25};
+static_assert(kMovBytes + kMiddleMax + kLeaveBytes + sizeof(Origin) <= kStubBytes);
 
 Origin OriginOf(const uint8_t* stub) {
   Origin origin;
@@ -39,8 +42,6 @@ Origin OriginOf(const uint8_t* stub) {
 
 // Where stubs lead to, through addresses at the beginning of their first page.
 enum Entry : uint8_t { kSiteEntry, kFunctionEntry, kCloneEntry };
-
-size_t BytesOf(Code code) { return static_cast<size_t>(code.end - code.begin); }
 
 int32_t Read32(const uint8_t* at) {
   int32_t value;
@@ -171,7 +172,8 @@ class Patcher {
     const auto number = static_cast<uint32_t>(Read32(mov + 1));
     // A clone that starts a thread changes the stack and must not return through a stub.
     const bool starts_thread = number == SYS_clone3 || (number == SYS_clone && !IsFork(mov));
-    if (!starts_thread && SyscallSpecOf(number).route == SyscallSpec::kPlain) return true;
+    const SyscallSpec::Route route = SyscallSpecOf(number).route;
+    if (!starts_thread && route == SyscallSpec::kPlain) return true;
     uint8_t* stub = NewStub();
     if (stub == nullptr) return false;
     uint8_t* out = stub;
@@ -187,8 +189,9 @@ class Patcher {
       at += next.bytes;
       out += next.bytes;
     }
+    // Where only far pointers concern us the filter sends what the `syscall` in place does to the guard, too.
     Finish(stub, out, mov, starts_thread ? syscall : syscall + 2, starts_thread ? kCloneEntry : kSiteEntry,
-           true);
+           route == SyscallSpec::kPointers);
     return true;
   }
 
@@ -258,10 +261,8 @@ class Patcher {
 
   // From `out` on `stub` leaves: lea target(%rip), %rcx; jmp *entry(%rip). `site` begins with a jump to it.
   void Finish(uint8_t* stub, uint8_t* out, uint8_t* site, const uint8_t* target, Entry entry = kSiteEntry,
-              bool stands = false) {
-    static const uint8_t kLea[] = {0x48, 0x8d, 0x0d};
-    static const uint8_t kJumpThrough[] = {0xff, 0x25};
-    const Origin origin = {static_cast<int32_t>(site - stub), static_cast<uint16_t>(out - stub), stands};
+              bool equivalent = false) {
+    const Origin origin = {static_cast<int32_t>(site - stub), static_cast<uint16_t>(out - stub), equivalent};
     std::memcpy(stub + kStubBytes - sizeof(origin), &origin, sizeof(origin));
     std::memcpy(out, kLea, sizeof(kLea));
     Write32(out + sizeof(kLea), target - (out + kLeaBytes));
@@ -302,34 +303,29 @@ size_t PatchCallSites(Code code, uint8_t* stubs) { return Patcher(code, stubs).P
 
 void LeaveStub(Code stubs, uint64_t* rip, uint64_t* rcx) {
   const size_t from = *rip - reinterpret_cast<uintptr_t>(stubs.begin);
-  if (from < kPageBytes || from >= BytesOf(stubs)) return;
+  if (from < kPageBytes || from >= stubs.bytes()) return;
   const uint8_t* const stub = stubs.begin + from / kStubBytes * kStubBytes;
   const Origin origin = OriginOf(stub);
   const size_t done = from % kStubBytes;
   if (done < origin.bytes) {
-    *rip = reinterpret_cast<uintptr_t>(stub + origin.site) + (origin.stands ? done : 0);
+    if (done == 0 || origin.equivalent) *rip = reinterpret_cast<uintptr_t>(stub + origin.site + done);
     return;
   }
   const uint8_t* const leave = stub + origin.bytes;
-  *rcx = reinterpret_cast<uintptr_t>(leave + kLeaBytes) + static_cast<uint64_t>(int64_t{Read32(leave + 3)});
-  const uint8_t* const entry = leave + kLeaveBytes + Read32(leave + kLeaBytes + 2);
-  std::memcpy(rip, entry, sizeof(*rip));
+  const uint8_t* const jump = leave + kLeaBytes;
+  *rcx = reinterpret_cast<uintptr_t>(jump + Read32(leave + sizeof(kLea)));
+  std::memcpy(rip, leave + kLeaveBytes + Read32(jump + sizeof(kJumpThrough)), sizeof(*rip));
 }
 
 uint64_t ReturnToStub(Code code, Code stubs, uint64_t at) {
   const size_t into = at - reinterpret_cast<uintptr_t>(code.begin);
-  if (into < kAroundMax || into >= BytesOf(code) - kAroundMax) return at;
-  for (size_t done = 0; done < kMovBytes + kMiddleMax; ++done) {
-    const uint8_t* const site = code.begin + into - done;
-    if (*site != kJump || (done > 0 && done < kMovBytes)) continue;
-    const uint8_t* const stub = site + kMovBytes + Read32(site + 1);
-    const auto from = static_cast<size_t>(stub - stubs.begin);
-    if (from < kPageBytes || from >= BytesOf(stubs) || from % kStubBytes != 0) continue;
-    const Origin origin = OriginOf(stub);
-    if (stub + origin.site == site && done < origin.bytes && (done == 0 || origin.stands))
-      return reinterpret_cast<uintptr_t>(stub + done);
-  }
-  return at;
+  if (into + kMovBytes > code.bytes()) return at;
+  const uint8_t* const site = code.begin + into;
+  if (*site != kJump) return at;
+  const uint8_t* const stub = site + kMovBytes + Read32(site + 1);
+  const auto from = static_cast<size_t>(stub - stubs.begin);
+  if (from < kPageBytes || from >= stubs.bytes() || from % kStubBytes != 0) return at;
+  return stub + OriginOf(stub).site == site ? reinterpret_cast<uintptr_t>(stub) : at;
 }
 
 }  // namespace farpool

@@ -15,6 +15,7 @@ namespace farpool {
 struct Code {
   uint8_t* begin = nullptr;
   uint8_t* end = nullptr;
+  size_t bytes() const { return static_cast<size_t>(end - begin); }
 };
 
 // Room for stubs: a page of addresses that they jump through, and more stubs than libc has calls.
@@ -31,10 +32,10 @@ size_t PatchCallSites(Code code, uint8_t* stubs);
 
 // No unwinder knows the stubs. A thread interrupted at `*rip` in one of `stubs` is moved to a place that they
 // know and from which on it does the same: in the patched code, or where the stub leads to, for which `*rcx`
-// is set. Any context.
+// is set. Not so between two instructions of a stub for a call that is always the guard's. Any context.
 void LeaveStub(Code stubs, uint64_t* rip, uint64_t* rcx);
-// Where a thread goes on that was moved to `at`, or had no need to be: what stands in place behind a patched
-// `mov` would make the call by the `syscall` there.
+// Where a thread goes on that was moved to `at`, or had no need to be. One that gets a signal after each
+// instruction (it traces itself) would never get into a stub from the jump to it.
 uint64_t ReturnToStub(Code code, Code stubs, uint64_t at);
 
 }  // namespace farpool
