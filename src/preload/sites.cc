@@ -139,7 +139,9 @@ class Patcher {
   // Patches `p` if it is a `syscall` of one of the shapes below.
   void Patch(uint8_t* p) {
     if (p < code_.begin + kAroundMax || p >= code_.end - kAroundMax || p[0] != 0x0f || p[1] != 0x05) return;
-    if (!PatchMov(p) && !PatchFunction(p) && !PatchForEachThread(p) && !PatchThreadExit(p)) PatchRead(p);
+    if (!PatchMov(p) && !PatchFunction(p) && !PatchUncancelled(p) && !PatchForEachThread(p) &&
+        !PatchThreadExit(p))
+      PatchRead(p);
   }
   // The nearest `mov $nr, %eax` before `end` behind which only simple instructions stand, none of which sets
   // eax. Null if there is none within `bytes`.
@@ -206,6 +208,20 @@ class Patcher {
     if (stub == nullptr) return false;
     std::memcpy(stub, kMov, sizeof(kMov));
     Finish(stub, stub + sizeof(kMov), syscall - 5, syscall + 2, kFunctionEntry);
+    return true;
+  }
+
+  // Since 2.41, whatever can be cancelled where nobody can cancel it: mov n(%rsp), %rax; syscall. (The rest
+  // goes by
+  // __syscall_cancel_arch, which is left alone: cancellation looks whether a thread is inside.)
+  bool PatchUncancelled(uint8_t* syscall) {
+    static const uint8_t kMov[] = {0x48, 0x8b, 0x44, 0x24};
+    uint8_t* mov = syscall - kMovBytes;
+    if (std::memcmp(mov, kMov, sizeof(kMov)) != 0) return false;
+    uint8_t* stub = NewStub();
+    if (stub == nullptr) return false;
+    std::memcpy(stub, mov, kMovBytes);
+    Finish(stub, stub + kMovBytes, mov, syscall + 2, kFunctionEntry);
     return true;
   }
 
