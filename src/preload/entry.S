@@ -66,6 +66,10 @@ farpool_site_entry:
         .cfi_startproc simple
         start_frame
         below_red_zone
+        // From here to the syscall all that a call has is where it was, but for rcx on the stack (signals.cc).
+        .globl farpool_site_looks, farpool_site_calls
+        .hidden farpool_site_looks, farpool_site_calls
+farpool_site_looks:
         lea farpool_syscall_always(%rip), %r11
         cmpb $0, (%r11,%rax)
         jne guarded
@@ -76,6 +80,7 @@ farpool_site_entry:
         cmp $3, %r11
         je guarded
         .endr
+farpool_site_calls:
         syscall
         .cfi_remember_state
         leave_red_zone

@@ -72,9 +72,10 @@ uint64_t ExecEnvironment(uint64_t environment);
 // libc_code.cc: sends libc's own system calls to the guard. False if that cannot be. Once, before there is a
 // second thread, which might be inside libc.
 bool PatchLibc();
-// LeaveStub() and ReturnToStub() (sites.h), for libc's.
-void LeaveStubs(uint64_t* rip, uint64_t* rcx);
-uint64_t ReturnToStubs(uint64_t at);
+// The functions of these names in sites.h, for libc's.
+void LeaveStub(uint64_t* rip, uint64_t* rcx);
+uint64_t ReturnToStub(uint64_t at);
+bool IsCancellable(uint64_t at);
 
 // transfers.cc. Large buffers go in pieces; a message is never divided.
 long CallTransfer(const GuardFrame* frame);

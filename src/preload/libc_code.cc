@@ -195,7 +195,8 @@ bool PatchLibc() {
   return used != 0;
 }
 
-void LeaveStubs(uint64_t* rip, uint64_t* rcx) { LeaveStub(g_stubs, rip, rcx); }
-uint64_t ReturnToStubs(uint64_t at) { return ReturnToStub(g_patched, g_stubs, at); }
+void LeaveStub(uint64_t* rip, uint64_t* rcx) { LeaveStub(g_stubs, rip, rcx); }
+uint64_t ReturnToStub(uint64_t at) { return ReturnToStub(g_patched, g_stubs, at); }
+bool IsCancellable(uint64_t at) { return IsCancellable(g_patched, g_stubs, at); }
 
 }  // namespace farpool

@@ -32,6 +32,9 @@ void farpool_restorer();
 void farpool_call_again();
 void farpool_own_call_again();
 void farpool_call_done();
+void farpool_site_entry();
+void farpool_site_looks();
+void farpool_site_calls();
 void farpool_trap_entry();
 [[noreturn]] void farpool_fault_return(const void* frame, const uint32_t* interrupted);
 void farpool_fault_return_again();
@@ -152,20 +155,36 @@ Frame* FrameOf(void* context, Thread** thread) {
 
 // No unwinder knows the trampoline or the stubs, but cancellation unwinds from where a call was interrupted,
 // and profilers do. Handlers see a place that is known and does the same.
-void ToKnownPlace(uint64_t* registers) {
+void ToKnownPlace(int signal, uint64_t* registers) {
   uint64_t& at = registers[kRip];
   if (at == kTrampoline) at = reinterpret_cast<uint64_t>(&farpool_own_call_again);
   if (at == kTrampoline + sys::kProgramEntry) at = reinterpret_cast<uint64_t>(&farpool_call_again);
   if (at == kTrampoline + 2 || at == kTrampoline + sys::kProgramEntry + 2)
     at = reinterpret_cast<uint64_t>(&farpool_call_done);
-  LeaveStubs(&at, &registers[kRcx]);
+  LeaveStub(&at, &registers[kRcx]);
+  // One that gets a signal after each instruction would never get any further from there.
+  if (signal == SIGTRAP || at < reinterpret_cast<uint64_t>(&farpool_site_looks) ||
+      at > reinterpret_cast<uint64_t>(&farpool_site_calls))
+    return;
+  const uint64_t call = *reinterpret_cast<const uint64_t*>(registers[kRsp]) - 2;
+  if (!IsCancellable(call)) return;
+  at = call;
+  registers[kRsp] += sizeof(uint64_t) + kRedZone;
 }
 
-// Where a thread goes on whose handler has returned to `at`; for the reason see ReturnToStub().
-uint64_t FromKnownPlace(uint64_t at) {
-  if (at == reinterpret_cast<uint64_t>(&farpool_own_call_again)) return kTrampoline;
-  if (at == reinterpret_cast<uint64_t>(&farpool_call_again)) return kTrampoline + sys::kProgramEntry;
-  return ReturnToStubs(at);
+// Where a thread goes on whose handler has returned.
+void FromKnownPlace(uint64_t* registers) {
+  uint64_t& at = registers[kRip];
+  if (IsCancellable(at)) {
+    registers[kRcx] = at + 2;
+    at = reinterpret_cast<uint64_t>(&farpool_site_entry);
+  } else if (at == reinterpret_cast<uint64_t>(&farpool_own_call_again)) {
+    at = kTrampoline;
+  } else if (at == reinterpret_cast<uint64_t>(&farpool_call_again)) {
+    at = kTrampoline + sys::kProgramEntry;
+  } else {
+    at = ReturnToStub(at);
+  }
 }
 
 // Turns the kernel's frame into a jump to the program's handler, which finds the frame where the kernel would
@@ -207,7 +226,7 @@ void Deliver(int signal, Frame* frame, const KernelSigaction& action, Thread* th
   auto* copy = reinterpret_cast<Frame*>(to);
   std::memcpy(copy, frame, sizeof(*copy));
   copy->return_address = reinterpret_cast<uint64_t>(&farpool_restorer);
-  ToKnownPlace(copy->context.registers);
+  ToKnownPlace(signal, copy->context.registers);
   // Sandboxes (Chromium's, Firefox's) want both to name the same call.
   if (signal == SIGSYS && copy->info.si_code == kSysSeccomp)
     copy->info.si_call_addr = reinterpret_cast<void*>(copy->context.registers[kRip]);
@@ -704,7 +723,7 @@ extern "C" __attribute__((visibility("hidden"))) uint64_t farpool_signal_return(
   EnterNear(thread);
   auto* copy = reinterpret_cast<Context*>(thread->frame_buffer());
   std::memcpy(copy, context, sizeof(*copy));
-  copy->registers[kRip] = FromKnownPlace(copy->registers[kRip]);
+  FromKnownPlace(copy->registers);
   if (copy->fpstate != 0) {
     const uint64_t fpstate = thread->frame_buffer() + 512;
     const uint64_t bytes = FpstateBytes(copy->fpstate);

@@ -21,7 +21,8 @@ namespace {
 struct Origin {
   int32_t site;         // Relative to the stub.
   uint16_t bytes;       // Of the stub, until it leaves.
-  uint16_t equivalent;  // 1: what stands at the site behind the jump does the same.
+  uint8_t equivalent;   // 1: what stands at the site behind the jump does the same.
+  uint8_t cancellable;  // 1: the site is that of IsCancellable().
 };
 constexpr size_t kStubBytes = 64;
 constexpr uint8_t kJump = 0xe9;     // jmp, with 32 bits of distance
@@ -139,7 +140,7 @@ class Patcher {
   // Patches `p` if it is a `syscall` of one of the shapes below.
   void Patch(uint8_t* p) {
     if (p < code_.begin + kAroundMax || p >= code_.end - kAroundMax || p[0] != 0x0f || p[1] != 0x05) return;
-    if (!PatchMov(p) && !PatchFunction(p) && !PatchUncancelled(p) && !PatchForEachThread(p) &&
+    if (!PatchMov(p) && !PatchFunction(p) && !PatchCancelled(p) && !PatchForEachThread(p) &&
         !PatchThreadExit(p))
       PatchRead(p);
   }
@@ -211,17 +212,18 @@ class Patcher {
     return true;
   }
 
-  // Since 2.41, whatever can be cancelled where nobody can cancel it: mov n(%rsp), %rax; syscall. (The rest
-  // goes by
-  // __syscall_cancel_arch, which is left alone: cancellation looks whether a thread is inside.)
-  bool PatchUncancelled(uint8_t* syscall) {
-    static const uint8_t kMov[] = {0x48, 0x8b, 0x44, 0x24};
+  // Since 2.41, what can be cancelled: mov n(%rsp), %rax; syscall where nobody can, else
+  // __syscall_cancel_arch, which ends with mov %r11, 8(%rsp); syscall.
+  bool PatchCancelled(uint8_t* syscall) {
+    static const uint8_t kNumber[] = {0x48, 0x8b, 0x44, 0x24};
+    static const uint8_t kCancellable[] = {0x4c, 0x89, 0x5c, 0x24, 0x08};
     uint8_t* mov = syscall - kMovBytes;
-    if (std::memcmp(mov, kMov, sizeof(kMov)) != 0) return false;
+    const bool cancellable = std::memcmp(mov, kCancellable, sizeof(kCancellable)) == 0;
+    if (!cancellable && std::memcmp(mov, kNumber, sizeof(kNumber)) != 0) return false;
     uint8_t* stub = NewStub();
     if (stub == nullptr) return false;
     std::memcpy(stub, mov, kMovBytes);
-    Finish(stub, stub + kMovBytes, mov, syscall + 2, kFunctionEntry);
+    Finish(stub, stub + kMovBytes, mov, syscall + 2, kFunctionEntry, false, cancellable);
     return true;
   }
 
@@ -277,8 +279,9 @@ class Patcher {
 
   // From `out` on `stub` leaves: lea target(%rip), %rcx; jmp *entry(%rip). `site` begins with a jump to it.
   void Finish(uint8_t* stub, uint8_t* out, uint8_t* site, const uint8_t* target, Entry entry = kSiteEntry,
-              bool equivalent = false) {
-    const Origin origin = {static_cast<int32_t>(site - stub), static_cast<uint16_t>(out - stub), equivalent};
+              bool equivalent = false, bool cancellable = false) {
+    const Origin origin = {static_cast<int32_t>(site - stub), static_cast<uint16_t>(out - stub), equivalent,
+                           cancellable};
     std::memcpy(stub + kStubBytes - sizeof(origin), &origin, sizeof(origin));
     std::memcpy(out, kLea, sizeof(kLea));
     Write32(out + sizeof(kLea), target - (out + kLeaBytes));
@@ -327,21 +330,40 @@ void LeaveStub(Code stubs, uint64_t* rip, uint64_t* rcx) {
     if (done == 0 || origin.equivalent) *rip = reinterpret_cast<uintptr_t>(stub + origin.site + done);
     return;
   }
+  if (origin.cancellable) {  // Still inside.
+    *rip = reinterpret_cast<uintptr_t>(stub + origin.site + kMovBytes);
+    return;
+  }
   const uint8_t* const leave = stub + origin.bytes;
   const uint8_t* const jump = leave + kLeaBytes;
   *rcx = reinterpret_cast<uintptr_t>(jump + Read32(leave + sizeof(kLea)));
   std::memcpy(rip, leave + kLeaveBytes + Read32(jump + sizeof(kJumpThrough)), sizeof(*rip));
 }
 
-uint64_t ReturnToStub(Code code, Code stubs, uint64_t at) {
+namespace {
+
+// That the site at `at` leads to; null: it is none.
+const uint8_t* StubAt(Code code, Code stubs, uint64_t at) {
   const size_t into = at - reinterpret_cast<uintptr_t>(code.begin);
-  if (into + kMovBytes > code.bytes()) return at;
+  if (into >= code.bytes() || code.bytes() - into < kMovBytes) return nullptr;
   const uint8_t* const site = code.begin + into;
-  if (*site != kJump) return at;
+  if (*site != kJump) return nullptr;
   const uint8_t* const stub = site + kMovBytes + Read32(site + 1);
   const auto from = static_cast<size_t>(stub - stubs.begin);
-  if (from < kPageBytes || from >= stubs.bytes() || from % kStubBytes != 0) return at;
-  return stub + OriginOf(stub).site == site ? reinterpret_cast<uintptr_t>(stub) : at;
+  if (from < kPageBytes || from >= stubs.bytes() || from % kStubBytes != 0) return nullptr;
+  return stub + OriginOf(stub).site == site ? stub : nullptr;
+}
+
+}  // namespace
+
+uint64_t ReturnToStub(Code code, Code stubs, uint64_t at) {
+  const uint8_t* const stub = StubAt(code, stubs, at);
+  return stub != nullptr ? reinterpret_cast<uintptr_t>(stub) : at;
+}
+
+bool IsCancellable(Code code, Code stubs, uint64_t at) {
+  const uint8_t* const stub = StubAt(code, stubs, at - kMovBytes);
+  return stub != nullptr && OriginOf(stub).cancellable;
 }
 
 }  // namespace farpool

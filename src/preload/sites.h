@@ -37,5 +37,9 @@ void LeaveStub(Code stubs, uint64_t* rip, uint64_t* rcx);
 // Where a thread goes on that was moved to `at`, or had no need to be. One that gets a signal after each
 // instruction (it traces itself) would never get into a stub from the jump to it.
 uint64_t ReturnToStub(Code code, Code stubs, uint64_t at);
+// Whether `at` is the `syscall` instruction of glibc's __syscall_cancel_arch (since 2.41). A thread is
+// cancelled in a call only if it is seen to be at it, or shortly before: then the call has not been made, or
+// is to be begun again.
+bool IsCancellable(Code code, Code stubs, uint64_t at);
 
 }  // namespace farpool

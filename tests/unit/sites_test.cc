@@ -80,6 +80,20 @@ TEST_F(SitesTest, NumberFromTheStack) {
   }
   EXPECT_EQ(ReturnToStub(code_, stubs_, Address(site())), Address(Stub()));
   EXPECT_EQ(ReturnToStub(code_, stubs_, Address(site() + 5)), Address(site() + 5));
+  EXPECT_FALSE(IsCancellable(code_, stubs_, Address(site() + 5)));
+}
+
+// glibc 2.41, the end of __syscall_cancel_arch: a thread is to be cancelled as long as it has not made the
+// call.
+TEST_F(SitesTest, IsSeenInsideUntilTheCallIsMade) {
+  uint8_t* const behind = Put({0x4c, 0x89, 0x5c, 0x24, 0x08, 0x0f, 0x05});
+  ASSERT_NE(Patch(), 0u);
+  uint64_t rcx = 1;
+  EXPECT_EQ(Shown(Stub(), &rcx), Address(site()));
+  for (const size_t done : {5, 12}) EXPECT_EQ(Shown(Stub() + done, &rcx), Address(behind - 2));
+  for (uint8_t* at : {site(), behind - 1, behind, Stub(), stubs_.begin, code_.begin, code_.end})
+    EXPECT_FALSE(IsCancellable(code_, stubs_, Address(at)));
+  EXPECT_TRUE(IsCancellable(code_, stubs_, Address(behind - 2)));
 }
 
 // mov $SYS_recvfrom, %eax; xor %r9d, %r9d; syscall: what stands behind the jump does the same.
