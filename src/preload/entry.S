@@ -48,6 +48,12 @@
         mov %rsp, %rbp
         .cfi_def_cfa_register %rbp
         .endm
+        // With rbp: struct KeptRegisters (guard.h), last member first.
+        .macro keep_registers
+        .irp register, rbx, r12, r13, r14, r15
+        push %\register
+        .endr
+        .endm
         .macro restore_rbp
         mov %rbp, %rsp
         .cfi_def_cfa_register %rsp
@@ -124,6 +130,7 @@ farpool_trap_entry:
         jz keep_xmm
         mov %rsp, %rdi
         keep_rbp
+        keep_registers
         sub %rcx, %rsp
         and $-64, %rsp
         // The header behind the 512 bytes of legacy state must be clean for xrstor.
@@ -154,6 +161,7 @@ guarded:
 keep_xmm:
         mov %rsp, %rdi
         keep_rbp
+        keep_registers
         // `syscall` keeps vector registers; C++ does not.
         sub $256, %rsp
         and $-64, %rsp
@@ -259,6 +267,29 @@ farpool_on_stack:
         ret
         .cfi_endproc
         .size farpool_on_stack, .-farpool_on_stack
+
+        // long farpool_forward(const GuardFrame*, uint32_t* forwards): makes that call for the program and counts it. A
+        // signal that comes between the two labels or at the trampoline's `syscall` finds it counted or not, but not
+        // made.
+        .globl farpool_forward, farpool_forward_end
+        .hidden farpool_forward, farpool_forward_end
+        .type farpool_forward, @function
+farpool_forward:
+        .cfi_startproc
+        incl (%rsi)
+        mov (%rdi), %rax
+        mov 16(%rdi), %rsi
+        mov 24(%rdi), %rdx
+        mov 32(%rdi), %r10
+        mov 40(%rdi), %r8
+        mov 48(%rdi), %r9
+        mov 8(%rdi), %rdi
+        mov farpool_syscall_entry(%rip), %r11
+        add $16, %r11                   // kProgramEntry
+        jmp *%r11
+farpool_forward_end:
+        .cfi_endproc
+        .size farpool_forward, .-farpool_forward
 
         // Where interrupted calls go on: as the trampoline, but known to unwinders. rcx is the call's.
         .globl farpool_call_again, farpool_own_call_again, farpool_call_done

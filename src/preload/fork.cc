@@ -186,6 +186,7 @@ struct Cloned {
 // that tells of its end). Nor must the first frames, until the thread has its near stack.
 extern "C" __attribute__((visibility("hidden"))) Cloned farpool_clone(const GuardFrame* call) {
   constexpr Cloned kNotYet = {Cloned::kNotYet, 0};
+  CurrentThread()->call = nullptr;  // One that a longjmp has left behind.
   clone_args args;
   if (!ReadClone(*call, &args)) return kNotYet;
   const uint64_t sp = args.stack + args.stack_size;

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 
@@ -153,14 +154,7 @@ long GuardMincore(const GuardFrame* frame) {
   return 0;
 }
 
-}  // namespace
-
-}  // namespace farpool
-
-// From entry.S, in the program's own context: its stack, its mask, its locks. May be interrupted and even
-// left for good (longjmp out of a signal handler) wherever signals are not blocked.
-extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::GuardFrame* frame) {
-  using namespace farpool;
+long Answer(GuardFrame* frame) {
   const uint64_t* args = frame->args;
   switch (frame->number) {
     case SYS_mmap:
@@ -300,4 +294,26 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
     default:
       return CallPrepared(frame);
   }
+}
+
+}  // namespace
+
+}  // namespace farpool
+
+// From entry.S, in the program's own context: its stack, its mask, its locks. May be interrupted and even
+// left for good (longjmp out of a signal handler) wherever signals are not blocked.
+extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::GuardFrame* frame) {
+  using namespace farpool;
+  Thread* const thread = CurrentThread();
+  const GuardFrame* const outer = thread->call;
+  const uint32_t outer_forwards = thread->forwards;
+  // In this order: what a handler has interrupted is never taken for one that has not been made.
+  thread->call = frame;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  thread->forwards = 0;
+  const long r = Answer(frame);
+  thread->call = outer;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  thread->forwards = outer_forwards;
+  return r;
 }

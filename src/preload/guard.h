@@ -18,6 +18,10 @@ struct GuardFrame {
   uint64_t args[5 + 1];  // rdi, rsi, rdx, r10, r8, r9.
   uint64_t resume;
 };
+// What libc's functions keep for their callers, just below the GuardFrame.
+struct KeptRegisters {
+  uint64_t r15, r14, r13, r12, rbx, rbp;
+};
 
 // mappings.cc, mremap.cc. Each returns what the kernel would.
 long GuardMmap(GuardFrame* frame);

@@ -16,6 +16,10 @@
 #include "run/layout.h"
 #include "run/syscalls.h"
 
+// In entry.S.
+extern "C" __attribute__((visibility("hidden"))) long farpool_forward(const farpool::GuardFrame* frame,
+                                                                      uint32_t* forwards);
+
 namespace farpool {
 
 namespace {
@@ -375,10 +379,7 @@ bool MayReadString(uintptr_t begin, LastPage* page) {
   }
 }
 
-long Forward(const GuardFrame* frame) {
-  return sys::CallForProgram(frame->number, frame->args[0], frame->args[1], frame->args[2], frame->args[3],
-                             frame->args[4], frame->args[5]);
-}
+long Forward(const GuardFrame* frame) { return farpool_forward(frame, &CurrentThread()->forwards); }
 
 namespace {
 

@@ -35,6 +35,8 @@ void farpool_call_done();
 void farpool_site_entry();
 void farpool_site_looks();
 void farpool_site_calls();
+void farpool_forward();
+void farpool_forward_end();
 void farpool_trap_entry();
 [[noreturn]] void farpool_fault_return(const void* frame, const uint32_t* interrupted);
 void farpool_fault_return_again();
@@ -56,7 +58,27 @@ struct KernelSigaction {
 };
 static_assert(sizeof(KernelSigaction) == 32);
 
-enum Register { kRdi = 8, kRsi = 9, kRdx = 12, kRax = 13, kRcx = 14, kRsp = 15, kRip = 16, kFlags = 17 };
+// As the kernel lays them out.
+enum Register {
+  kR8,
+  kR9,
+  kR10,
+  kR11,
+  kR12,
+  kR13,
+  kR14,
+  kR15,
+  kRdi,
+  kRsi,
+  kRbp,
+  kRbx,
+  kRdx,
+  kRax,
+  kRcx,
+  kRsp,
+  kRip,
+  kFlags
+};
 
 // The kernel's ucontext and signal frame.
 struct Context {
@@ -85,6 +107,9 @@ constexpr uint64_t kKnownFlags = SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | 0x80
 constexpr uint64_t kResetHand = 0x80000000;
 constexpr uint64_t kNestedTask = 0x4000;  // A flag that iretq refuses to run with.
 constexpr uint64_t kLegacyBytes = 512;    // Of a frame's vector state that is not extended.
+
+// Where a call's arguments are.
+constexpr Register kArguments[6] = {kRdi, kRsi, kRdx, kR10, kR8, kR9};
 
 // What the program set, by signal. `known`: set here; otherwise the kernel's word holds.
 struct ProgramAction {
@@ -153,23 +178,55 @@ Frame* FrameOf(void* context, Thread** thread) {
   return frame;
 }
 
+// glibc since 2.41 cancels a thread in a call only if that is seen to be in __syscall_cancel_arch: there
+// `registers` go, if nothing of the call has happened yet or it is to be begun again.
+bool ToCancellable(Thread* thread, uint64_t* registers) {
+  const uint64_t at = registers[kRip];
+  uint64_t call;
+  if (at >= reinterpret_cast<uint64_t>(&farpool_site_looks) &&
+      at <= reinterpret_cast<uint64_t>(&farpool_site_calls)) {
+    call = *reinterpret_cast<const uint64_t*>(registers[kRsp]) - 2;
+    if (!IsCancellable(call)) return false;
+    registers[kRsp] += sizeof(uint64_t) + kRedZone;
+  } else {
+    const GuardFrame* const frame = thread->call;
+    const bool enters =
+        at == kTrampoline + sys::kProgramEntry || (at >= reinterpret_cast<uint64_t>(&farpool_forward) &&
+                                                   at < reinterpret_cast<uint64_t>(&farpool_forward_end));
+    if (frame == nullptr || thread->forwards > 1 || (thread->forwards == 1 && !enters)) return false;
+    thread->call = nullptr;  // The handler may never come back to it.
+    call = frame->resume - 2;
+    if (!IsCancellable(call)) return false;
+    const KeptRegisters kept = reinterpret_cast<const KeptRegisters*>(frame)[-1];
+    registers[kRbp] = kept.rbp;
+    registers[kRbx] = kept.rbx;
+    registers[kR12] = kept.r12;
+    registers[kR13] = kept.r13;
+    registers[kR14] = kept.r14;
+    registers[kR15] = kept.r15;
+    registers[kRsp] = reinterpret_cast<uint64_t>(frame + 1) + kRedZone;
+    registers[kRax] = static_cast<uint64_t>(frame->number);
+    for (unsigned i = 0; i < 6; ++i) registers[kArguments[i]] = frame->args[i];
+  }
+  registers[kRip] = call;
+  return true;
+}
+
 // No unwinder knows the trampoline or the stubs, but cancellation unwinds from where a call was interrupted,
 // and profilers do. Handlers see a place that is known and does the same.
-void ToKnownPlace(int signal, uint64_t* registers) {
+void ToKnownPlace(int signal, Thread* thread, uint64_t* registers) {
+  // A thread that gets a signal after each instruction would never get from there to the call.
+  if (signal == SIGTRAP) {
+    thread->call = nullptr;
+  } else if (ToCancellable(thread, registers)) {
+    return;
+  }
   uint64_t& at = registers[kRip];
   if (at == kTrampoline) at = reinterpret_cast<uint64_t>(&farpool_own_call_again);
   if (at == kTrampoline + sys::kProgramEntry) at = reinterpret_cast<uint64_t>(&farpool_call_again);
   if (at == kTrampoline + 2 || at == kTrampoline + sys::kProgramEntry + 2)
     at = reinterpret_cast<uint64_t>(&farpool_call_done);
   LeaveStub(&at, &registers[kRcx]);
-  // One that gets a signal after each instruction would never get any further from there.
-  if (signal == SIGTRAP || at < reinterpret_cast<uint64_t>(&farpool_site_looks) ||
-      at > reinterpret_cast<uint64_t>(&farpool_site_calls))
-    return;
-  const uint64_t call = *reinterpret_cast<const uint64_t*>(registers[kRsp]) - 2;
-  if (!IsCancellable(call)) return;
-  at = call;
-  registers[kRsp] += sizeof(uint64_t) + kRedZone;
 }
 
 // Where a thread goes on whose handler has returned.
@@ -226,7 +283,7 @@ void Deliver(int signal, Frame* frame, const KernelSigaction& action, Thread* th
   auto* copy = reinterpret_cast<Frame*>(to);
   std::memcpy(copy, frame, sizeof(*copy));
   copy->return_address = reinterpret_cast<uint64_t>(&farpool_restorer);
-  ToKnownPlace(signal, copy->context.registers);
+  ToKnownPlace(signal, thread, copy->context.registers);
   // Sandboxes (Chromium's, Firefox's) want both to name the same call.
   if (signal == SIGSYS && copy->info.si_code == kSysSeccomp)
     copy->info.si_call_addr = reinterpret_cast<void*>(copy->context.registers[kRip]);
@@ -394,7 +451,7 @@ void OnBus(int signal, siginfo_t* info, Frame* frame, Thread* thread) {
 // The program may have a filter of its own that traps; ours does so for far pointers only.
 bool TrappedByUs(const siginfo_t* info, const uint64_t* registers) {
   if (info->si_code != kSysSeccomp || (registers[kRip] & ~(kPageBytes - 1)) == kTrampoline) return false;
-  static constexpr int kArguments[6] = {kRdi, kRsi, kRdx, 2 /*r10*/, 0 /*r8*/, 1 /*r9*/};
+
   const unsigned mask = SyscallSpecOf(static_cast<unsigned>(info->si_syscall)).PointerMask();
   for (unsigned i = 0; i < 6; ++i)
     if ((mask >> i & 1) != 0 && InArena(registers[kArguments[i]])) return true;

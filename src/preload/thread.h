@@ -51,6 +51,11 @@ struct Thread {
 
   uint64_t stack_page = 0;  // A page of the stack the program runs on that was found to be readable.
 
+  // The innermost call that the guard is at, and what it has made of the kernel for it. A handler that finds
+  // nothing made may never come back to it: then there is none.
+  const GuardFrame* call = nullptr;
+  uint32_t forwards = 0;
+
   bool near_in_use = false;  // The near stack is; see EnterNear().
   uint32_t near_uses = 0;    // So often, so far.
 

@@ -2,7 +2,6 @@
 // range, a fault answered by a signal, a seccomp filter, the arena's reservation.
 
 #include <fcntl.h>
-#include <gnu/libc-version.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -183,21 +182,6 @@ void CheckUserfaultfd(std::vector<Check>* checks) {
        (device ? std::string("accessible") : ErrnoText(errno)) + " (only --handoff monitor needs it)", ""});
 }
 
-// Since 2.41 libc makes calls that can be cancelled in one place, which is not sent to the guard.
-void CheckLibc(std::vector<Check>* checks) {
-  const std::string version = gnu_get_libc_version();
-  unsigned major = 0, minor = 0;
-  if (std::sscanf(version.c_str(), "%u.%u", &major, &minor) == 2 && major == 2 && minor < 41) {
-    checks->push_back({"glibc", Verdict::kOk, version, ""});
-  } else {
-    checks->push_back(
-        {"glibc", Verdict::kWarn, version,
-         "From 2.41 on programs with several threads may find that pthread_cancel of a thread in "
-         "a call is not noticed, and that calls with vectors of far buffers fail with EFAULT: "
-         "docs/transparency.md, Known to be wrong."});
-  }
-}
-
 void CheckArena(std::vector<Check>* checks) {
   Mapped arena(reinterpret_cast<void*>(FARPOOL_FAR_BASE), FARPOOL_FAR_BYTES, PROT_NONE,
                MAP_NORESERVE | MAP_FIXED_NOREPLACE);
@@ -248,7 +232,6 @@ void CheckKernel(std::vector<Check>* checks) {
   } else {
     checks->push_back({"kernel", Verdict::kOk, release, ""});
   }
-  CheckLibc(checks);
 
   if (access("/proc/self/exe", R_OK) == 0) {
     checks->push_back({"/proc", Verdict::kOk, "mounted", ""});
