@@ -307,13 +307,16 @@ extern "C" __attribute__((visibility("hidden"))) long farpool_guard(farpool::Gua
   Thread* const thread = CurrentThread();
   const GuardFrame* const outer = thread->call;
   const uint32_t outer_forwards = thread->forwards;
-  // In this order: what a handler has interrupted is never taken for one that has not been made.
-  thread->call = frame;
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  thread->forwards = 0;
+  // A handler never finds one call with what has been made of another.
+  const auto set = [thread](const GuardFrame* call, uint32_t forwards) {
+    thread->call = nullptr;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    thread->forwards = forwards;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    thread->call = call;
+  };
+  set(frame, 0);
   const long r = Answer(frame);
-  thread->call = outer;
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  thread->forwards = outer_forwards;
+  set(outer, outer_forwards);
   return r;
 }

@@ -98,6 +98,7 @@ static_assert(sizeof(Context) == 304 && sizeof(siginfo_t) == 128 && sizeof(Frame
 
 constexpr int kSignals = 64;
 constexpr int kSysSeccomp = 1;
+constexpr int kCancel = 32;  // glibc's SIGCANCEL.
 constexpr int kAutoDisarm = static_cast<int>(1U << 31);
 constexpr uint64_t kStackBytesMin = 2048;  // MINSIGSTKSZ.
 constexpr uint64_t kRedZone = 128;
@@ -105,8 +106,9 @@ constexpr uint64_t kKnownFlags = SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | 0x80
                                  SA_RESTORER | SA_ONSTACK | SA_RESTART | SA_NODEFER |
                                  0x80000000 /*SA_RESETHAND*/;
 constexpr uint64_t kResetHand = 0x80000000;
-constexpr uint64_t kNestedTask = 0x4000;  // A flag that iretq refuses to run with.
-constexpr uint64_t kLegacyBytes = 512;    // Of a frame's vector state that is not extended.
+constexpr uint64_t kNestedTask = 0x4000;        // A flag that iretq refuses to run with.
+constexpr uint64_t kLegacyBytes = 512;          // Of a frame's vector state that is not extended.
+constexpr uint64_t kGuardStackMax = 64 * 1024;  // More than the guard has of the program's stack.
 
 // Where a call's arguments are.
 constexpr Register kArguments[6] = {kRdi, kRsi, kRdx, kR10, kR8, kR9};
@@ -194,7 +196,9 @@ bool ToCancellable(Thread* thread, uint64_t* registers) {
         at == kTrampoline + sys::kProgramEntry || (at >= reinterpret_cast<uint64_t>(&farpool_forward) &&
                                                    at < reinterpret_cast<uint64_t>(&farpool_forward_end));
     if (frame == nullptr || thread->forwards > 1 || (thread->forwards == 1 && !enters)) return false;
-    thread->call = nullptr;  // The handler may never come back to it.
+    thread->call = nullptr;
+    // Not that of a vfork child that was killed, on a stack of its own.
+    if (reinterpret_cast<uint64_t>(frame) - registers[kRsp] > kGuardStackMax) return false;
     call = frame->resume - 2;
     if (!IsCancellable(call)) return false;
     const KeptRegisters kept = reinterpret_cast<const KeptRegisters*>(frame)[-1];
@@ -215,11 +219,11 @@ bool ToCancellable(Thread* thread, uint64_t* registers) {
 // No unwinder knows the trampoline or the stubs, but cancellation unwinds from where a call was interrupted,
 // and profilers do. Handlers see a place that is known and does the same.
 void ToKnownPlace(int signal, Thread* thread, uint64_t* registers) {
-  // A thread that gets a signal after each instruction would never get from there to the call.
-  if (signal == SIGTRAP) {
-    thread->call = nullptr;
-  } else if (ToCancellable(thread, registers)) {
-    return;
+  // No other handler of libc's asks; and what the guard has done for the call is given up.
+  if (signal == kCancel) {
+    if (ToCancellable(thread, registers)) return;
+  } else if (thread->forwards == 0) {
+    thread->call = nullptr;  // The handler may never come back to it.
   }
   uint64_t& at = registers[kRip];
   if (at == kTrampoline) at = reinterpret_cast<uint64_t>(&farpool_own_call_again);
@@ -451,7 +455,6 @@ void OnBus(int signal, siginfo_t* info, Frame* frame, Thread* thread) {
 // The program may have a filter of its own that traps; ours does so for far pointers only.
 bool TrappedByUs(const siginfo_t* info, const uint64_t* registers) {
   if (info->si_code != kSysSeccomp || (registers[kRip] & ~(kPageBytes - 1)) == kTrampoline) return false;
-
   const unsigned mask = SyscallSpecOf(static_cast<unsigned>(info->si_syscall)).PointerMask();
   for (unsigned i = 0; i < 6; ++i)
     if ((mask >> i & 1) != 0 && InArena(registers[kArguments[i]])) return true;
