@@ -1,6 +1,11 @@
 // long farpool_syscall(long number, long a, b, c, d, e, f): shuffles C arguments into the kernel's registers
 // and enters the kernel through *farpool_syscall_entry, which ends in `ret`.
-        .macro to_kernel_registers
+        .text
+        .globl farpool_syscall
+        .hidden farpool_syscall
+        .type farpool_syscall, @function
+farpool_syscall:
+        .cfi_startproc
         mov %rdi, %rax
         mov %rsi, %rdi
         mov %rdx, %rsi
@@ -8,30 +13,9 @@
         mov %r8, %r10
         mov %r9, %r8
         mov 8(%rsp), %r9
-        .endm
-
-        .text
-        .globl farpool_syscall
-        .hidden farpool_syscall
-        .type farpool_syscall, @function
-farpool_syscall:
-        .cfi_startproc
-        to_kernel_registers
         jmp *farpool_syscall_entry(%rip)
         .cfi_endproc
         .size farpool_syscall, .-farpool_syscall
-
-        .globl farpool_syscall_for_program
-        .hidden farpool_syscall_for_program
-        .type farpool_syscall_for_program, @function
-farpool_syscall_for_program:
-        .cfi_startproc
-        to_kernel_registers
-        mov farpool_syscall_entry(%rip), %r11
-        add $16, %r11
-        jmp *%r11
-        .cfi_endproc
-        .size farpool_syscall_for_program, .-farpool_syscall_for_program
 
         .balign 16
         .type farpool_syscall_direct, @function

@@ -13,8 +13,6 @@ extern "C" {
 // Address of a `syscall; ret` pair. Set once, before a second thread exists.
 extern void (*farpool_syscall_entry)();
 long farpool_syscall(long number, long a, long b, long c, long d, long e, long f);
-// The same through the pair at farpool_syscall_entry + kProgramEntry, for what the program asked for.
-long farpool_syscall_for_program(long number, long a, long b, long c, long d, long e, long f);
 }
 
 namespace farpool::sys {
@@ -35,11 +33,9 @@ inline long Call(long number, A a = 0, B b = 0, C c = 0, D d = 0, E e = 0, F f =
   return farpool_syscall(number, Word(a), Word(b), Word(c), Word(d), Word(e), Word(f));
 }
 
-inline constexpr long kProgramEntry = 16;  // Also in sys.S and preload/entry.S.
-inline long CallForProgram(long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
-                           uint64_t f) {
-  return farpool_syscall_for_program(number, Word(a), Word(b), Word(c), Word(d), Word(e), Word(f));
-}
+// Behind farpool_syscall_entry there is another such pair, for what the program asked for. Also in sys.S and
+// preload/entry.S.
+inline constexpr long kProgramEntry = 16;
 
 // Asked by thread id alone: in a vfork child the process is another, the threads are not.
 inline bool ThreadEnded(uint64_t thread) { return Call(SYS_tkill, thread, 0) == -ESRCH; }

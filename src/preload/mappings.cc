@@ -394,8 +394,10 @@ long GuardMunmap(uint64_t address, uint64_t bytes) {
 }
 
 long GuardMprotect(uint64_t address, uint64_t bytes, int protection) {
-  if (!InArena(address))
-    return sys::CallForProgram(SYS_mprotect, address, bytes, static_cast<uint64_t>(protection), 0, 0, 0);
+  if (!InArena(address)) {
+    const GuardFrame call = {SYS_mprotect, {address, bytes, static_cast<uint64_t>(protection)}, 0};
+    return Forward(&call);
+  }
   return OnNearStack(&FarMprotect, {0, {address, bytes, static_cast<uint64_t>(protection)}, 0});
 }
 

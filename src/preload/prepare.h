@@ -36,7 +36,7 @@ bool CopyElement(T* to, uintptr_t address, uint64_t index) {
   return CopyIn(to, address + index * sizeof(T), sizeof(T));
 }
 
-// Present now? Cheap: reads the page table without a lock. [begin, end) lies in the arena.
+// Present now? Cheap: no lock. [begin, end) lies in the arena.
 bool AllResident(uintptr_t begin, uintptr_t end);
 
 // All of [begin, begin + bytes) is near, or far and mapped with at least `protection`.

@@ -50,6 +50,18 @@ int32_t Read32(const uint8_t* at) {
   return value;
 }
 
+// That the site at `at` leads to; null: it is none.
+const uint8_t* StubAt(Code code, Code stubs, uint64_t at) {
+  const size_t into = at - reinterpret_cast<uintptr_t>(code.begin);
+  if (into >= code.bytes() || code.bytes() - into < kMovBytes) return nullptr;
+  const uint8_t* const site = code.begin + into;
+  if (*site != kJump) return nullptr;
+  const uint8_t* const stub = site + kMovBytes + Read32(site + 1);
+  const auto from = static_cast<size_t>(stub - stubs.begin);
+  if (from < kPageBytes || from >= stubs.bytes() || from % kStubBytes != 0) return nullptr;
+  return stub + OriginOf(stub).site == site ? stub : nullptr;
+}
+
 // A simple instruction that may stand between mov and syscall.
 struct Instruction {
   size_t bytes = 0;       // 0 if it is not one we know.
@@ -205,11 +217,7 @@ class Patcher {
     if (std::memcmp(syscall - 5, kMov, sizeof(kMov)) != 0 ||
         std::memcmp(syscall - 23, kBefore, sizeof(kBefore)) != 0)
       return false;
-    uint8_t* stub = NewStub();
-    if (stub == nullptr) return false;
-    std::memcpy(stub, kMov, sizeof(kMov));
-    Finish(stub, stub + sizeof(kMov), syscall - 5, syscall + 2, kFunctionEntry);
-    return true;
+    return Replace(syscall - sizeof(kMov), sizeof(kMov), syscall + 2, kFunctionEntry);
   }
 
   // Since 2.41, what can be cancelled: mov n(%rsp), %rax; syscall where nobody can, else
@@ -220,11 +228,7 @@ class Patcher {
     uint8_t* mov = syscall - kMovBytes;
     const bool cancellable = std::memcmp(mov, kCancellable, sizeof(kCancellable)) == 0;
     if (!cancellable && std::memcmp(mov, kNumber, sizeof(kNumber)) != 0) return false;
-    uint8_t* stub = NewStub();
-    if (stub == nullptr) return false;
-    std::memcpy(stub, mov, kMovBytes);
-    Finish(stub, stub + kMovBytes, mov, syscall + 2, kFunctionEntry, false, cancellable);
-    return true;
+    return Replace(mov, kMovBytes, syscall + 2, kFunctionEntry, cancellable);
   }
 
   // What setuid and its like have each thread call: mov 24(%reg), %rdx; mov (%reg), %eax; syscall.
@@ -235,11 +239,7 @@ class Patcher {
     const uint8_t shape[kBytes] = {0x48, 0x8b, static_cast<uint8_t>(0x50 | reg), 24, 0x8b, reg};
     constexpr uint8_t kSib = 4, kRip = 5;  // Not registers.
     if (reg > 7 || reg == kSib || reg == kRip || std::memcmp(mov, shape, kBytes) != 0) return false;
-    uint8_t* stub = NewStub();
-    if (stub == nullptr) return false;
-    std::memcpy(stub, mov, kBytes);
-    Finish(stub, stub + kBytes, mov, syscall + 2);
-    return true;
+    return Replace(mov, kBytes, syscall + 2);
   }
 
   // The end of a thread: mov $60, %edx; (padding); xor %edi, %edi; mov %edx, %eax; syscall, for ever.
@@ -271,12 +271,18 @@ class Patcher {
       const bool jump = (*p & 0xf0) == 0x70 || *p == 0xeb;
       if (jump && p + 2 + static_cast<int8_t>(p[1]) == syscall + 2) return;
     }
-    uint8_t* stub = NewStub();
-    if (stub == nullptr) return;
-    std::memcpy(stub, kBefore, sizeof(kBefore));
-    Finish(stub, stub + sizeof(kBefore), syscall - 2, syscall + 2 + sizeof(kAfter));
+    Replace(syscall - sizeof(kBefore), sizeof(kBefore), syscall + 2 + sizeof(kAfter));
   }
 
+  // By a stub of the `bytes` at `site`, which can be begun anew.
+  bool Replace(uint8_t* site, size_t bytes, const uint8_t* target, Entry entry = kSiteEntry,
+               bool cancellable = false) {
+    uint8_t* stub = NewStub();
+    if (stub == nullptr) return false;
+    std::memcpy(stub, site, bytes);
+    Finish(stub, stub + bytes, site, target, entry, false, cancellable);
+    return true;
+  }
   // From `out` on `stub` leaves: lea target(%rip), %rcx; jmp *entry(%rip). `site` begins with a jump to it.
   void Finish(uint8_t* stub, uint8_t* out, uint8_t* site, const uint8_t* target, Entry entry = kSiteEntry,
               bool equivalent = false, bool cancellable = false) {
@@ -339,22 +345,6 @@ void LeaveStub(Code stubs, uint64_t* rip, uint64_t* rcx) {
   *rcx = reinterpret_cast<uintptr_t>(jump + Read32(leave + sizeof(kLea)));
   std::memcpy(rip, leave + kLeaveBytes + Read32(jump + sizeof(kJumpThrough)), sizeof(*rip));
 }
-
-namespace {
-
-// That the site at `at` leads to; null: it is none.
-const uint8_t* StubAt(Code code, Code stubs, uint64_t at) {
-  const size_t into = at - reinterpret_cast<uintptr_t>(code.begin);
-  if (into >= code.bytes() || code.bytes() - into < kMovBytes) return nullptr;
-  const uint8_t* const site = code.begin + into;
-  if (*site != kJump) return nullptr;
-  const uint8_t* const stub = site + kMovBytes + Read32(site + 1);
-  const auto from = static_cast<size_t>(stub - stubs.begin);
-  if (from < kPageBytes || from >= stubs.bytes() || from % kStubBytes != 0) return nullptr;
-  return stub + OriginOf(stub).site == site ? stub : nullptr;
-}
-
-}  // namespace
 
 uint64_t ReturnToStub(Code code, Code stubs, uint64_t at) {
   const uint8_t* const stub = StubAt(code, stubs, at);

@@ -51,8 +51,8 @@ struct Thread {
 
   uint64_t stack_page = 0;  // A page of the stack the program runs on that was found to be readable.
 
-  // The innermost call that the guard is at, and what it has made of the kernel for it. A handler that finds
-  // nothing made may never come back to it: then there is none.
+  // The innermost call that the guard is at, and how many it has made of the kernel for it (farpool_forward
+  // in entry.S). A handler that finds none made may never come back to it, so that is then forgotten.
   const GuardFrame* call = nullptr;
   uint32_t forwards = 0;
 

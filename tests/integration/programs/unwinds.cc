@@ -149,8 +149,7 @@ void* Wait(void* argument) {
   }
 }
 
-// Among them those that can be cancelled, which are made in other places when there are two threads, and what
-// one thread has others do.
+// Those among them that can be cancelled are made in other places when there are two threads.
 void CallsBesideAnother() {
   auto* const meeting = Far(Meeting{});
   pthread_t thread;
